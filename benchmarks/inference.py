@@ -1,0 +1,466 @@
+"""Inference of the paper's four networks: presets against the published procedures, in one run.
+
+    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory]
+
+- ``counts``: windows and network passes of one real brain (P18 of MSLesSeg): counted.
+- ``reduced``: whole exams of small trained networks (``benchmarks/reduced.py --train``): measured.
+  The published procedure is written out here, with MONAI's SlidingWindowInferer.
+- ``passes``: one pass of the full networks (random weights), and windows by MONAI and by us
+  side by side: measured. Times of whole exams follow from the counts: estimated.
+- ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
+  what loading costs at the first and at the second exam: measured.
+
+Where CUDA works, ``passes`` runs whole exams on the GPU too. CPU times are CPU seconds of all
+threads: sharing the machine with other work changes them little, and their ratio less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from scipy import ndimage
+
+sys.path.insert(0, str(Path(__file__).parent))
+import reduced
+
+from mslesseg_app.inference.device import choose_device
+from mslesseg_app.inference.normalise import normalise
+from mslesseg_app.inference.predictor import NetworkPredictor
+from mslesseg_app.inference.presets import resolve
+from mslesseg_app.inference.windows import Windows, brain_box, plan, torch_threads, window_key
+from mslesseg_app.models.diffusion import chain_noise
+from mslesseg_app.models.networks import build
+from mslesseg_app.models.registry import ModelEntry, get_entry
+
+NETWORKS = ('mssegdiff', 'swinunetr', 'unetr', 'transbts')
+PRESENT = (True, True, True)
+ENCODER_SHARE = 286 / 1655
+"""Cost of an encoder pass of mssegdiff in denoiser passes (floating-point operations)."""
+
+
+# ------------------------------------------------------------------- published procedures
+
+
+def published(
+    architecture: str, network: Any, channels: np.ndarray, brain: np.ndarray, entry: ModelEntry
+) -> np.ndarray:
+    """Return the mask that the public code of a network would give.
+
+    Crop to the foreground, MONAI's inferer, one window at a time, constant blending.
+    """
+    from monai.inferers import SlidingWindowInferer
+
+    box = brain_box(brain)
+    size, overlap = entry.patch, entry.sampler['overlap']
+    ask = (
+        sequential_chains(network, brain[box].shape, entry)
+        if architecture == 'mssegdiff'
+        else network
+    )
+    inferer = SlidingWindowInferer(size, sw_batch_size=1, overlap=overlap, mode='constant')
+    with torch.inference_mode():
+        result = inferer(torch.from_numpy(channels[(slice(None), *box)][None]), ask)
+    mask = np.zeros(brain.shape, bool)
+    mask[box] = (torch.sigmoid(result)[0, 0] > 0.5).numpy()
+    return mask & brain
+
+
+def sequential_chains(network: Any, shape: tuple[int, ...], entry: ModelEntry) -> Callable:
+    """Return a function that draws four chains of ten steps, each after the other, and fuses them.
+
+    Noise is that of `mslesseg_app.models.diffusion`, so that masks can be compared.
+    """
+    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    steps = [round(i * 999 / 9) for i in range(10)]
+    windows = Windows.from_mapping(entry.patch, {**_only_windows(entry.sampler), 'batch': 1})
+    corners = iter(plan(np.ones(shape, bool), windows)[1])
+
+    def draw(stack: torch.Tensor) -> torch.Tensor:
+        key = window_key(next(corners))
+        maps = network.encode(stack)
+        logits, clamped = [], []
+        for chain in range(4):
+            noisy = chain_noise(1, key, chain, stack.shape[2:])[None, None]
+            logits.append([])
+            clamped.append([])
+            for i in reversed(range(10)):
+                out = network.denoise(stack, noisy, torch.tensor([steps[i]]), maps)
+                x0 = out.clamp(-1, 1)
+                logits[-1].append(out)
+                clamped[-1].append(x0)
+                now, before = kept[steps[i]], kept[steps[i - 1]] if i else 1.0
+                noise = (noisy - now**0.5 * x0) / (1 - now) ** 0.5
+                noisy = before**0.5 * x0 + (1 - before) ** 0.5 * noise
+        total = torch.zeros_like(noisy)
+        for i in range(10):
+            prob = torch.sigmoid(sum(chain[i] for chain in logits) / 4).clamp(min=0.001)
+            doubt = -prob * prob.log()
+            weight = torch.exp(1 / (1 + np.exp(-(i + 1) / 10)) * (1 - doubt))
+            total += weight * sum(chain[i] for chain in clamped)
+        return total
+
+    return draw
+
+
+def _only_windows(sampler: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in sampler.items() if k not in ('chains', 'steps', 'fusion')}
+
+
+# --------------------------------------------------------------------------------- counts
+
+
+def windows_of(entry: ModelEntry, brain: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Return edges and number of the windows of one exam."""
+    windows = Windows.from_mapping(entry.patch, _only_windows(entry.sampler))
+    size, corners = plan(brain[brain_box(brain, windows.margin)], windows)
+    return size, len(corners)
+
+
+def passes_of(entry: ModelEntry, count: int) -> tuple[int, float]:
+    """Return network passes of an exam, and the same in passes of the costlier part."""
+    if entry.architecture != 'mssegdiff':
+        return count, count
+    draws = entry.sampler['chains'] * entry.sampler['steps']
+    return count * (1 + draws), count * (ENCODER_SHARE + draws)
+
+
+def counts(brain: np.ndarray) -> None:
+    print('\n### Windows and passes of one brain (counted)\n')
+    print('| network | preset | window | windows | network passes | cost relative to `exact` |')
+    print('|---|---|---|---|---|---|')
+    for name in NETWORKS:
+        costs = {}
+        for preset in ('exact', 'fast'):
+            entry = resolve(get_entry(name), preset)
+            size, count = windows_of(entry, brain)
+            passes, weighted = passes_of(entry, count)
+            costs[preset] = weighted * float(np.prod(size))
+            share = costs['exact'] / costs[preset]
+            edges = ' × '.join(map(str, size))
+            print(f'| `{name}` | {preset} | {edges} | {count} | {passes} | 1 / {share:.1f} |')
+
+
+# -------------------------------------------------------------------------------- reduced
+
+
+def reduced_entry(name: str, preset: str) -> ModelEntry:
+    """Return a shipped model's sampler with the window of its reduced relative."""
+    recipe = reduced.RECIPES[name]
+    entry = resolve(get_entry(name), preset)
+    sampler = dict(entry.sampler)
+    if 'margin' not in sampler:
+        sampler['margin'] = round(4 / recipe.spacing_mm)
+    return replace(entry, sampler=sampler, patch=(recipe.edge,) * 3)
+
+
+def cropped(head: reduced.Head, edge: int) -> reduced.Head:
+    """Cut the middle of a head: two windows of `exact` along each axis."""
+    wanted = (edge + int(0.4 * edge),) * 3
+    box = tuple(
+        slice(max(0, (n - w) // 2), max(0, (n - w) // 2) + w)
+        for n, w in zip(head.mask.shape, wanted, strict=True)
+    )
+    brain = head.brain[box]
+    return reduced.Head(head.channels[(slice(None), *box)] * brain, brain, head.mask[box])
+
+
+def dice(first: np.ndarray, second: np.ndarray) -> float:
+    total = int(first.sum() + second.sum())
+    return 2 * int((first & second).sum()) / total if total else 1.0
+
+
+def timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    began = time.process_time()
+    return run(), time.process_time() - began
+
+
+def reduced_exams(names: list[str], heads: int, full: bool) -> None:
+    part = 'whole brains' if full else 'the middle of the brain'
+    print(f'\n### The reduced networks, {part} of {heads} head(s) (measured)\n')
+    print(
+        '| reduced network | procedure | CPU seconds | times faster | Dice to the published mask |'
+        ' Dice to `exact` | Dice to the true lesions |'
+    )
+    print('|---|---|---|---|---|---|---|')
+    for name in names:
+        network = reduced.load(name)
+        if network is None:
+            print(f'| `{name}` | not trained | | | | | |')
+            continue
+        for row in exam_rows(name, network, heads, full):
+            print(f'| `{name}` | ' + ' | '.join(row) + ' |', flush=True)
+
+
+def exam_rows(name: str, network: Any, count: int, full: bool) -> list[list[str]]:
+    """Run all procedures on each test head, one head after the other."""
+    spacing = reduced.RECIPES[name].spacing_mm
+    found: dict[str, list[tuple[float, ...]]] = {}
+    for whole in reduced.heads(reduced.TEST_SEEDS[:count], spacing):
+        head = whole if full else cropped(whole, reduced.RECIPES[name].edge)
+        masks = {}
+        for procedure in ('published', 'exact', 'fast'):
+            preset = 'exact' if procedure == 'published' else procedure
+            entry = reduced_entry(name, preset)
+            if procedure == 'published':
+                ask = lambda e=entry, h=head: published(name, network, h.channels, h.brain, e)  # noqa: E731
+            else:
+                predictor = NetworkPredictor(network, entry, 'cpu', torch.get_num_threads())
+                ask = lambda p=predictor, h=head: (  # noqa: E731
+                    (p(h.channels, h.brain, PRESENT) > 0.5) & h.brain
+                )
+            masks[procedure], seconds = timed(ask)
+            scores = (
+                dice(masks[procedure], masks['published']),
+                dice(masks[procedure], masks.get('exact', masks['published'])),
+                dice(masks[procedure], head.mask),
+            )
+            found.setdefault(procedure, []).append((seconds, *scores))
+    rows = []
+    base = np.mean([values[0] for values in found['published']])
+    for procedure, values in found.items():
+        mean = np.mean(values, axis=0)
+        ratio = f'{base / mean[0]:.2f}'
+        rows.append([procedure, f'{mean[0]:.1f}', ratio, *(f'{v:.4f}' for v in mean[1:])])
+    return rows
+
+
+def try_fast(name: str, choices: list[dict[str, Any]]) -> None:
+    """Compare samplers with `exact`: how the numbers of `fast` were chosen."""
+    network = reduced.load(name)
+    recipe = reduced.RECIPES[name]
+    if network is None:
+        return
+    for whole in reduced.heads(reduced.TEST_SEEDS[:1], recipe.spacing_mm):
+        head = cropped(whole, recipe.edge)
+        exact = NetworkPredictor(network, reduced_entry(name, 'exact'), 'cpu', 1)
+        target = (exact(head.channels, head.brain, PRESENT) > 0.5) & head.brain
+        for choice in choices:
+            sampler = {'margin': 1, **choice}
+            entry = replace(reduced_entry(name, 'fast'), sampler=sampler)
+            predictor = NetworkPredictor(network, entry, 'cpu', 1)
+            prob, seconds = timed(lambda p=predictor, h=head: p(h.channels, h.brain, PRESENT))
+            mask = (prob > 0.5) & head.brain
+            size, count = windows_of(entry, head.brain)
+            print(
+                f'| `{name}` | {choice} | {size} x {count} | {seconds:.1f} | '
+                f'{dice(mask, target):.4f} | {dice(mask, head.mask):.4f} |',
+                flush=True,
+            )
+
+
+# --------------------------------------------------------------------------------- passes
+
+
+def full_network(name: str) -> Any:
+    torch.manual_seed(0)
+    return build(name, 3, get_entry(name).options).eval().requires_grad_(False)
+
+
+def side_by_side(name: str, channels: np.ndarray, repeats: int, device: str) -> None:
+    """Two windows by MONAI and by us, in turns; for mssegdiff one pass of each part."""
+    from monai.inferers import SlidingWindowInferer
+
+    network = full_network(name).to(device)
+    exact = resolve(get_entry(name), 'exact')
+    edge, overlap = exact.patch[0], exact.sampler['overlap']
+    low = [max(0, (n - edge) // 2) for n in channels.shape[1:]]
+    extra = 0 if name == 'mssegdiff' else int(edge * (1 - overlap))
+    extra = min(extra, channels.shape[2] - edge)
+    x, y, z = low[0], 0, low[2]
+    part = np.ascontiguousarray(channels[:, x : x + edge, y : y + edge + extra, z : z + edge])
+    brain = np.ones(part.shape[1:], bool)
+    stack = torch.from_numpy(part[None]).to(device)
+    contenders = {}
+    if name == 'mssegdiff':
+        sampler = {**exact.sampler, 'chains': 1, 'steps': 1}
+        noisy, step = torch.randn(1, 1, edge, edge, edge), torch.tensor([999])
+
+        def plain() -> Any:
+            maps = network.encode(stack)
+            return network.denoise(stack, noisy.to(device), step.to(device), maps)
+
+    else:
+        sampler = dict(exact.sampler)
+        inferer = SlidingWindowInferer(exact.patch, 1, overlap=overlap, mode='constant')
+
+        def plain() -> Any:
+            return inferer(stack, network)
+
+    def in_inference_mode() -> Any:
+        with torch.inference_mode():
+            return plain()
+
+    ours = NetworkPredictor(
+        network, replace(exact, sampler=sampler), device, torch.get_num_threads()
+    )
+    contenders['plain'] = in_inference_mode
+    contenders['ours'] = lambda: ours(part, brain, PRESENT)
+    best = dict.fromkeys(contenders, float('inf'))
+    for _ in range(repeats):
+        for who, run in contenders.items():
+            best[who] = min(best[who], timed(run)[1])
+    count = 1 if not extra else 2
+    what = 'one encoder and one denoiser pass' if name == 'mssegdiff' else f'{count} windows'
+    print(
+        f'| `{name}` | {what} | {best["plain"]:.1f} | {best["ours"]:.1f} | '
+        f'{best["plain"] / best["ours"]:.2f} |',
+        flush=True,
+    )
+
+
+def passes(channels: np.ndarray, repeats: int, names: list[str]) -> None:
+    print('\n### The full networks, plain and by `exact`, in turns (measured)\n')
+    print('| network | what | CPU seconds, plain | CPU seconds, ours | plain / ours |')
+    print('|---|---|---|---|---|')
+    for name in names:
+        side_by_side(name, channels, repeats, 'cpu')
+
+
+def on_gpu(channels: np.ndarray, brain: np.ndarray, names: list[str]) -> None:
+    """Whole exams on a GPU: MONAI or plain chains in float32, and both presets."""
+    device, note = choose_device('auto')
+    print('\n### Whole exams on a GPU (measured)\n')
+    print('| network | published (s) | `exact` (s) | `fast` (s) |\n|---|---|---|---|')
+    if device == 'cpu':
+        for name in names:
+            print(f'| `{name}` | | | |')
+        print(f'\nNo GPU at hand: {note}')
+        return
+    for name in names:
+        network = full_network(name).to(device)
+        seconds = []
+        for preset in ('published', 'exact', 'fast'):
+            entry = resolve(get_entry(name), 'exact' if preset == 'published' else preset)
+            batch = 1 if preset == 'published' else 4
+            sampler = {**entry.sampler, 'batch': batch}
+            if preset == 'published':
+                sampler |= {'precision': 'float32'}
+                sampler |= {'chains_at_once': 1} if name == 'mssegdiff' else {}
+            predictor = NetworkPredictor(network, replace(entry, sampler=sampler), device, 2)
+            seconds.append(_wall(lambda p=predictor: p(channels, brain, PRESENT)))
+        print(f'| `{name}` | ' + ' | '.join(f'{s:.1f}' for s in seconds) + ' |', flush=True)
+
+
+def _wall(run: Callable[[], Any]) -> float:
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+# --------------------------------------------------------------------------------- memory
+
+
+def memory(names: list[str]) -> None:
+    print('\n### Memory and loading (measured)\n')
+    print('| network | most memory (GiB) | loading, first exam (s) | loading, second exam (s) |')
+    print('|---|---|---|---|')
+    for name in names:
+        command = [sys.executable, __file__, '--child', name]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        values = json.loads(done.stdout.splitlines()[-1])
+        print(
+            f'| `{name}` | {values["gib"]:.2f} | {values["first"]:.1f} | {values["second"]:.3f} |',
+            flush=True,
+        )
+
+
+def child(name: str) -> None:
+    """One window at each end of the whole grid; the model comes from a file, as in the App."""
+    import tempfile
+
+    from safetensors.torch import save_file
+
+    from mslesseg_app.inference.run import _loaded
+    from mslesseg_app.models.registry import file_sha256
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / 'w.safetensors'
+        save_file(full_network(name).state_dict(), path)
+        sampler = {**get_entry(name).sampler}
+        if name == 'mssegdiff':
+            sampler |= {'exact': {**sampler['exact'], 'chains': 1, 'steps': 1}}
+        entry = replace(
+            get_entry(name),
+            weights=path.name,
+            sha256=file_sha256(path),
+            folders=(Path(folder),),
+            sampler=sampler,
+        )
+        entry = resolve(entry, 'exact')
+        times = []
+        for _ in range(2):
+            began = time.perf_counter()
+            predictor = _loaded(entry, entry.digest, 'cpu', 2, 1)
+            times.append(time.perf_counter() - began)
+    shape = (182, 218, 182)
+    brain = np.zeros(shape, bool)
+    brain[0, 0, 0] = brain[-1, -1, -1] = True
+    channels = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    predictor(channels, brain, PRESENT)
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(json.dumps({'gib': gib, 'first': times[0], 'second': times[1]}))
+
+
+# ----------------------------------------------------------------------------------- main
+
+
+def read_exam(data: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the channels of P18 (its T2w is not at hand: the T1w stands in) and its brain."""
+    stem = data / 'mslesseg/train/P18/T1/P18_T1_{}.nii.gz'
+    images = [np.asarray(nib.load(str(stem).format(m)).dataobj) for m in ('FLAIR', 'T1', 'T1')]
+    labels, _ = ndimage.label((images[0] > 0) | (images[1] > 0))
+    brain = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    return np.stack([normalise(image, brain, 'zscore') for image in images]), brain
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
+    everything = ['counts', 'reduced', 'passes', 'memory']
+    parser.add_argument('--parts', nargs='+', default=everything, choices=everything)
+    parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument('--repeats', type=int, default=2)
+    parser.add_argument('--heads', type=int, default=1, choices=(1, 2))
+    parser.add_argument('--whole', action='store_true', help='reduced networks on whole brains')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--child', choices=NETWORKS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        child(options.child)
+        return 0
+    if options.data is None or not Path(options.data).is_dir():
+        print('Give the folder of the public scans by --data or MSLESSEG_TEST_DATA.')
+        return 0
+    channels, brain = read_exam(Path(options.data))
+    if 'counts' in options.parts:
+        counts(brain)
+    with torch_threads(options.threads):
+        if 'reduced' in options.parts:
+            reduced_exams(options.networks, options.heads, options.whole)
+        if 'passes' in options.parts:
+            passes(channels, options.repeats, options.networks)
+            on_gpu(channels, brain, options.networks)
+    if 'memory' in options.parts:
+        memory(options.networks)
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

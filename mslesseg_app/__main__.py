@@ -1,0 +1,8 @@
+"""``python -m mslesseg_app`` is the command ``mslesseg``."""
+
+import sys
+
+from .cli.main import main
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""JSON sidecars: where a file comes from, what its numbers mean, and what made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..inference.ensemble import AnyModel, Ensemble, final_threshold, model_thresholds
+from ..inference.presets import has_presets
+from ..models.registry import ModelEntry
+from ..settings import Settings
+from ..spatial.template import TEMPLATE_NAME
+from .exams import Exam
+
+_KINDS = {
+    'lesion': 'Binary mask of the lesions.',
+    'prob': 'Probability of lesion, 0 to 1.',
+    'instances': 'Number of the lesion that a voxel belongs to; 1 is the largest, 0 is no lesion.',
+}
+_DOUBT = {
+    'entropy': 'Entropy of the lesion probability in bits: 0 is certain, 1 is a probability of '
+    '0.5.',
+    'variance': 'Variance of the lesion probability over {varied}: 0 to 0.25.',
+}
+_FROM_NATIVE = ' The native labels, resampled to the template (nearest neighbour).'
+
+
+class Sidecars:
+    """Sidecars of one exam's outputs.
+
+    Parameters
+    ----------
+    exam : Exam
+    settings : Settings
+    entry : ModelEntry or Ensemble
+    engine : {'fsl', 'builtin'}
+    """
+
+    def __init__(self, exam: Exam, settings: Settings, entry: AnyModel, engine: str) -> None:
+        self.exam = exam
+        self.settings = settings
+        self.entry = entry
+        self.engine = engine
+        self.uris = {name: self._uri(name) for name in exam.images}
+
+    def preproc(self, modality: str, space: str) -> dict[str, Any]:
+        """Sidecar of a preprocessed image."""
+        corrected = self.settings.bias_correction and not self.exam.registered
+        stripped = space == 'mni' and self.engine == 'fsl'
+        stripped = stripped and self.settings.strategy == 'independent'
+        content = {
+            'Description': f'{modality}, '
+            + ('corrected for the bias field.' if corrected else 'no bias-field correction.'),
+            'Sources': [self.uris[modality]],
+            'SkullStripped': stripped or self.exam.registered,
+        }
+        return content | self._space(space, modality)
+
+    def brain(self, space: str) -> dict[str, Any]:
+        """Sidecar of a brain mask."""
+        content = {
+            'Type': 'Brain',
+            'Description': 'Brain mask.',
+            'Sources': list(self.uris.values()),
+        }
+        return content | self._space(space, 'FLAIR')
+
+    def lesion(self, kind: str, space: str) -> dict[str, Any]:
+        """Sidecar of a lesion mask, probability map, map of doubt or instance image."""
+        own = kind in ('prob', 'uncertainty')
+        text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
+        content: dict[str, Any] = {
+            'Description': text + (_FROM_NATIVE if space == 'mni' and not own else ''),
+            'Sources': [self.uris[name] for name in self._used()],
+            'Model': self._model(),
+            'Modalities': {
+                'used': self._used(),
+                'missing': [name for name in self.entry.channels if name not in self.uris],
+                'policy': self.entry.missing,
+            },
+            'SpatialEngine': self.engine,
+            'Strategy': self.settings.strategy,
+            'RandomSeed': self.settings.random_seed,
+        }
+        if not own:
+            content |= self._rule()
+        if kind == 'uncertainty' and self.settings.uncertainty == 'entropy':
+            content['Units'] = 'bit'
+        if kind == 'lesion':
+            content['Type'] = 'Lesion'
+        return content | self._space(space, 'FLAIR')
+
+    def lesion_table(self) -> dict[str, Any]:
+        """Dictionary of the lesion table."""
+        from ..lesions.table import LESION_COLUMNS
+
+        return {**LESION_COLUMNS, **self._rule()}
+
+    def metrics(self) -> dict[str, Any]:
+        """Dictionary of the metrics table."""
+        from ..metrics.columns import metric_columns
+
+        reference = self.exam.reference
+        rule = {'RuleSet': 'mslesseg', 'ReferenceMask': reference.name if reference else 'n/a'}
+        return {**metric_columns(), **rule, **self._rule()}
+
+    def _rule(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            'Threshold': final_threshold(self.entry, settings.threshold),
+            'MinimumLesionVolume_mm3': settings.min_lesion_volume,
+            'Connectivity': settings.connectivity,
+        }
+
+    def _kind(self, kind: str) -> str:
+        if kind != 'prob' or not isinstance(self.entry, Ensemble):
+            return _KINDS[kind]
+        maps = {
+            'mean': 'Mean lesion probability of the models, 0 to 1.',
+            'majority': 'Share of the models that mark a voxel as lesion, 0 to 1.',
+            'staple': 'Probability of lesion given the masks of all models (STAPLE), 0 to 1.',
+        }
+        return maps[self.entry.method]
+
+    def _doubt(self) -> str:
+        several = isinstance(self.entry, Ensemble)
+        varied = 'the models' if several else 'diffusion chains, flips and folds'
+        text = _DOUBT[self.settings.uncertainty].format(varied=varied)
+        return text + (' It is that of the mean probability of the models.' if several else '')
+
+    def _model(self) -> dict[str, Any]:
+        if not isinstance(self.entry, Ensemble):
+            return self._one_model(self.entry)
+        limits = model_thresholds(self.entry, self.settings.threshold)
+        return {
+            'Name': self.entry.name,
+            'Architecture': self.entry.architecture,
+            'SHA256': self.entry.digest,
+            'Licence': self.entry.licence,
+            'Members': [
+                self._one_model(model) | {'Threshold': limit}
+                for model, limit in zip(self.entry.models, limits, strict=True)
+            ],
+        }
+
+    def _one_model(self, entry: ModelEntry) -> dict[str, Any]:
+        content: dict[str, Any] = {
+            'Name': entry.name,
+            'Version': entry.version,
+            'Architecture': entry.architecture,
+            'SHA256': entry.digest,
+            'Licence': entry.licence,
+        }
+        if has_presets(entry):
+            content['Preset'] = self.settings.preset
+        if len(entry.members) > 1:
+            content['Folds'] = len(entry.members)
+        return content
+
+    def _used(self) -> list[str]:
+        return [name for name in self.entry.channels if name in self.uris]
+
+    def _uri(self, modality: str) -> str:
+        path = self.exam.images[modality].relative_to(self.settings.bids_dir)
+        return f'bids:raw:{path.as_posix()}'
+
+    def _space(self, space: str, modality: str) -> dict[str, str]:
+        if space == 'mni':
+            return {'SpatialReference': TEMPLATE_NAME}
+        return {'SpatialReference': self.uris[modality]}

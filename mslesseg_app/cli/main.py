@@ -1,0 +1,71 @@
+"""The command ``mslesseg``: the first word chooses a verb, anything else is the BIDS App."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+#: Verb, the module of its command, and what it does.
+VERBS = {
+    'run': ('bids_app', 'the BIDS App itself (the word may be left out)'),
+    'demo': ('demo', 'make a small dataset of a synthetic head and run the App on it'),
+    'models': ('models', 'list, show, add, fetch, verify and remove models'),
+    'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
+    'consensus': ('consensus', 'join the masks of several raters or models'),
+    'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; default: those of the process.
+
+    Returns
+    -------
+    int
+        Exit status of the BIDS execution specification.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    verb = arguments.pop(0) if arguments and arguments[0] in VERBS else 'run'
+    module = import_module(f'.{VERBS[verb][0]}', __package__)
+    command: Callable[[list[str]], int] = module.main
+    return guarded(command, arguments)
+
+
+def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
+    """Run a command and explain its errors instead of showing a traceback."""
+    from ..errors import MSLesSegError
+
+    try:
+        return command(arguments)
+    except MSLesSegError as error:
+        _explain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print('Interrupted; run the same command again to go on.', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        from ..files import explain_os_error
+
+        explained = explain_os_error(error, 'a file')
+        _explain(explained)
+        return explained.exit_code
+
+
+def _explain(error: Exception) -> None:
+    print(f'mslesseg: error: {error}', file=sys.stderr)
+    hint = getattr(error, 'hint', '')
+    if hint:
+        print(f'  {hint}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Writing files so that a reader, or a killed run, never meets half of one."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import DiskError, MSLesSegError, OutputError
+
+_TEMPORARY = '.tmp-'
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,  # a file where a folder should be
+}
+
+
+def explain_os_error(error: OSError, path: Path | str) -> MSLesSegError:
+    """Turn an operating-system error on ``path`` into one of ours.
+
+    Returns
+    -------
+    MSLesSegError
+        :class:`DiskError` for a full or broken disk, :class:`OutputError` where writing is
+        not allowed.
+    """
+    where = error.filename2 or error.filename or path
+    if Path(os.fsdecode(where)).name.startswith(_TEMPORARY):
+        where = path
+    if error.errno in _FULL:
+        return DiskError(
+            f'No space left on the device while writing {where}.',
+            'Free some space, or choose another folder for the output or for -w/--work-dir, '
+            'and run the same command again: it goes on where it stopped.',
+        )
+    if error.errno in _FORBIDDEN:
+        return OutputError(
+            f'Cannot write {where}: {os.strerror(error.errno or 0)}.',
+            'Check the permissions of the folder, or choose another one.',
+        )
+    return DiskError(f'Input/output error on {where}: {error.strerror or error}.')
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; it takes the final name when all went well.
+
+    Parameters
+    ----------
+    path : Path
+        Final name. Its folder is made. The suffixes are kept in the temporary name.
+
+    Raises
+    ------
+    OutputError, DiskError
+        If the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=_TEMPORARY, suffix='-' + path.name, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise explain_os_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, unless it is there already."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding='utf-8')
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON atomically, keys sorted, so that equal content gives equal bytes."""
+    write_text(path, json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + '\n')
+
+
+def publish(source: Path, target: Path) -> None:
+    """Copy a finished file to its place in the output, atomically, unless it is there already."""
+    if target.is_file() and _same_bytes(source, target):
+        return
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    if first.stat().st_size != second.stat().st_size:
+        return False
+    with first.open('rb') as one, second.open('rb') as two:
+        while chunk := one.read(1 << 20):
+            if chunk != two.read(1 << 20):
+                return False
+    return True

@@ -1,0 +1,15 @@
+"""Group level: tables, statistics and a page of all exams, from the output folder alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..settings import Settings
+
+
+def run_group(settings: Settings, *, quiet: bool = False) -> int:
+    """Run the group level; see :func:`mslesseg_app.group.run.run_group`."""
+    from . import run
+
+    return run.run_group(settings, quiet=quiet)

@@ -1,0 +1,187 @@
+"""Exams that stand out: by their quality numbers, or by what was found in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Floats = npt.NDArray[np.float64]
+
+#: Beyond this robust z value an exam is listed (Iglewicz and Hoaglin, 1993).
+LIMIT = 3.5
+#: Fewer exams than this say nothing of what is usual.
+FEWEST = 5
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One column of the exam table and how it is judged.
+
+    Attributes
+    ----------
+    scale : callable
+        What makes the numbers roughly symmetric: volumes and counts are skewed.
+    low_only : bool
+        High values are good.
+    by_model : bool
+        Differs from model to model; otherwise an exam is judged once.
+    """
+
+    title: str
+    scale: Callable[[Floats], Floats] = np.asarray
+    low_only: bool = False
+    by_model: bool = False
+
+
+def _log_volume(millilitres: Floats) -> Floats:
+    return np.log10(1000 * millilitres + 1)
+
+
+JUDGED: dict[str, Judged] = {
+    'lesion_volume_ml': Judged('lesion volume', _log_volume, by_model=True),
+    'lesion_count': Judged('number of lesions', np.log1p, by_model=True),
+    'lesion_load_percent': Judged('lesion load', lambda x: np.log10(1e4 * x + 1), by_model=True),
+    'brain_volume_ml': Judged('brain volume'),
+    'brain_volume_mni_ml': Judged('brain volume, template grid'),
+    'flair_slice_thickness_mm': Judged('slice thickness of the FLAIR'),
+    'flair_coverage': Judged('coverage of the brain', low_only=True),
+    'alignment_FLAIR': Judged('alignment of the FLAIR', low_only=True),
+    'alignment_T1w': Judged('alignment of the T1w', low_only=True),
+    'alignment_T2w': Judged('alignment of the T2w', low_only=True),
+}
+
+OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
+    'participant_id': {'Description': 'Participant.'},
+    'session_id': {'Description': 'Session; n/a where the dataset has none.'},
+    'model': {'Description': 'Model; n/a where the number does not depend on it.'},
+    'column': {'Description': 'Column of group_volumes.tsv that stands out.'},
+    'value': {'Description': 'The value in this exam.'},
+    'median': {'Description': 'Median of all exams.'},
+    'robust_z': {
+        'Description': '0.6745 (x - median) / MAD of the transformed values (Iglewicz and Hoaglin '
+        '1993; the mean absolute deviation where the MAD is zero); n/a for verdicts.'
+    },
+    'reason': {'Description': 'In words.'},
+}
+
+
+def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the exams that stand out of all exams, with the reason.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+        Joined metrics tables (text); columns that older versions lack are passed over.
+
+    Returns
+    -------
+    list of dict
+        Keys of `OUTLIER_COLUMNS`, worst first within each exam. Numbers are judged among at
+        least `FEWEST` exams; verdicts of the participant level that are not ``ok`` are always
+        listed.
+    """
+    rows: list[dict[str, Any]] = []
+    for column, judged in JUDGED.items():
+        if column not in table:
+            continue
+        for model, part in parts(table, judged.by_model):
+            rows += _judge(part, column, judged, model)
+    rows += _verdicts(table)
+    order = {'participant_id': '', 'session_id': '', 'model': ''}
+    return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
+
+
+def robust_z(values: Floats) -> Floats:
+    """Return the modified z score of each value; zeros where nothing varies.
+
+    The scale is the median absolute deviation, or, where more than half of the values are
+    equal, the mean absolute deviation.
+    """
+    distance = values - np.median(values)
+    mad = float(np.median(np.abs(distance)))
+    mean = float(np.mean(np.abs(distance)))
+    if mad > 0:
+        return np.asarray(0.6745 * distance / mad)
+    if mean > 0:
+        return np.asarray(distance / (1.253314 * mean))
+    return np.zeros_like(values)
+
+
+def numbers(table: pd.DataFrame, column: str) -> Floats:
+    """Return a column of text as numbers, NaN where there is none."""
+    import pandas as pd
+
+    if column not in table:
+        return np.full(len(table), np.nan)
+    return pd.to_numeric(table[column], errors='coerce').to_numpy(dtype=np.float64, copy=True)
+
+
+def parts(table: pd.DataFrame, by_model: bool) -> list[tuple[str, pd.DataFrame]]:
+    """Return the rows that are judged together: those of each model, or each exam once."""
+    if by_model:
+        return [(str(model), part) for model, part in table.groupby('model', sort=True)]
+    return [('n/a', table.drop_duplicates(['participant_id', 'session_id']))]
+
+
+def _judge(part: pd.DataFrame, column: str, judged: Judged, model: str) -> list[dict[str, Any]]:
+    values = numbers(part, column)
+    known = np.isfinite(values)
+    if known.sum() < FEWEST:
+        return []
+    part, values = part[known], values[known]
+    scores = robust_z(np.asarray(judged.scale(values)))
+    far = scores < -LIMIT if judged.low_only else np.abs(scores) > LIMIT
+    middle = float(np.median(values))
+    rows = []
+    for place in np.flatnonzero(far):
+        word = 'low' if scores[place] < 0 else 'high'
+        exam = part.iloc[place]
+        rows.append(
+            {
+                'participant_id': exam['participant_id'],
+                'session_id': exam['session_id'],
+                'model': model,
+                'column': column,
+                'value': float(values[place]),
+                'median': middle,
+                'robust_z': float(scores[place]),
+                'reason': f'{judged.title} is unusually {word}',
+            }
+        )
+    return rows
+
+
+def _verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    names = [str(name) for name in table]
+    columns = [name for name in names if name.endswith('_verdict') and name != 'qc_verdict']
+    rows = []
+    for _, exam in table.drop_duplicates(['participant_id', 'session_id']).iterrows():
+        found = {name: exam[name] for name in columns if exam[name] in ('suspect', 'failed')}
+        if not found and exam.get('qc_verdict') in ('suspect', 'failed'):
+            found = {'qc_verdict': exam['qc_verdict']}
+        for name, verdict in found.items():
+            rows.append(
+                {
+                    'participant_id': exam['participant_id'],
+                    'session_id': exam['session_id'],
+                    'model': 'n/a',
+                    'column': name,
+                    'value': verdict,
+                    'median': None,
+                    'robust_z': math.nan,
+                    'reason': f'the participant level judged it: {verdict}',
+                }
+            )
+    return rows
+
+
+def _size(value: float) -> float:
+    return abs(value) if math.isfinite(value) else math.inf

@@ -1,0 +1,78 @@
+"""Reference masks of exams: from ``--derivatives manual=PATH``, or from the raw data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nb
+
+from ..errors import NoInputError
+from ..settings import Settings
+from ..spatial.checks import UNREADABLE
+from .gather import Key
+
+_LESION = re.compile(r'_label-(lesion|L|WMH)_')
+_SESSION = re.compile(r'_(ses-[A-Za-z0-9+]+)_')
+
+
+def find_references(exams: Iterable[Key], settings: Settings) -> dict[Key, Path]:
+    """Find the reference mask of each exam that has one.
+
+    ``--derivatives manual=PATH`` decides; without it, lesion masks in the raw data
+    (``sub-*/**/anat/*_label-lesion_*mask.nii.gz``) are taken. Where an exam has several, one on
+    the grid of its own lesion masks is preferred, then the first by name.
+
+    Parameters
+    ----------
+    exams : iterable of Key
+        Without a model.
+
+    Raises
+    ------
+    NoInputError
+        If the folder that was named does not exist.
+    """
+    named = settings.derivatives.get('manual')
+    root = settings.bids_dir if named is None else named
+    if not root.is_dir():
+        if named is None:
+            return {}
+        raise NoInputError(
+            f'The folder of reference masks {root} does not exist.',
+            'Check --derivatives manual=PATH.',
+        )
+    found = {}
+    for exam in exams:
+        if masks := _masks_of(exam, root, settings.out_dir):
+            shape = _shape_in(settings.out_dir, exam)
+            found[exam] = min(masks, key=lambda path: (_shape(path) != shape, path.name))
+    return found
+
+
+def _masks_of(exam: Key, root: Path, out_dir: Path) -> list[Path]:
+    """Return the lesion masks of an exam in a dataset, our own output left out."""
+    masks = []
+    for path in sorted((root / exam.subject).glob('**/*_mask.nii*')):
+        session = _SESSION.search(path.name)
+        if session is not None and session.group(1) != exam.session:
+            continue
+        if _LESION.search(path.name) and out_dir not in path.parents:
+            masks.append(path)
+    return masks
+
+
+def _shape_in(out_dir: Path, exam: Key) -> tuple[int, ...] | None:
+    """Return the shape of the exam's native lesion masks."""
+    folder = out_dir / exam.folder / 'anat'
+    names = folder.glob(f'{exam.exam}_space-orig_label-lesion_desc-*_mask.nii*')
+    return next((_shape(path) for path in sorted(names)), None)
+
+
+def _shape(path: Path) -> tuple[int, ...] | None:
+    try:
+        shape: tuple[int, ...] = nb.load(path).shape
+    except UNREADABLE:
+        return None
+    return shape

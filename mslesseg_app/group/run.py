@@ -1,0 +1,400 @@
+"""One run of the group level, from settings to exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import __version__
+from ..bids.dataset import check_output_folder
+from ..bids.names import group_path
+from ..errors import NoInputError
+from ..files import atomic_path, write_json, write_text
+from ..metrics.columns import metric_columns
+from ..metrics.rules import get_rules
+from ..reports.charts import Chart, Series
+from ..reports.group_page import Fact, Section, write_group_page
+from ..reports.tabular import Table, to_latex, to_markdown, write_records
+from ..settings import Settings
+from . import content, pictures, quality, summaries
+from .evaluation import (
+    CONSENSUS,
+    RATER_COLUMNS,
+    Outcome,
+    Task,
+    evaluate_all,
+    evaluation_dictionary,
+)
+from .gather import (
+    STATES,
+    Holdings,
+    Key,
+    exam_states,
+    find_holdings,
+    gather,
+    join_participants,
+    participant_columns,
+)
+from .references import find_references
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EXAM_COLUMNS: dict[str, dict[str, Any]] = {
+    'participant_id': {'Description': 'Participant.'},
+    'session_id': {'Description': 'Session; n/a where the dataset has none.'},
+    'model': {'Description': 'Model; n/a where none has been run.'},
+    'state': {'Description': 'Whether there is a result.', 'Levels': STATES},
+    'reason': {'Description': 'Why the last run failed, or what to do.'},
+    'reference': {'Description': 'Reference mask, relative to its dataset; n/a without one.'},
+}
+
+
+@dataclass
+class _Report:
+    """What has been made so far."""
+
+    settings: Settings
+    sections: list[Section] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    codes: list[int] = field(default_factory=list)
+
+    def path(self, key: str) -> Path:
+        """Return where a file of the group level goes."""
+        return self.settings.out_dir / group_path(key)
+
+    def records(
+        self, key: str, rows: Sequence[dict[str, Any]], columns: dict[str, dict[str, Any]]
+    ) -> None:
+        """Write rows and the dictionary of their columns."""
+        write_records(self.path(key), rows, columns)
+
+
+def run_group(settings: Settings, *, quiet: bool = False) -> int:
+    """Write the tables and the page of all exams in the output folder.
+
+    Parameters
+    ----------
+    settings : Settings
+        Only the output folder must exist. References come from ``derivatives``, or from the raw
+        data where they are there; ``participants``, ``sessions``, ``rules``, ``nprocs`` and
+        ``random_seed`` hold as at the participant level.
+
+    Returns
+    -------
+    int
+        0; or the exit code of what could not be evaluated (65 for damaged masks, 66 where
+        references were named and no exam has one), after all else has been written.
+
+    Raises
+    ------
+    NoInputError
+        If the folder holds no finished exam, or the folder of references does not exist.
+    DataError
+        If a metrics table or ``participants.tsv`` cannot be read.
+    OutputError
+        If the folder is another pipeline's, or cannot be written.
+    """
+    get_rules(settings.rules)
+    holdings = find_holdings(settings)
+    if not holdings.metrics:
+        _raise_nothing(settings, holdings)
+    check_output_folder(settings.out_dir)
+    report = _Report(settings)
+    volumes, people, source = _volumes(report, holdings)
+    references = find_references(
+        {_exam(key) for key in holdings.metrics | holdings.masks}, settings
+    )
+    _exams(report, holdings, references)
+    _cohort(report, volumes, people, source)
+    _outliers(report, volumes)
+    _accuracy(report, holdings, references)
+    _write_texts(report, volumes, holdings, len(references))
+    if not quiet:
+        _tell(report, volumes, holdings)
+    return _code(report.codes)
+
+
+def _raise_nothing(settings: Settings, holdings: Holdings) -> None:
+    failed = [
+        f'{row["participant_id"]} {row["session_id"]} ({row["model"]}): {row["reason"]}'
+        for row in exam_states(holdings)
+        if row['state'] == 'failed'
+    ]
+    why = f' Failed: {"; ".join(failed[:20])}.' if failed else ''
+    raise NoInputError(
+        f'{settings.out_dir} holds no metrics of any exam that was asked for.{why}',
+        'Run the participant level first.',
+    )
+
+
+def _exam(key: Key) -> Key:
+    return Key(key.subject, key.session)
+
+
+# ------------------------------------------------------------------- tables of the exams
+
+
+def _volumes(report: _Report, holdings: Holdings) -> tuple[pd.DataFrame, list[str], str]:
+    """Write the joined metrics tables; return them, the participants' columns and their file."""
+    table = gather(holdings.metrics.values())
+    before = list(table)
+    folders = (report.settings.out_dir, report.settings.bids_dir)
+    table, path = join_participants(table, folders)
+    people = [str(name) for name in table if name not in before]
+    with atomic_path(report.path('volumes')) as temporary:
+        table.to_csv(temporary, sep='\t', index=False, na_rep='n/a', float_format='%.6g')
+    known = metric_columns() | participant_columns(path, people)
+    other = {'Description': 'Column of a metrics table of another version.'}
+    columns = {str(name): known.get(str(name), other) for name in table}
+    write_json(report.path('volumes').with_suffix('.json'), known | columns)
+    missing = [name for name in ('lesion_volume_ml', 'lesion_count') if name not in table]
+    if missing:
+        report.said.append(f'No table has the column {" or ".join(missing)}.')
+    return table, people, os.path.relpath(path, report.settings.out_dir) if path else ''
+
+
+def _exams(report: _Report, holdings: Holdings, references: dict[Key, Path]) -> None:
+    rows = exam_states(holdings)
+    root = report.settings.derivatives.get('manual', report.settings.bids_dir)
+    for row in rows:
+        session = '' if row['session_id'] == 'n/a' else row['session_id']
+        path = references.get(Key(row['participant_id'], session))
+        row['reference'] = path.relative_to(root).as_posix() if path else 'n/a'
+    report.records('exams', rows, _EXAM_COLUMNS)
+    report.sections.append(content.exams_section(rows, bool(holdings.raw)))
+    for row in rows:
+        if row['state'] != 'done':
+            report.said.append(_state_words(row))
+
+
+def _state_words(row: dict[str, Any]) -> str:
+    session = '' if row['session_id'] == 'n/a' else f'_{row["session_id"]}'
+    name = f'{row["participant_id"]}{session} ({row["model"]})'
+    words = {
+        'earlier result': 'failed in the last run: an earlier result is in the table',
+        'failed': 'failed in the last run: not in the table',
+        'no metrics': 'has no metrics table: not in the table',
+        'no result': 'has no result: not in the table',
+    }
+    return f'{name} {words[row["state"]]}'
+
+
+def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: str) -> None:
+    rows = summaries.cohort(volumes, people)
+    report.records('cohort', rows, summaries.COHORT_COLUMNS)
+    charts = pictures.cohort_charts(volumes, _colours(volumes))
+    report.sections.append(content.cohort_section(rows, charts, source))
+
+
+def _outliers(report: _Report, volumes: pd.DataFrame) -> None:
+    rows = quality.outliers(volumes)
+    report.records('outliers', rows, quality.OUTLIER_COLUMNS)
+    chart = pictures.outlier_chart(rows, _scores(volumes))
+    exams = len(volumes.drop_duplicates(['participant_id', 'session_id']))
+    report.sections.append(content.outlier_section(rows, chart, exams))
+    listed = {(row['participant_id'], row['session_id']) for row in rows}
+    if listed:
+        report.said.append(f'{len(listed)} exams stand out: see {report.path("outliers").name}')
+
+
+def _scores(volumes: pd.DataFrame) -> dict[str, Series]:
+    """Return the robust z values that the outliers are judged by, by column (and model)."""
+    scores = {}
+    for column, judged in quality.JUDGED.items():
+        for model, part in quality.parts(volumes, judged.by_model):
+            values = quality.numbers(part, column)
+            known = np.isfinite(values)
+            if known.sum() < quality.FEWEST:
+                continue
+            name = judged.title if model == 'n/a' else f'{judged.title}, {model}'
+            z = quality.robust_z(np.asarray(judged.scale(values[known])))
+            scores[name] = Series(name, z, labels=pictures.exam_names(part[known]))
+    return scores
+
+
+def _colours(volumes: pd.DataFrame) -> dict[str, int]:
+    return pictures.palette([*sorted(set(volumes['model'])), *CONSENSUS.values()])
+
+
+# ------------------------------------------------------------------------- accuracy
+
+
+def _accuracy(report: _Report, holdings: Holdings, references: dict[Key, Path]) -> None:
+    """Evaluate all masks of exams with a reference, and write what follows from it."""
+    named = 'manual' in report.settings.derivatives
+    if not references:
+        words = (
+            'No exam has a reference mask. Give --derivatives manual=PATH to evaluate the masks.'
+        )
+        if named:
+            words = f'No exam has a mask in {report.settings.derivatives["manual"]}.'
+            report.codes.append(NoInputError.exit_code)
+        report.said.append(words)
+        report.sections.append(
+            Section('accuracy', 'Agreement with the reference', warnings=(words,))
+        )
+        return
+    outcomes = evaluate_all(_tasks(report.settings, holdings, references), report.settings.nprocs)
+    problems = _problems(report, outcomes, references)
+    rows = [row for outcome in outcomes for row in outcome.rows]
+    if not rows:
+        reasons = ('No mask could be evaluated.', *problems)
+        report.sections.append(
+            Section('accuracy', 'Agreement with the reference', warnings=reasons)
+        )
+        return
+    _write_accuracy(
+        report, rows, [row for outcome in outcomes for row in outcome.raters], problems
+    )
+
+
+def _tasks(settings: Settings, holdings: Holdings, references: dict[Key, Path]) -> list[Task]:
+    tasks = []
+    for exam, reference in sorted(references.items()):
+        masks = {
+            key.model: files
+            for key, files in sorted(holdings.masks.items())
+            if (key.subject, key.session) == (exam.subject, exam.session)
+        }
+        row = {key: value for key, value in exam.row().items() if key != 'model'}
+        soft = {model: _probabilities(files) for model, files in masks.items()}
+        tasks.append(Task(row, reference, masks, soft, settings.rules))
+    return tasks
+
+
+def _probabilities(files: dict[str, Path]) -> dict[str, Path]:
+    """Return the probability maps beside lesion masks."""
+    found = {
+        space: path.with_name(path.name.replace('_mask.nii', '_probseg.nii'))
+        for space, path in files.items()
+    }
+    return {space: path for space, path in found.items() if path.is_file()}
+
+
+def _problems(
+    report: _Report, outcomes: Sequence[Outcome], references: dict[Key, Path]
+) -> list[str]:
+    problems = []
+    for exam, outcome in zip(sorted(references), outcomes, strict=True):
+        for model, (text, code) in outcome.problems.items():
+            what = f'{exam.exam} ({model})' if model else exam.exam
+            problems.append(f'{what} was not evaluated: {text}')
+            report.codes.append(code)
+        if not outcome.rows and not outcome.problems:
+            problems.append(f'{exam.exam} was not evaluated: it has a reference, but no mask.')
+    report.said += problems
+    return problems
+
+
+def _write_accuracy(
+    report: _Report,
+    rows: list[dict[str, Any]],
+    raters: list[dict[str, Any]],
+    problems: list[str],
+) -> None:
+    import pandas as pd
+
+    seed = report.settings.random_seed
+    columns = evaluation_dictionary(report.settings.rules)
+    report.records('evaluation', rows, columns)
+    table = pd.DataFrame(rows, columns=list(columns))
+    colours = pictures.palette(
+        [*sorted(set(table['model']) - set(CONSENSUS.values())), *CONSENSUS.values()]
+    )
+    means = summaries.summary(table, seed)
+    report.records('summary', means, summaries.SUMMARY_COLUMNS)
+    charts = pictures.metric_charts(table, means, colours)
+    report.sections.append(content.evaluation_section(table, means, charts, problems))
+    chosen = summaries.compared(dict.fromkeys(row['metric'] for row in means))
+    compared = summaries.comparison(table, chosen, seed)
+    if compared:
+        report.records('comparison', compared, summaries.COMPARISON_COLUMNS)
+        report.sections.append(content.comparison_section(compared))
+    agreed = summaries.agreement(table, seed)
+    report.records('agreement', agreed, summaries.AGREEMENT_COLUMNS)
+    drawn = pictures.volume_charts(table, agreed, colours)
+    report.sections.append(content.agreement_section(agreed, drawn))
+    sized = summaries.sizes(table, seed)
+    report.records('sizes', sized, summaries.SIZE_COLUMNS)
+    drawn = pictures.size_charts(table, sized, colours)
+    report.sections.append(content.size_section(sized, drawn, columns))
+    if raters:
+        report.records('raters', raters, RATER_COLUMNS)
+        report.sections.append(content.consensus_section(raters))
+
+
+# ---------------------------------------------------------------------------- texts
+
+
+def _write_texts(
+    report: _Report, volumes: pd.DataFrame, holdings: Holdings, references: int
+) -> None:
+    """Write figures with their data, Markdown, LaTeX and the page."""
+    charts = [chart for section in report.sections for chart in section.charts]
+    for chart in charts:
+        chart.write(report.path('figures'))
+    tables = [table for section in report.sections for table in section.tables]
+    write_text(report.path('markdown'), '\n'.join(map(to_markdown, tables)))
+    write_text(report.path('latex'), _latex_document(tables))
+    write_group_page(
+        report.path('page'),
+        title='Group report',
+        folder=report.settings.out_dir.name,
+        facts=_facts(volumes, holdings, references),
+        sections=[*report.sections, _files_section(charts)],
+        version=__version__,
+    )
+
+
+def _latex_document(tables: Sequence[Table]) -> str:
+    head = '% Tables of the group level of mslesseg; \\usepackage{booktabs} is needed.\n\n'
+    return head + '\n'.join(map(to_latex, tables))
+
+
+def _facts(volumes: pd.DataFrame, holdings: Holdings, references: int) -> list[Fact]:
+    done = volumes.drop_duplicates(['participant_id', 'session_id'])
+    rows = exam_states(holdings)
+    failed = sum(row['state'] in ('failed', 'earlier result') for row in rows)
+    missing = sum(row['state'] in ('no result', 'no metrics') for row in rows)
+    facts = [
+        Fact(str(done['participant_id'].nunique()), 'participants'),
+        Fact(str(len(done)), 'exams with a result'),
+        Fact(str(volumes['model'].nunique()), 'models'),
+        Fact(str(references), 'exams with a reference'),
+    ]
+    facts += [Fact(str(failed), 'failed')] if failed else []
+    return facts + ([Fact(str(missing), 'without a result')] if missing else [])
+
+
+def _files_section(charts: Sequence[Chart]) -> Section:
+    words = (
+        (
+            f'Every table is a TSV file with a JSON dictionary beside this page; all of them in '
+            f'Markdown and LaTeX are {group_path("markdown")} and {group_path("latex")}. The '
+            f'{len(charts)} figures are SVG files in {group_path("figures")}/, each with its data '
+            'as TSV.'
+        ),
+    )
+    return Section('files', 'Files', words)
+
+
+def _tell(report: _Report, volumes: pd.DataFrame, holdings: Holdings) -> None:
+    people = volumes['participant_id'].nunique()
+    print(f'{len(volumes)} exams of {people} participants: {report.path("volumes")}')
+    for text in report.said:
+        print(f'  {text}')
+    print(f'  {report.path("page")}')
+    if report.codes:
+        print('Some masks could not be evaluated; see above.', file=sys.stderr)
+
+
+def _code(codes: Sequence[int]) -> int:
+    found = set(codes)
+    return 0 if not found else found.pop() if len(found) == 1 else 1

@@ -1,0 +1,1 @@
+"""From images on the template grid to a lesion probability."""

@@ -1,0 +1,91 @@
+"""The node that gathers an exam's numbers: volumes, quality, and accuracy where known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+
+from .base import GuardedInterface
+from .lesions import write_tsv
+
+
+class _MeasureInput(BaseInterfaceInputSpec):
+    participant = traits.Str(mandatory=True)
+    session = traits.Str('', usedefault=True)
+    model = traits.Str(mandatory=True)
+    original = File(mandatory=True, exists=True, desc='raw FLAIR')
+    flair_mni = File(mandatory=True, exists=True, desc='FLAIR on the template grid')
+    transform = File(mandatory=True, exists=True, desc='ITK affine, template to FLAIR')
+    quality = File(mandatory=True, exists=True, desc='quality of the alignment, JSON')
+    brain_native = File(mandatory=True, exists=True)
+    brain_mni = File(mandatory=True, exists=True)
+    mask_native = File(mandatory=True, exists=True, desc='lesions on the native grid')
+    mask_mni = File(mandatory=True, exists=True, desc='lesions on the template grid')
+    summary = traits.Dict(mandatory=True, desc='count and volume of the lesions')
+    info = traits.Dict(mandatory=True, desc='what the model used')
+    reference = File(exists=True, desc='reference lesion mask')
+
+
+class _MeasureOutput(TraitedSpec):
+    out_file = File(desc='metrics, TSV of one row')
+    qc = traits.List(desc='quality numbers with their verdicts')
+    reference_info = traits.Dict(desc='the accuracy and the grid it was computed on')
+
+
+class MeasureExam(GuardedInterface):
+    """Write the metrics of one exam; accuracy is ``n/a`` without a reference mask."""
+
+    input_spec = _MeasureInput
+    output_spec = _MeasureOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        import pandas as pd
+
+        from ..metrics.columns import metric_columns
+        from ..metrics.exam import unknown
+        from ..metrics.reference import evaluate
+        from ..spatial.qc import exam_quality, quality_row
+
+        accuracy, grid = unknown(), None
+        if isdefined(self.inputs.reference):
+            native = nb.load(self.inputs.mask_native)
+            mni = nb.load(self.inputs.mask_mni)
+            accuracy, grid = evaluate(Path(self.inputs.reference), native, mni)
+        qc = exam_quality(
+            nb.load(self.inputs.original),
+            nb.load(self.inputs.flair_mni),
+            nb.load(self.inputs.brain_native),
+            nb.load(self.inputs.brain_mni),
+            json.loads(Path(self.inputs.quality).read_text(encoding='utf-8')),
+        )
+        row = self._row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
+        row = {name: row.get(name) for name in metric_columns()}
+        out_file = cwd / 'metrics.tsv'
+        write_tsv(pd.DataFrame([row]), out_file)
+        known = {key: None if np.isnan(value) else value for key, value in accuracy.items()}
+        info = {'reference_grid': grid, **known} if grid else {}
+        return {'out_file': str(out_file), 'qc': qc, 'reference_info': info}
+
+    def _row(self) -> dict[str, Any]:
+        summary, info = self.inputs.summary, self.inputs.info
+        brain = nb.load(self.inputs.brain_native)
+        voxel = float(abs(np.linalg.det(brain.affine[:3, :3])))
+        brain_ml = float((np.asanyarray(brain.dataobj) > 0).sum()) * voxel / 1000
+        lesions_ml = summary['LesionVolume_mm3'] / 1000
+        return {
+            'participant_id': f'sub-{self.inputs.participant}',
+            'session_id': f'ses-{self.inputs.session}' if self.inputs.session else None,
+            'model': self.inputs.model,
+            'lesion_count': summary['LesionCount'],
+            'lesion_volume_ml': lesions_ml,
+            'largest_lesion_ml': summary['LargestLesion_mm3'] / 1000,
+            'brain_volume_ml': brain_ml,
+            'lesion_load_percent': 100 * lesions_ml / brain_ml if brain_ml else None,
+            'modalities_used': ','.join(info['used']),
+            'modalities_missing': ','.join(info['missing']) or None,
+        }

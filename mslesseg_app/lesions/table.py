@@ -1,0 +1,204 @@
+"""One row for each lesion: size, place and probability."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull
+from scipy.spatial.distance import pdist
+
+from mslesseg_app.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_MM3 = 'mm^3'
+
+LESION_COLUMNS: dict[str, dict[str, str]] = {
+    'lesion_id': {
+        'Description': 'Number of the lesion in the instance image; 1 is the largest.',
+    },
+    'volume_mm3': {
+        'Description': 'Volume: number of voxels times the volume of one voxel.',
+        'Units': _MM3,
+    },
+    'n_voxels': {'Description': 'Number of voxels of the native FLAIR grid.'},
+    'max_diameter_mm': {
+        'Description': 'Largest extent (maximal Feret diameter): the longest straight line '
+        'between two points of the lesion, taken over the outer corners of its voxels.',
+        'Units': 'mm',
+    },
+    'centroid_x': {'Description': 'Centre of the voxels, left to right (RAS).', 'Units': 'mm'},
+    'centroid_y': {
+        'Description': 'Centre of the voxels, posterior to anterior (RAS).',
+        'Units': 'mm',
+    },
+    'centroid_z': {
+        'Description': 'Centre of the voxels, inferior to superior (RAS).',
+        'Units': 'mm',
+    },
+    'mni_x': {
+        'Description': 'Centre in MNI152NLin6Asym, left to right; n/a without an alignment.',
+        'Units': 'mm',
+    },
+    'mni_y': {
+        'Description': 'Centre in MNI152NLin6Asym, posterior to anterior; '
+        'n/a without an alignment.',
+        'Units': 'mm',
+    },
+    'mni_z': {
+        'Description': 'Centre in MNI152NLin6Asym, inferior to superior; '
+        'n/a without an alignment.',
+        'Units': 'mm',
+    },
+    'mean_prob': {
+        'Description': 'Mean lesion probability of the voxels, 0 to 1; n/a without probabilities.',
+    },
+    'max_prob': {
+        'Description': 'Largest lesion probability of the voxels, 0 to 1; '
+        'n/a without probabilities.',
+    },
+    'mean_uncertainty': {
+        'Description': 'Mean of the map of doubt over the voxels; n/a where none was asked for.',
+    },
+    'n_models_agree': {
+        'Description': 'Number of models whose own mask shares a voxel with the lesion; n/a '
+        'unless several models were joined.',
+    },
+    'agreement': {
+        'Description': 'Share of the models that mark a voxel, mean over the voxels, 0 to 1; n/a '
+        'unless several models were joined.',
+    },
+}
+
+
+def feret_diameter(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64]) -> float:
+    """Return the longest straight line inside the outline of a mask, in mm.
+
+    Voxels are boxes, not points: the line runs between corners, so that one voxel has the
+    length of its diagonal and a lesion seen on one thick slice is as long as the slice is
+    thick. The two ends lie on the convex hull, which keeps large lesions fast.
+
+    Parameters
+    ----------
+    mask : bool array (X, Y, Z)
+        At least one voxel.
+    affine : array (4, 4)
+        Voxel indices to millimetres; shears and rotations count.
+    """
+    first = mask.argmax(axis=2)
+    last = mask.shape[2] - 1 - mask[:, :, ::-1].argmax(axis=2)
+    x, y = np.nonzero(mask.any(axis=2))
+    ends = np.concatenate(
+        [np.stack([x, y, first[x, y]], axis=1), np.stack([x, y, last[x, y]], axis=1)]
+    )
+    offsets = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
+    corners = np.unique((ends[:, None, :] + offsets).reshape(-1, 3), axis=0)
+    outline = corners[ConvexHull(corners).vertices]
+    return float(pdist(outline @ np.asarray(affine, dtype=float)[:3, :3].T).max())
+
+
+def lesion_table(
+    labels: npt.NDArray[np.integer],
+    affine: npt.NDArray[np.float64],
+    prob: npt.NDArray[np.floating] | None = None,
+    mni_from_native: npt.NDArray[np.float64] | None = None,
+    uncertainty: npt.NDArray[np.floating] | None = None,
+    models: Sequence[npt.NDArray[np.bool_]] = (),
+) -> pd.DataFrame:
+    """Describe each lesion of an instance image.
+
+    Parameters
+    ----------
+    labels : int array (X, Y, Z)
+        0 outside lesions, otherwise the number of the lesion.
+    affine : array (4, 4)
+        Voxel indices to RAS+ millimetres of the same grid.
+    prob : float array (X, Y, Z), optional
+        Lesion probability on the same grid.
+    mni_from_native : array (4, 4), optional
+        Native RAS+ millimetres to MNI152NLin6Asym RAS+ millimetres.
+    uncertainty : float array (X, Y, Z), optional
+        Map of doubt on the same grid.
+    models : sequence of bool arrays (X, Y, Z)
+        The mask of each model of an ensemble on the same grid.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The columns of `LESION_COLUMNS`, ordered by ``lesion_id``; no rows without lesions.
+        What is unknown (such as MNI coordinates without ``mni_from_native``) is NaN.
+
+    Raises
+    ------
+    DataError
+        If the arrays do not share one three-dimensional grid.
+    """
+    import pandas as pd
+
+    labels = np.asarray(labels)
+    for image in (prob, uncertainty, *models):
+        _check_grid(labels, image)
+    rows = [
+        _row(labels, number, box, affine, prob, mni_from_native)
+        + _doubt(labels[box] == number, box, uncertainty, models)
+        for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
+        if box is not None
+    ]
+    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS), dtype=float)
+    return table.astype({'lesion_id': np.int64, 'n_voxels': np.int64})
+
+
+def _check_grid(labels: npt.NDArray[np.integer], image: npt.NDArray[Any] | None) -> None:
+    if labels.ndim != 3:
+        raise DataError(f'Lesion labels have {labels.ndim} dimensions; three are needed.')
+    if image is not None and image.shape != labels.shape:
+        raise DataError(
+            f'A map of the lesions has the shape {image.shape}, the labels {labels.shape}.',
+            'Both have to lie on the same grid.',
+        )
+
+
+def _row(
+    labels: npt.NDArray[np.integer],
+    number: int,
+    box: tuple[slice, ...],
+    affine: npt.NDArray[np.float64],
+    prob: npt.NDArray[np.floating] | None,
+    mni_from_native: npt.NDArray[np.float64] | None,
+) -> list[float]:
+    mask = labels[box] == number
+    affine = np.asarray(affine, dtype=float)
+    size = int(mask.sum())
+    corner = np.array([edge.start for edge in box], dtype=float)
+    centre = affine[:3, :3] @ (np.argwhere(mask).mean(axis=0) + corner) + affine[:3, 3]
+    mni = np.full(3, np.nan)
+    if mni_from_native is not None:
+        mni = mni_from_native[:3, :3] @ centre + mni_from_native[:3, 3]
+    mean_prob = max_prob = np.nan
+    if prob is not None:
+        values = np.asarray(prob[box][mask], dtype=np.float64)
+        mean_prob, max_prob = values.mean(), values.max()
+    volume = size * abs(float(np.linalg.det(affine[:3, :3])))
+    return [number, volume, size, feret_diameter(mask, affine), *centre, *mni, mean_prob, max_prob]
+
+
+def _doubt(
+    mask: npt.NDArray[np.bool_],
+    box: tuple[slice, ...],
+    uncertainty: npt.NDArray[np.floating] | None,
+    models: Sequence[npt.NDArray[np.bool_]],
+) -> list[float]:
+    """Return mean uncertainty, number of models that meet the lesion, and mean agreement."""
+    mean = np.nan
+    if uncertainty is not None:
+        mean = float(np.asarray(uncertainty[box][mask], dtype=np.float64).mean())
+    if len(models) < 2:
+        return [mean, np.nan, np.nan]
+    shares = [float(model[box][mask].mean()) for model in models]
+    return [mean, sum(share > 0 for share in shares), sum(shares) / len(shares)]

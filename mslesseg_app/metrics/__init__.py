@@ -1,0 +1,1 @@
+"""Agreement of a lesion mask with a reference mask."""

@@ -1,0 +1,41 @@
+"""The columns of an exam's metrics table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..spatial.qc import QC_COLUMNS
+from .exam import METRIC_COLUMNS
+
+
+def metric_columns() -> dict[str, dict[str, Any]]:
+    """Return the columns of a metrics table and their descriptions, in order."""
+    return {
+        'participant_id': {'Description': 'Participant.'},
+        'session_id': {'Description': 'Session; n/a where the dataset has none.'},
+        'model': {'Description': 'Name of the model in the registry.'},
+        'lesion_count': {'Description': 'Number of lesions on the native FLAIR grid.'},
+        'lesion_volume_ml': {'Description': 'Volume of all lesions, native grid.', 'Units': 'mL'},
+        'largest_lesion_ml': {'Description': 'Volume of the largest lesion.', 'Units': 'mL'},
+        'brain_volume_ml': {
+            'Description': 'Volume of the brain mask on the native FLAIR grid; what the image '
+            'does not cover is not counted.',
+            'Units': 'mL',
+        },
+        'lesion_load_percent': {
+            'Description': 'Lesion volume in percent of the brain volume.',
+            'Units': 'percent',
+        },
+        'modalities_used': {'Description': 'Images that the model used.'},
+        'modalities_missing': {'Description': 'Images that the model knows and the exam lacks.'},
+        **QC_COLUMNS,
+        'reference_grid': {
+            'Description': 'Grid on which the accuracy was computed; n/a without a reference.',
+            'Levels': {
+                'orig': "the subject's own FLAIR",
+                'MNI152NLin6Asym': 'the 1 mm template',
+                'reference': 'the grid of the reference mask, in the space of the FLAIR',
+            },
+        },
+        **METRIC_COLUMNS,
+    }

@@ -1,0 +1,77 @@
+"""Evaluation against a reference mask, on the grid of that mask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nb
+import numpy as np
+
+from ..errors import DataError
+from ..spatial.checks import UNREADABLE
+from ..spatial.resample import resample
+from ..spatial.template import is_template_grid, same_grid
+from .exam import accuracy
+
+
+def read_binary(path: Path) -> tuple[Any, np.ndarray]:
+    """Read a binary mask.
+
+    Returns
+    -------
+    image : nibabel image
+    mask : bool array (X, Y, Z)
+
+    Raises
+    ------
+    DataError
+        If the file cannot be read, is not three-dimensional or has values besides 0 and one
+        other positive one.
+    """
+    try:
+        image = nb.load(path)
+        data = np.asanyarray(image.dataobj)
+    except UNREADABLE as error:
+        raise DataError(f'The reference mask {path} cannot be read: {error}') from error
+    if data.ndim != 3:
+        raise DataError(f'The reference mask {path} has shape {data.shape}, not three axes.')
+    values = np.unique(data)
+    if len(values) > 2 or values.min() < 0 or (len(values) == 2 and values[0] != 0):
+        raise DataError(
+            f'The reference mask {path} is not binary: it has {len(values)} different values.',
+            'Give a mask of zeros and ones.',
+        )
+    return image, data > 0
+
+
+def evaluate(reference: Path, native: Any, mni: Any) -> tuple[dict[str, float], str]:
+    """Compare a prediction with a reference mask.
+
+    The reference's grid decides: the subject's own FLAIR, the template, or any other grid in
+    the space of the FLAIR, to which the native prediction is then resampled (nearest).
+
+    Parameters
+    ----------
+    reference : Path
+        Binary mask.
+    native, mni : nibabel image
+        Predicted mask on the FLAIR's grid and on the template grid.
+
+    Returns
+    -------
+    numbers : dict
+        DSC, TPR, PPV, LTPR, LFPR, AVD and ASSD.
+    grid : str
+        ``orig``, ``MNI152NLin6Asym`` or ``reference``.
+    """
+    image, truth = read_binary(reference)
+    if same_grid(image, native.shape, native.affine):
+        chosen, grid = native, 'orig'
+    elif is_template_grid(image):
+        chosen, grid = mni, 'MNI152NLin6Asym'
+    else:
+        chosen = resample(native, image.shape, image.affine, np.eye(4), order='nearest')
+        grid = 'reference'
+    prediction = np.asanyarray(chosen.dataobj) > 0
+    return accuracy(prediction, truth, image.header.get_zooms()[:3]), grid

@@ -1,0 +1,377 @@
+"""Reading MONAI bundles: what they say of a network, never what they would run.
+
+A bundle is a folder or zip with ``configs/metadata.json``, ``configs/inference.json`` (or
+``.yaml``) and ``models/model.pt`` (or ``.safetensors``); see "MONAI Bundle" in MONAI's
+documentation. Its configuration may hold Python expressions (``$…``): they are not evaluated, and
+where one stands for a number that is needed, the bundle is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mslesseg_app.errors import ModelError
+
+_CONFIGS = ('inference.json', 'inference.yaml', 'inference.yml')
+_WEIGHTS = ('model.safetensors', 'model.pt')
+_LARGEST_TEXT = 10_000_000
+
+_IGNORED = {
+    '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels', 'img_size',
+    'spatial_dims', 'use_checkpoint', 'norm_name', 'normalize', 'save_attn', 'res_block',
+    'patch_size', 'downsample', 'out_channels', 'drop_rate', 'attn_drop_rate',
+    'dropout_path_rate', 'dropout_rate',
+}  # fmt: skip
+"""Arguments that are handled one by one, or that count in training only."""
+
+_FIXED: dict[str, dict[str, Any]] = {
+    'swinunetr': {'spatial_dims': 3, 'norm_name': 'instance', 'normalize': True, 'patch_size': 2},
+    'unetr': {'spatial_dims': 3, 'norm_name': 'instance', 'res_block': True},
+}
+"""Arguments that our networks have no other value for."""
+
+_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    'SwinUNETR': (
+        'swinunetr',
+        {
+            'feature_size': 24, 'depths': (2, 2, 2, 2), 'num_heads': (3, 6, 12, 24),
+            'window_size': 7, 'mlp_ratio': 4.0, 'qkv_bias': True, 'use_v2': False,
+        },
+    ),
+    'UNETR': (
+        'unetr',
+        {
+            'feature_size': 16, 'hidden_size': 768, 'mlp_dim': 3072, 'num_heads': 12,
+            'proj_type': 'conv', 'conv_block': True, 'qkv_bias': False,
+        },
+    ),
+}  # fmt: skip
+"""MONAI's class: our architecture and the options that it shares with MONAI, with MONAI's
+defaults."""
+
+_MERGING_CORRECTED = (1, 5)
+"""First MONAI whose SwinUNETR joins each neighbour once (its issue 8284)."""
+
+_RENAMED = {'pos_embed': 'proj_type'}
+_MODALITY = (
+    (re.compile(r'flair', re.I), 'FLAIR'),
+    (re.compile(r'^t1(w|n|-?weighted)?$', re.I), 'T1w'),
+    (re.compile(r'^t2(w|-?weighted)?$', re.I), 'T2w'),
+)
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a folder or zip holds the configuration of a bundle."""
+    return any(name in _CONFIGS for name in _Files(path).configs)
+
+
+def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
+    """Return the fields of a model's description and the file of its weights.
+
+    Parameters
+    ----------
+    path : Path
+        Folder or zip.
+    staging : Path
+        Where the weights of a zip are unpacked to.
+
+    Returns
+    -------
+    fields : dict
+        Of `mslesseg_app.models.registry.ModelEntry`, as far as the bundle says them.
+    weights : Path
+
+    Raises
+    ------
+    ModelError
+        If something is missing or damaged, or the network is not one of ours.
+    """
+    files = _Files(path)
+    config_name = next(name for name in _CONFIGS if name in files.configs)
+    config = _Config(files.read_config(config_name), path)
+    metadata = files.read_config('metadata.json') if 'metadata.json' in files.configs else {}
+    definition = config.table('network_def')
+    if not definition:
+        raise ModelError(
+            f'{path}: configs/{config_name} defines no network_def.',
+            'Such a bundle cannot be imported; give its weights with --architecture.',
+        )
+    architecture, options = _network(definition, path)
+    if options.get('merging') == 'merging':
+        options['merging'] = _merging(metadata, path)
+    fields: dict[str, Any] = {
+        'name': re.sub('[^A-Za-z0-9]', '', str(metadata.get('name') or path.stem)) or architecture,
+        'version': str(metadata.get('version') or '1'),
+        'architecture': architecture,
+        'options': options,
+        'card': _card(metadata),
+        **_windows(config, architecture, options),
+        **_inputs(metadata, definition),
+    }
+    if isinstance(metadata.get('license'), str):
+        fields['licence'] = metadata['license']
+    if _normalises(config):
+        fields['normalisation'] = 'zscore'
+    return fields, files.weights(staging)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a bundle, whether it is a folder or a zip."""
+
+    path: Path
+
+    @property
+    def configs(self) -> dict[str, str]:
+        """Names of the files in ``configs``, and where they are."""
+        return self._in_folder('configs')
+
+    def _in_folder(self, folder: str) -> dict[str, str]:
+        if self.path.is_dir():
+            found = sorted((self.path / folder).glob('*'))
+            return {item.name: str(item) for item in found if item.is_file()}
+        with zipfile.ZipFile(self.path) as archive:
+            parts = [PurePosixPath(name) for name in archive.namelist()]
+        return {p.name: str(p) for p in parts if p.parent.name == folder and len(p.parts) <= 3}
+
+    def read_config(self, name: str) -> dict[str, Any]:
+        """Read a JSON or YAML file as plain values."""
+        place = self.configs[name]
+        try:
+            content = self._bytes(place).decode('utf-8')
+            values = json.loads(content) if name.endswith('.json') else _yaml(content)
+        except (ValueError, OSError, zipfile.BadZipFile) as error:
+            raise ModelError(
+                f'{self.path}: configs/{name} cannot be read: {error}', 'Download it again.'
+            ) from error
+        if not isinstance(values, dict):
+            raise ModelError(f'{self.path}: configs/{name} is not a table.', 'Download it again.')
+        return values
+
+    def _bytes(self, place: str) -> bytes:
+        if self.path.is_dir():
+            if Path(place).stat().st_size > _LARGEST_TEXT:
+                raise ValueError('it is too large for a text')
+            return Path(place).read_bytes()
+        with zipfile.ZipFile(self.path) as archive:
+            if archive.getinfo(place).file_size > _LARGEST_TEXT:
+                raise ValueError('it is too large for a text')
+            return archive.read(place)
+
+    def weights(self, staging: Path) -> Path:
+        """Return the file of the weights, unpacked where need be."""
+        found = self._in_folder('models')
+        name = next((one for one in _WEIGHTS if one in found), None)
+        if name is None:
+            raise ModelError(
+                f'{self.path} holds neither models/{" nor models/".join(_WEIGHTS)}.',
+                'A TorchScript file (model.ts) is not enough; download the whole bundle.',
+            )
+        if self.path.is_dir():
+            return Path(found[name])
+        target = staging / f'bundle-{name}'
+        try:
+            with (
+                zipfile.ZipFile(self.path) as archive,
+                archive.open(found[name]) as stream,
+                target.open('wb') as out,
+            ):
+                shutil.copyfileobj(stream, out)
+        except zipfile.BadZipFile as error:
+            raise ModelError(f'{self.path} is damaged: {error}', 'Download it again.') from error
+        return target
+
+
+def _yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A bundle's configuration, in which ``@name`` points to another place of it."""
+
+    values: Mapping[str, Any]
+    path: Path
+
+    def table(self, key: str) -> dict[str, Any]:
+        """Return a table with its references followed; empty if there is none."""
+        found = self.follow(self.values.get(key), 0)
+        return found if isinstance(found, dict) else {}
+
+    def follow(self, value: Any, depth: int) -> Any:
+        """Replace references by what they point to; expressions stay as they are."""
+        if depth > 20:
+            raise ModelError(f'{self.path}: its configuration refers to itself.', 'Correct it.')
+        if isinstance(value, str) and value.startswith('@'):
+            return self.follow(self._look_up(value[1:]), depth + 1)
+        if isinstance(value, dict):
+            return {key: self.follow(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.follow(item, depth + 1) for item in value]
+        return value
+
+    def _look_up(self, name: str) -> Any:
+        place: Any = self.values
+        for word in re.split('#|::', name):
+            if isinstance(place, dict) and word in place:
+                place = place[word]
+            elif isinstance(place, list) and word.isdigit() and int(word) < len(place):
+                place = place[int(word)]
+            else:
+                return f'$@{name}'  # as unknown as an expression
+        return place
+
+
+def _network(definition: Mapping[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    """Return architecture and options of a ``network_def``."""
+    target = str(definition.get('_target_', definition.get('_name_', ''))).rpartition('.')[2]
+    if target not in _NETWORKS:
+        raise ModelError(
+            f'{path} holds the network {target or "without a name"!r}, which mslesseg does not '
+            'have.',
+            f'Bundles of {" and ".join(_NETWORKS)} can be imported.',
+        )
+    architecture, defaults = _NETWORKS[target]
+    given = {_RENAMED.get(key, key): value for key, value in definition.items()}
+    for key, value in given.items():
+        if _is_expression(value):
+            raise ModelError(
+                f'{path}: {key} of the network is an expression, and expressions of a bundle '
+                'are not run.',
+                'Write the number itself into a copy of the bundle, or give its weights with '
+                '--architecture and --option.',
+            )
+    _check_arguments(given, architecture, set(defaults) | _IGNORED, path)
+    options = {key: given.get(key, value) for key, value in defaults.items()}
+    options['classes'] = given.get('out_channels', 1)
+    if architecture == 'swinunetr':
+        options['merging'] = given.get('downsample', 'merging')
+    if architecture == 'unetr' and 'img_size' in given:
+        options['edge'] = given['img_size']
+    return architecture, options
+
+
+def _merging(metadata: Mapping[str, Any], path: Path) -> str:
+    """Return which way of joining neighbours ``merging`` meant in the MONAI of this bundle."""
+    match = re.match(r'(\d+)\.(\d+)', str(metadata.get('monai_version', '')))
+    if match is None:
+        raise ModelError(
+            f'{path}: its metadata do not say for which MONAI it was made (monai_version).',
+            'SwinUNETR computes something else before MONAI 1.5: add it to metadata.json.',
+        )
+    return 'legacy' if (int(match[1]), int(match[2])) < _MERGING_CORRECTED else 'merging'
+
+
+def _check_arguments(
+    given: Mapping[str, Any], architecture: str, known: set[str], path: Path
+) -> None:
+    strange = sorted(set(given) - known)
+    fixed = _FIXED[architecture]
+    other = sorted(key for key, value in fixed.items() if given.get(key, value) != value)
+    if strange or other:
+        key = (strange or other)[0]
+        raise ModelError(
+            f'{path}: the network has {key} = {given[key]!r}, which mslesseg does not support.',
+            'This bundle cannot be imported.',
+        )
+
+
+def _is_expression(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_is_expression, value))
+    return isinstance(value, str) and value.startswith(('$', '%'))
+
+
+def _windows(config: _Config, architecture: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return patch and sampler of the inferer, as far as it says them in numbers."""
+    inferer = config.table('inferer')
+    fields: dict[str, Any] = {}
+    edges = _edges(inferer.get('roi_size', options.get('edge')))
+    if edges is not None:
+        fields['patch'] = edges
+        if architecture == 'unetr':
+            options.setdefault('edge', list(edges))
+    sampler = {
+        'overlap': inferer.get('overlap', 0.25),
+        'blending': inferer.get('mode', 'constant'),
+    }
+    if isinstance(sampler['overlap'], int | float) and sampler['blending'] in (
+        'constant',
+        'gaussian',
+    ):
+        fields['sampler'] = sampler
+    return fields
+
+
+def _edges(size: Any) -> tuple[int, int, int] | None:
+    values = [size] * 3 if isinstance(size, int) else size
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        return None
+    if not all(isinstance(n, int) and n > 0 for n in values):
+        return None
+    return values[0], values[1], values[2]
+
+
+def _inputs(metadata: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the channels, where the bundle names modalities that we know, in order."""
+    formats = metadata.get('network_data_format')
+    inputs = formats.get('inputs') if isinstance(formats, dict) else None
+    image = inputs.get('image') if isinstance(inputs, dict) else None
+    named = image.get('channel_def') if isinstance(image, dict) else None
+    if not isinstance(named, dict):
+        return {}
+    keys = sorted(named, key=lambda key: int(key) if str(key).isdigit() else 0)
+    channels = [_modality(str(named[key])) for key in keys]
+    if None in channels or len(channels) != definition.get('in_channels'):
+        return {}
+    return {'channels': tuple(channels)}
+
+
+def _modality(text: str) -> str | None:
+    return next((name for pattern, name in _MODALITY if pattern.search(text.strip())), None)
+
+
+def _normalises(config: _Config) -> bool:
+    """Whether the preprocessing is the z-score of non-zero voxels, channel by channel."""
+    wanted = {'nonzero': True, 'channel_wise': True}
+    return any(
+        str(step.get('_target_', '')).rpartition('.')[2] == 'NormalizeIntensityd'
+        and all(step.get(key) == value for key, value in wanted.items())
+        for step in _steps(config.table('preprocessing'))
+    )
+
+
+def _steps(value: Any) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from _steps(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _steps(item)
+
+
+def _card(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the card can take over from the metadata."""
+    named = {
+        'title': 'name', 'description': 'description', 'authors': 'authors',
+        'training_data': 'data_source', 'citation': 'references', 'copyright': 'copyright',
+        'intended_use': 'intended_use',
+    }  # fmt: skip
+    card = {key: metadata[name] for key, name in named.items() if metadata.get(name)}
+    figures = metadata.get('eval_metrics')
+    if isinstance(figures, dict) and figures:
+        card['figures'] = [{k: v for k, v in figures.items() if isinstance(v, int | float | str)}]
+    return {'title': 'Imported from a MONAI bundle', **card}

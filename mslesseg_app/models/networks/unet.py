@@ -1,0 +1,168 @@
+"""A residual 3D U-Net, plain PyTorch.
+
+The form is the common one: an encoder of residual blocks with strided convolutions between
+the levels, a decoder that up-samples by transposed convolutions and joins the encoder's maps,
+instance normalisation throughout (Çiçek et al., MICCAI 2016; He et al., CVPR 2016).  Auxiliary
+outputs on the coarser decoder levels exist for training only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+AUXILIARY = 'auxiliary.'
+"""Prefix of the state-dict keys that only training needs."""
+
+
+def _norm_act(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.InstanceNorm3d(channels, affine=True), nn.LeakyReLU(0.01, inplace=True)
+    )
+
+
+def _expect_rare(head: nn.Module) -> None:
+    """Start an output at a probability of 1 %, about what lesions have; it saves many steps."""
+    if isinstance(head, nn.Conv3d) and head.bias is not None:
+        nn.init.constant_(head.bias, math.log(0.01 / 0.99))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions with a shortcut; the first may halve the resolution.
+
+    Parameters
+    ----------
+    inputs, outputs : int
+        Numbers of channels.
+    stride : int
+        1 keeps the resolution, 2 halves it.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False)
+        self.between = _norm_act(outputs)
+        self.second = nn.Conv3d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm = nn.InstanceNorm3d(outputs, affine=True)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            pool = nn.AvgPool3d(stride) if stride != 1 else nn.Identity()
+            self.shortcut = nn.Sequential(pool, nn.Conv3d(inputs, outputs, 1, bias=False))
+        self.activation = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs, X, Y, Z)`` to ``(N, outputs, X/stride, Y/stride, Z/stride)``."""
+        y = self.norm(self.second(self.between(self.first(x))))
+        return self.activation(
+            y.add_(self.shortcut(x)) if not y.requires_grad else y + self.shortcut(x)
+        )
+
+
+class ConvBlock(nn.Module):
+    """One 3x3x3 convolution with normalisation and activation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)
+        self.norm_act = _norm_act(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(N, inputs, X, Y, Z)`` to ``(N, outputs, X, Y, Z)``."""
+        y: Tensor = self.norm_act(self.conv(x))
+        return y
+
+
+class ResidualUNet(nn.Module):
+    """Residual U-Net for volumes whose edges are multiples of :attr:`multiple`.
+
+    Parameters
+    ----------
+    inputs : int
+        Image channels.
+    outputs : int
+        Target channels (logits).
+    channels : sequence of int
+        Channels of each level, finest first; one more level halves the resolution once more.
+    auxiliary : int
+        Number of coarser decoder levels with an output of their own, for training.
+    """
+
+    def __init__(
+        self,
+        inputs: int = 3,
+        outputs: int = 1,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        auxiliary: int = 2,
+    ) -> None:
+        super().__init__()
+        if len(channels) < 2:
+            raise ValueError('a U-Net needs two levels or more')
+        self.multiple = 2 ** (len(channels) - 1)
+        pairs = list(pairwise(channels))
+        self.stem = ConvBlock(inputs, channels[0])
+        self.entry = ResidualBlock(channels[0], channels[0])
+        self.down = nn.ModuleList(
+            nn.Sequential(ResidualBlock(low, high, 2), ResidualBlock(high, high))
+            for low, high in pairs
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose3d(high, low, 2, 2) for low, high in reversed(pairs)
+        )
+        self.join = nn.ModuleList(
+            nn.Sequential(ConvBlock(2 * low, low), ConvBlock(low, low))
+            for low, _ in reversed(pairs)
+        )
+        self.head = nn.Conv3d(channels[0], outputs, 1)
+        coarse = channels[1:-1][:auxiliary]
+        self.auxiliary = nn.ModuleList(nn.Conv3d(width, outputs, 1) for width in coarse)
+        for head in (self.head, *self.auxiliary):
+            _expect_rare(head)
+
+    def decode(self, x: Tensor) -> list[Tensor]:
+        """Return the decoder's maps, finest first."""
+        maps = [self.entry(self.stem(x))]
+        for step in self.down:
+            maps.append(step(maps[-1]))
+        y = maps.pop()
+        decoded: list[Tensor] = []
+        for up, join in zip(self.up, self.join, strict=True):
+            y = join(torch.cat([maps.pop(), up(y)], dim=1))
+            if self.training:
+                decoded.append(y)
+        return decoded[::-1] if self.training else [y]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits ``(N, outputs, X, Y, Z)`` for images ``(N, inputs, X, Y, Z)``."""
+        self.check_shape(tuple(x.shape[2:]))
+        logits: Tensor = self.head(self.decode(x)[0])
+        return logits
+
+    def forward_all(self, x: Tensor) -> list[Tensor]:
+        """Return the logits and, in training mode, those of the auxiliary outputs."""
+        self.check_shape(tuple(x.shape[2:]))
+        maps = self.decode(x)
+        coarse = zip(self.auxiliary, maps[1:], strict=False)
+        return [self.head(maps[0]), *(head(level) for head, level in coarse)]
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless each edge is a multiple of :attr:`multiple`."""
+        if any(edge % self.multiple or edge < 2 * self.multiple for edge in shape):
+            raise ValueError(
+                f'edges {shape} are not multiples of {self.multiple} from {2 * self.multiple} up'
+            )
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Return the number of trained values that inference needs."""
+    kept = (p for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
+    return sum(p.numel() for p in kept)
+
+
+def build(inputs: int, options: Mapping[str, Any]) -> ResidualUNet:
+    """Return an untrained network; `options` are those of `ResidualUNet`."""
+    return ResidualUNet(inputs, **options)

@@ -1,0 +1,361 @@
+"""Weights that were trained with the public code of the four networks, read as ours.
+
+A checkpoint is opened as tensors only (``weights_only=True``): what else is in it, such as whole
+Python objects, is refused. Its names are translated, and then every tensor of the network must
+have come from exactly one tensor of the file and have its shape; nothing may be left over.
+
+===========  ==================================================  ===========================
+Network      Public code                                         Options to set
+===========  ==================================================  ===========================
+mssegdiff    MSSegDiff; Diff-UNet with one target channel        Diff-UNet: attention = false
+transbts     TransBTS                                            classes, edge
+unetr        research-contributions UNETR; MONAI's UNETR         classes, edge
+swinunetr    research-contributions SwinUNETR; MONAI's           classes, merging = 'legacy'
+===========  ==================================================  ===========================
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mslesseg_app.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = dict[str, 'Tensor']
+
+WRAPPERS = ('state_dict', 'model_state_dict', 'model_state', 'model', 'network', 'net', 'weights')
+"""Keys under which training code puts the state dict of the network."""
+
+PREFIXES = ('module.', '_orig_mod.')
+"""What parallel and compiled networks put before each name."""
+
+_SHOWN = 6
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+)
+
+# ------------------------------------------------------------------------------- names
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+
+
+def _mirror(count: int, name: str) -> Callable[[re.Match[str]], str]:
+    """Return a replacement that counts from the deepest of `count` levels."""
+    return lambda match: f'{name}.{count - int(match[1])}.'
+
+
+def _lower(template: str) -> Callable[[re.Match[str]], str]:
+    """Return a replacement whose numbers count from 0 instead of 1."""
+    return lambda match: template.format(*(int(group) - 1 for group in match.groups()))
+
+
+def _mssegdiff(options: Mapping[str, Any]) -> list[Rule]:
+    deepest = len(options.get('features', range(6))) - 2
+    return [
+        (r'^embed_model\.conv_0\.conv_', 'encoder.levels.0.'),
+        (r'^embed_model\.down_(\d+)\.convs\.conv_', r'encoder.levels.\1.'),
+        (r'^model\.', 'denoiser.'),
+        (r'^denoiser\.temb\.dense\.0\.', 'denoiser.time.first.'),
+        (r'^denoiser\.temb\.dense\.1\.', 'denoiser.time.second.'),
+        (r'^denoiser\.conv_0\.', 'denoiser.stem.'),
+        (r'^denoiser\.down_(\d+)\.convs\.', _lower('denoiser.down.{}.')),
+        (r'^denoiser\.upcat_(\d+)\.', _mirror(deepest, 'denoiser.up')),
+        (r'^denoiser\.dsa(\d+)\.', _lower('denoiser.down_attention.{}.')),
+        (r'^denoiser\.usa(\d+)\.', _mirror(deepest, 'denoiser.up_attention')),
+        (r'^denoiser\.final_conv\.', 'denoiser.head.'),
+        (r'\.upsample\.deconv\.', '.up.'),
+        (r'\.convs\.', '.block.'),
+        (r'\.temb_proj\.', '.time.'),
+        (r'^(denoiser\..*)\.conv_0\.', r'\1.first.'),
+        (r'^(denoiser\..*)\.conv_1\.', r'\1.second.'),
+        (r'\.adn\.N\.', '.norm.'),
+        (r'attention\.(\d+)\.conv\.conv\.', r'attention.\1.main.'),
+        (r'attention\.(\d+)\.conv_atten\.conv\.', r'attention.\1.coarse.'),
+    ]
+
+
+def _transbts(options: Mapping[str, Any]) -> list[Rule]:
+    def layer(match: re.Match[str]) -> str:
+        number, half = divmod(int(match[1]), 2)
+        return f'layers.{number}.{"feed" if half else "attend"}.'
+
+    return [
+        (r'^bn\.', 'bridge_norm.'),
+        (r'^conv_x\.', 'bridge.'),
+        (r'^endconv\.', 'head.'),
+        (r'^position_encoding\.position_embeddings$', 'positions'),
+        (r'^Unet\.InitConv\.conv\.', 'encoder.stem.'),
+        (r'^Unet\.EnBlock1\.', 'encoder.levels.0.0.'),
+        (r'^Unet\.EnBlock(\d)_(\d)\.', _lower('encoder.levels.{}.{}.')),
+        (r'^Unet\.EnDown(\d)\.conv\.', _lower('encoder.down.{}.')),
+        (r'^Enblock8_(\d)\.', _lower('narrow.{}.')),
+        (r'^DeBlock(\d)\.', lambda match: f'up.{4 - int(match[1])}.block.'),
+        (r'^DeUp(\d)\.', _mirror(4, 'up')),
+        (r'^(up\.\d)\.conv1\.', r'\1.squeeze.'),
+        (r'^(up\.\d)\.conv2\.', r'\1.up.'),
+        (r'^(up\.\d)\.conv3\.', r'\1.join.'),
+        (r'\.bn(\d)\.', r'.norm\1.'),
+        (r'^transformer\.net\.(\d+)\.', layer),
+        (r'\.attend\.fn\.norm\.', '.norm1.'),
+        (r'\.attend\.fn\.fn\.qkv\.', '.attention.qkv.'),
+        (r'\.attend\.fn\.fn\.proj\.', '.attention.out.'),
+        (r'\.feed\.fn\.norm\.', '.norm2.'),
+        (r'\.feed\.fn\.fn\.net\.0\.', '.linear1.'),
+        (r'\.feed\.fn\.fn\.net\.3\.', '.linear2.'),
+    ]
+
+
+def _unetr(options: Mapping[str, Any]) -> list[Rule]:
+    return []
+
+
+def _swinunetr(options: Mapping[str, Any]) -> list[Rule]:
+    return [(r'\.mlp\.fc(\d)\.', r'.mlp.linear\1.')]
+
+
+NAMES: dict[str, Callable[[Mapping[str, Any]], list[Rule]]] = {
+    'mssegdiff': _mssegdiff,
+    'transbts': _transbts,
+    'unetr': _unetr,
+    'swinunetr': _swinunetr,
+}
+"""From official names to ours: replacements that are applied one after the other."""
+
+STEMS = {
+    'mssegdiff': 'encoder.levels.0.0.conv.weight',
+    'transbts': 'encoder.stem.weight',
+    'unetr': 'encoder1.layer.conv1.conv.weight',
+    'swinunetr': 'encoder1.layer.conv1.conv.weight',
+}
+"""Our name of a tensor whose second edge is the number of image channels."""
+
+DROPPED = {
+    'transbts': r'^(linear_encoding|pre_head_ln)\.',
+    'unetr': r'^vit\.blocks\.\d+\.(norm_)?cross_attn\.|^vit\.(patch_embedding\.)?cls_token$',
+}
+"""Our names of tensors that a file may hold and a network does not use."""
+
+CONSTANT = r'\.norm_cross_attn\.|\.relative_position_index$|\.num_batches_tracked$'
+"""Our names of tensors that an older file may lack, because no result depends on their values."""
+
+HEADS = ('denoiser.head.', 'head.', 'out.')
+_TABLES = ('positions', 'vit.patch_embedding.position_embeddings')
+
+
+def rename(name: str, rules: list[Rule]) -> str:
+    """Return our name of an official tensor."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+# ----------------------------------------------------------------------------- reading
+
+
+class _Forgotten:
+    """Stands for the few harmless objects that training code leaves beside the tensors."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+FORGOTTEN = (
+    'numpy.core.multiarray.scalar',
+    'numpy._core.multiarray.scalar',
+    'numpy.dtype',
+    'argparse.Namespace',
+)
+"""Python names in checkpoints of the public code (best score, settings) that are passed over."""
+
+
+def read_checkpoint(path: Path) -> Tensors:
+    """Return the named tensors of a checkpoint.
+
+    Parameters
+    ----------
+    path : Path
+        A file of ``torch.save``, or a safetensors file.
+
+    Raises
+    ------
+    ModelError
+        If it is neither, holds Python objects, or no state dict.
+    """
+    if path.suffix == '.safetensors':
+        from mslesseg_app.models.networks import read_tensors
+
+        return _without_prefix(read_tensors(path))
+    return _without_prefix(_state_dict(path, _load(path)))
+
+
+def _load(path: Path) -> object:
+    import torch
+
+    allowed: list[Any] = [(_Forgotten, name) for name in FORGOTTEN]
+    try:
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # on pickle protocols; what matters is an error
+            return torch.load(path, map_location='cpu', weights_only=True)
+    except _UNREADABLE as error:
+        first = next((line for line in str(error).splitlines() if 'GLOBAL' in line), '')
+        why = f'it holds Python objects ({first.strip()})' if first else type(error).__name__
+        raise ModelError(
+            f'{path} is no checkpoint that can be read safely: {why}.',
+            'Give the state dict alone, saved by torch.save(network.state_dict(), file).',
+        ) from error
+
+
+def _state_dict(path: Path, content: object) -> Tensors:
+    """Return the innermost state dict of what was loaded."""
+    import torch
+
+    if isinstance(content, Mapping):
+        inner = next((content[k] for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
+        if inner is not None:
+            return _state_dict(path, inner)
+        tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+        if tensors and len(tensors) == len(content) and all(isinstance(k, str) for k in tensors):
+            return tensors
+    raise ModelError(
+        f'{path} holds no state dict of a network.',
+        'Give a state dict, or a checkpoint that has one under: ' + ', '.join(WRAPPERS) + '.',
+    )
+
+
+def _without_prefix(tensors: Tensors) -> Tensors:
+    for prefix in PREFIXES * 2:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+# -------------------------------------------------------------------------- conversion
+
+
+def convert(
+    path: Path, architecture: str, options: Mapping[str, Any], inputs: int | None = None
+) -> Tensors:
+    """Return official weights under our names.
+
+    Parameters
+    ----------
+    path : Path
+        Checkpoint of the public code.
+    architecture : str
+        A key of `NAMES`.
+    options : mapping
+        Those of the model's description.
+    inputs : int, optional
+        Image channels that the model has; those of the file if not given.
+
+    Returns
+    -------
+    dict of Tensor
+        The whole state dict of ``build(architecture, inputs, options)``, float32 and integers.
+
+    Raises
+    ------
+    ModelError
+        If the file cannot be read safely, or does not hold exactly this network.
+    """
+    from mslesseg_app.models.networks import build
+
+    if architecture not in NAMES:
+        raise ModelError(
+            f'There is no public code whose weights the network {architecture!r} can take.',
+            f'Known: {", ".join(sorted(NAMES))}.',
+        )
+    found = _renamed(path, architecture, options)
+    stem = found.get(STEMS[architecture])
+    if inputs is None:
+        inputs = int(stem.shape[1]) if stem is not None and stem.ndim == 5 else 3
+    own = build(architecture, inputs, dict(options)).state_dict()
+    for name in set(own) - set(found):
+        if re.search(CONSTANT, name):
+            found[name] = own[name]
+    unused = DROPPED.get(architecture)
+    if unused:
+        found = {k: v for k, v in found.items() if k in own or not re.search(unused, k)}
+    _check(path, architecture, found, own)
+    return {name: _plain(path, name, found[name], own[name]) for name in own}
+
+
+def _renamed(path: Path, architecture: str, options: Mapping[str, Any]) -> Tensors:
+    rules = NAMES[architecture](options)
+    found: Tensors = {}
+    for name, value in read_checkpoint(path).items():
+        ours = rename(name, rules)
+        if ours in found:
+            raise ModelError(
+                f'{path} holds {ours!r} of {architecture} twice.', 'Give an official checkpoint.'
+            )
+        found[ours] = value
+    return found
+
+
+def _check(path: Path, architecture: str, found: Tensors, own: Tensors) -> None:
+    """Raise ModelError unless names and shapes are those of the network."""
+    absent = [name for name in own if name not in found]
+    strange = [name for name in found if name not in own]
+    wrong = [name for name in own if name in found and own[name].shape != found[name].shape]
+    if not (absent or strange or wrong):
+        return
+    shapes = [f'{n} {tuple(found[n].shape)} instead of {tuple(own[n].shape)}' for n in wrong]
+    parts = [
+        f'{len(names)} {what} ({_some(names)})'
+        for what, names in (
+            ('missing', absent),
+            ('unknown', strange),
+            ('of another shape', shapes),
+        )
+        if names
+    ]
+    raise ModelError(
+        f'{path} does not hold a {architecture} of these options: tensors {"; ".join(parts)}.',
+        _advice(absent, strange, wrong, found),
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''
+    return ', '.join(names[:_SHOWN]) + more
+
+
+def _advice(absent: list[str], strange: list[str], wrong: list[str], found: Tensors) -> str:
+    """Return which option is probably wrong."""
+    if not absent and not strange:
+        if all(name.startswith(HEADS) for name in wrong):
+            return f'It has {found[wrong[0]].shape[0]} output channels: set the option classes.'
+        if all(name in _TABLES for name in wrong):
+            return 'It was trained on windows of another size: set the option edge.'
+    return 'Check the architecture, the number of channels and the options against the training.'
+
+
+def _plain(path: Path, name: str, tensor: Tensor, like: Tensor) -> Tensor:
+    """Return a dense copy of the kind that the network has; finite numbers only."""
+    import torch
+
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        raise ModelError(f'{path} holds {name!r} in a form that is not plain numbers.')
+    if not bool(tensor.isfinite().all()):
+        raise ModelError(
+            f'{path} holds values in {name!r} that are not numbers.', 'Train it again.'
+        )
+    return tensor.detach().to(like.dtype, copy=True).contiguous()

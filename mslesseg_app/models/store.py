@@ -1,0 +1,346 @@
+"""The folder of the user's own models: adding to it, fetching into it, removing from it.
+
+Weights take their place before the description that names them, and leave it after, so that a
+model is never listed without them. Their file names carry their SHA256: new weights of a model
+never overwrite those that an earlier run used.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mslesseg_app.errors import ModelError, MSLesSegError, NoInputError, UsageError
+from mslesseg_app.files import explain_os_error, write_text
+from mslesseg_app.models.check import check_model
+from mslesseg_app.models.convert import to_safetensors, unpack
+from mslesseg_app.models.fetch import download
+from mslesseg_app.models.registry import (
+    LOADERS,
+    WITHOUT_WEIGHTS,
+    ModelEntry,
+    file_sha256,
+    list_entries,
+    read_entry,
+    verified_files,
+)
+
+UNKNOWN_LICENCE = 'NOASSERTION'
+"""SPDX's word for a licence that nobody stated."""
+
+
+def add_model(
+    source: Path, folder: Path, wishes: Mapping[str, Any], *, force: bool = False
+) -> ModelEntry:
+    """Describe weights and put them into a folder of models.
+
+    Parameters
+    ----------
+    source : Path
+        Safetensors file, official checkpoint (``.pt``, ``.pth``) or MONAI bundle (folder, zip).
+    folder : Path
+        The ``--model-dir``; made if it does not exist.
+    wishes : mapping
+        Fields of `ModelEntry` that the user gave; the others come from the bundle, else from
+        the shipped description of the same architecture.
+    force : bool
+        Replace an entry of the same name.
+
+    Returns
+    -------
+    ModelEntry
+        As it is now listed.
+
+    Raises
+    ------
+    NoInputError
+        If the source does not exist.
+    UsageError
+        If the name is taken, or the architecture is not known from anything.
+    ModelError
+        If the source is no tensor file, or does not fit the description. Nothing is changed.
+    """
+    if not source.exists():
+        raise NoInputError(f'{source} does not exist.', 'Check the path.')
+    with _staging(folder) as staging:
+        base, raw = unpack(source, Path(staging))
+        values = _fill_in(base, wishes)
+        name = str(values['name'])
+        place = _place(name, folder, force)
+        tensors = Path(staging) / 'weights.safetensors'
+        inputs = len(values['channels'])
+        with _named(staging, source):
+            to_safetensors(raw, tensors, values['architecture'], values['options'], inputs)
+        digest = file_sha256(tensors)
+        weights = f'{name}-{digest[:12]}.safetensors'
+        tensors.rename(Path(staging) / weights)
+        values |= {'weights': weights, 'sha256': digest}
+        entry = _described(values, Path(staging), source.name)
+        with _named(staging, source):
+            check_model(entry, thorough=True)
+        return _install(entry, Path(staging), folder, place)
+
+
+def fetch_model(
+    entry: ModelEntry,
+    folder: Path,
+    *,
+    url: str | None = None,
+    sha256: str | None = None,
+    offline: bool = False,
+) -> list[Path]:
+    """Download the weights of an entry into a folder of models.
+
+    An entry that names no weights (the shipped networks) takes those of `url` and `sha256`: a
+    description of that name, with them, is written beside them.
+
+    Parameters
+    ----------
+    entry : ModelEntry
+    folder : Path
+        The ``--model-dir``.
+    url, sha256 : str, optional
+        Instead of what the entry says; for one file only.
+    offline : bool
+        Refuse the network.
+
+    Returns
+    -------
+    list of Path
+        The weights files.
+
+    Raises
+    ------
+    UsageError
+        If nothing says where from or with which SHA256; the others are those of
+        `mslesseg_app.models.fetch.download`.
+    """
+    if not entry.needs_weights:
+        raise UsageError(f'The model {entry.name!r} has no weights: there is nothing to fetch.')
+    if not entry.files:
+        return [_fetch_new(entry, folder, url, sha256, offline)]
+    if (url or sha256) and len(entry.files) > 1:
+        raise UsageError(
+            f'The model {entry.name!r} has {len(entry.files)} weights files.',
+            'Write their addresses into its description (url).',
+        )
+    if sha256 and sha256 != entry.files[0][1]:
+        raise UsageError(
+            f'The description of {entry.name!r} has another SHA256 than --sha256.',
+            'Leave --sha256 away, or describe the new weights by: mslesseg models add',
+        )
+    sources = [(name, digest, url or own) for name, digest, own in entry.files]
+    if not all(source for _, _, source in sources):
+        raise UsageError(
+            f'The description of {entry.name!r} does not say where its weights are.',
+            'Give their address: --url',
+        )
+    for name, digest, source in sources:
+        download(str(source), folder / name, digest, offline=offline)
+    return [folder / name for name, _, _ in sources]
+
+
+def _fetch_new(
+    entry: ModelEntry, folder: Path, url: str | None, sha256: str | None, offline: bool
+) -> Path:
+    if not url or not sha256:
+        raise UsageError(
+            f'The model {entry.name!r} is described without weights.',
+            'Say where they are and which SHA256 they have: --url URL --sha256 HEX',
+        )
+    place = folder / f'.{entry.name}-{sha256[:12]}'
+    download(url, place, sha256, offline=offline)
+    try:
+        own = entry.name in own_entries(folder)
+        kept = {k: v for k, v in entry.description.items() if k not in ('weights', 'sha256')}
+        wishes = kept | {
+            'licence': entry.licence if own else UNKNOWN_LICENCE,
+            'url': url,
+            'card': {
+                **(entry.card if own else {}),
+                'title': f'Weights from {url}',
+                'source': url,
+                'source_sha256': sha256,
+            },
+        }
+        made = add_model(place, folder, wishes, force=True)
+    finally:
+        place.unlink(missing_ok=True)
+    return verified_files(made)[0]
+
+
+def remove_model(name: str, folder: Path) -> list[Path]:
+    """Remove an entry of the user's own, and its weights unless another entry names them.
+
+    Returns
+    -------
+    list of Path
+        What was removed.
+
+    Raises
+    ------
+    UsageError
+        If the folder has no such entry; shipped ones are not removed.
+    """
+    paths = removable(name, folder)
+    try:
+        for path in paths:
+            path.unlink()
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    return paths
+
+
+def removable(name: str, folder: Path) -> list[Path]:
+    """Return what `remove_model` would remove, the description first."""
+    own = own_entries(folder)
+    if name not in own:
+        shipped = {entry.name for entry in list_entries()}
+        raise UsageError(
+            f'{folder} has no model {name!r}.',
+            'It is shipped with mslesseg and stays.'
+            if name in shipped
+            else f'It has: {", ".join(sorted(own)) or "none"}.',
+        )
+    place, entry = own[name]
+    others = {file for key, (_, e) in own.items() if key != name for file, _, _ in e.files}
+    weights = [folder / file for file, _, _ in entry.files if file not in others]
+    return [place, *(path for path in weights if path.is_file())]
+
+
+def own_entries(folder: Path) -> dict[str, tuple[Path, ModelEntry]]:
+    """Return the descriptions of a folder with their files, by name."""
+    found = ((path, read_entry(path)) for path in sorted(folder.glob('*.toml')))
+    return {entry.name: (path, entry) for path, entry in found}
+
+
+def write_entry(entry: ModelEntry, path: Path) -> None:
+    """Write a description atomically."""
+    import tomli_w
+
+    values = {key: value for key, value in entry.description.items() if value not in (None, {})}
+    write_text(path, tomli_w.dumps(values))
+
+
+@contextmanager
+def _named(staging: str, source: Path) -> Iterator[None]:
+    """Let messages name the user's file, not its copy in the making."""
+    try:
+        yield
+    except ModelError as error:
+        message = re.sub(re.escape(staging) + r'/\S+?(?=[\s:]|$)', str(source), error.message)
+        raise ModelError(message, error.hint) from error
+
+
+def _staging(folder: Path) -> tempfile.TemporaryDirectory[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix='.tmp-', dir=folder)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+
+
+def _place(name: str, folder: Path, force: bool) -> Path:
+    """Return the file of the description, the old one if it is to be replaced."""
+    own = own_entries(folder)
+    if name in own and not force:
+        raise UsageError(
+            f'{folder} has a model {name!r} already.',
+            'Give another name by --name, or replace it by --force.',
+        )
+    place = own[name][0] if name in own else folder / f'{name}.toml'
+    if name not in own and place.exists():
+        raise UsageError(f'{place} describes another model.', 'Give another name by --name.')
+    return place
+
+
+def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all fields: what the user says, else the source, else the shipped description."""
+    given = {**base, **wishes}
+    architecture = given.get('architecture')
+    if not architecture:
+        raise UsageError(
+            'Of which network these weights are is not known.', 'Say it by --architecture.'
+        )
+    if architecture not in LOADERS or architecture in WITHOUT_WEIGHTS:
+        known = ', '.join(sorted(set(LOADERS) - WITHOUT_WEIGHTS))
+        raise UsageError(f'There is no network {architecture!r}.', f'Choose one of: {known}.')
+    shipped = next((e for e in list_entries() if e.architecture == architecture), None)
+    values = _usual(str(architecture), shipped)
+    lacking = [k for k in ('channels', 'normalisation') if k not in values and k not in given]
+    if lacking:
+        raise UsageError(
+            f'For {architecture!r} the {" and the ".join(lacking)} must be said.',
+            ' '.join(f'Use --{key}.' for key in lacking),
+        )
+    options = {**base.get('options', values['options']), **wishes.get('options', {})}
+    card = {**base.get('card', {}), **wishes.get('card', {})}
+    values |= {**given, 'options': options, 'card': card}
+    _match_edges(values, wishes)
+    return {'required': tuple(values['channels']), **values}
+
+
+def _usual(architecture: str, shipped: ModelEntry | None) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        'name': architecture,
+        'version': '1',
+        'missing': 'refuse',
+        'threshold': 0.5,
+        'licence': UNKNOWN_LICENCE,
+        'options': {},
+    }
+    if shipped is not None:
+        kept = ('channels', 'normalisation', 'patch', 'threshold', 'sampler', 'options')
+        values |= {key: getattr(shipped, key) for key in kept}
+    return values
+
+
+def _match_edges(values: dict[str, Any], wishes: Mapping[str, Any]) -> None:
+    """Let the window and the ``edge`` of networks with a table of positions follow each other."""
+    options = values['options']
+    if 'edge' not in options:
+        return
+    if 'edge' in wishes.get('options', {}) and 'patch' not in wishes:
+        edge = options['edge']
+        values['patch'] = tuple([edge] * 3 if isinstance(edge, int) else edge)
+    elif 'patch' in wishes and 'edge' not in wishes.get('options', {}):
+        patch = wishes['patch']
+        options['edge'] = list(patch) if len(set(patch)) > 1 else patch[0]
+
+
+def _described(values: Mapping[str, Any], staging: Path, source: str) -> ModelEntry:
+    added = datetime.now(UTC).date().isoformat()
+    card = {'title': f'Weights from {source}', 'added': added, 'source': source, **values['card']}
+    try:
+        return ModelEntry(**{**values, 'card': card}, folders=(staging,))
+    except ModelError as error:
+        raise ModelError(error.message, 'Correct the options of "mslesseg models add".') from error
+    except TypeError as error:
+        raise ModelError(f'The model cannot be described: {error}.') from error
+
+
+def _install(entry: ModelEntry, staging: Path, folder: Path, place: Path) -> ModelEntry:
+    """Move the weights to the folder, then the description; then remove what it replaced."""
+    name = str(entry.weights)
+    old = {file for file, _, _ in read_entry(place).files} if place.is_file() else set()
+    try:
+        shutil.move(staging / name, folder / name)
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    try:
+        write_entry(entry, place)
+    except MSLesSegError:
+        if name not in old:
+            (folder / name).unlink(missing_ok=True)
+        raise
+    named = {file for _, e in own_entries(folder).values() for file, _, _ in e.files}
+    for file in old - named:
+        (folder / file).unlink(missing_ok=True)
+    return replace(entry, folders=(folder,))

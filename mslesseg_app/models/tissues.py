@@ -1,0 +1,286 @@
+"""Brain tissues of one exam: where the priors lie in it and how bright each tissue is.
+
+Two small fits carry the method without weights. `fit_priors` moves the tissue maps of the
+template onto the brain at hand, so that it need not be aligned well (brains that were only
+moved rigidly to the template are 10 to 15 percent smaller than it). `fit_mixture` learns mean
+and spread of the three tissues and a smooth intensity offset, by expectation maximisation with
+the moved maps as prior (Van Leemput et al., IEEE Transactions on Medical Imaging 2001), outliers
+left out.
+
+All sums run over fixed orders without a threaded library, so results do not depend on threads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, optimize
+from scipy.spatial.transform import Rotation
+
+from mslesseg_app.errors import DataError
+
+Array = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+WM, GM, CSF = 0, 1, 2
+_FIT_STEP = 5
+_FIT_SIGMA = 1.6
+_MIX_STEP = 4
+_SMALLEST_SHARE = 0.01
+_OUTLIER_CHI2 = 9.0
+_ROUNDS = 12
+_OFFSET_SIGMA_MM = 25.0
+
+
+@dataclass(frozen=True)
+class PriorFit:
+    """Where the template's tissue maps lie in an exam.
+
+    Attributes
+    ----------
+    matrix, offset : array (3, 3), array (3,)
+        ``matrix @ voxel + offset`` is the voxel of the maps for a voxel of the exam.
+    explained : float
+        Share of the variance of the images that the moved maps explain.
+    """
+
+    matrix: Array
+    offset: Array
+    explained: float
+
+    def move(self, volume: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
+        """Resample one map onto the exam (linear; zero outside)."""
+        moved = ndimage.affine_transform(
+            volume, self.matrix, self.offset, order=1, output=np.float32
+        )
+        return np.asarray(moved)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Intensities of the tissues.
+
+    Attributes
+    ----------
+    means : array (3, C)
+        White matter, grey matter, cerebrospinal fluid; one column a channel.
+    white_spread : array (C,)
+        Robust standard deviation (1.4826 times the median absolute deviation) where the prior
+        of white matter is above 0.9; the same unit whichever other channels there are.
+    offsets : float32 array (C, X, Y, Z)
+        Smooth intensity offset to subtract from each channel.
+    """
+
+    means: Array
+    white_spread: Array
+    offsets: npt.NDArray[np.float32]
+
+
+def fit_priors(channels: Array, brain: Bools, priors: npt.NDArray[np.float32]) -> PriorFit:
+    """Move, scale and turn tissue maps so that they explain the images best.
+
+    The images are regressed on the three maps and a constant, on every fifth voxel; nine
+    parameters are searched (Powell) for the largest share of explained variance, starting from
+    centre and extent of the brain. No sign or order of contrasts is assumed.
+
+    Parameters
+    ----------
+    channels : array (C, X, Y, Z)
+        Images; at least one.
+    brain : bool array (X, Y, Z)
+    priors : float32 array (3, X, Y, Z)
+        White matter, grey matter, cerebrospinal fluid, 0 to 1, on the same grid.
+
+    Raises
+    ------
+    DataError
+        If the brain is too small to say anything.
+    """
+    points = _lattice(brain)
+    images = np.stack([_samples(channel, brain, points) for channel in channels], axis=1)
+    maps = [ndimage.gaussian_filter(prior, _FIT_SIGMA) for prior in priors]
+    start = _Start.of(brain, priors)
+
+    def unexplained(parameters: Array) -> float:
+        matrix, offset = start.affine(parameters)
+        where = np.einsum('ij,nj->in', matrix, points) + offset[:, None]
+        columns = [ndimage.map_coordinates(each, where, order=1) for each in maps]
+        return _residual_share(np.stack([*columns, np.ones(len(points))], axis=1), images)
+
+    found = optimize.minimize(
+        unexplained,
+        np.zeros(9),
+        method='Powell',
+        bounds=[(-20.0, 20.0)] * 9,
+        options={'xtol': 0.05, 'ftol': 1e-5, 'maxiter': 20},
+    )
+    matrix, offset = start.affine(found.x)
+    return PriorFit(matrix, offset, 1 - float(found.fun))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """First guess of the prior fit: same centre and same extent as the brain."""
+
+    centre_maps: Array
+    centre_brain: Array
+    scale: Array
+
+    @classmethod
+    def of(cls, brain: Bools, priors: npt.NDArray[np.float32]) -> _Start:
+        centre_maps, extent_maps = _centre_and_extent(priors.sum(axis=0) > 0.5)
+        centre_brain, extent_brain = _centre_and_extent(brain)
+        across = extent_brain[:2] / extent_maps[:2]
+        # a cut field of view shortens the third axis, so it follows the other two
+        scale = np.array([*across, np.sqrt(across.prod())])
+        return cls(centre_maps, centre_brain, np.clip(scale, 0.75, 1.3))
+
+    def affine(self, parameters: Array) -> tuple[Array, Array]:
+        """Return matrix and offset; parameters are mm, percent and hundredths of a radian."""
+        shift, stretch, turn = np.split(np.asarray(parameters, dtype=float), 3)
+        rotation = Rotation.from_rotvec(turn / 100).as_matrix()
+        matrix = rotation / (self.scale * np.exp(stretch / 100))[:, None]
+        return matrix, self.centre_maps - matrix @ (self.centre_brain + shift)
+
+
+def _centre_and_extent(mask: Bools) -> tuple[Array, Array]:
+    """Return mean and standard deviation of the voxel indices of a mask."""
+    centre, extent = np.zeros(3), np.zeros(3)
+    for axis in range(3):
+        counts = mask.sum(axis=tuple(a for a in range(3) if a != axis)).astype(float)
+        index = np.arange(counts.size)
+        centre[axis] = (counts * index).sum() / counts.sum()
+        extent[axis] = np.sqrt((counts * (index - centre[axis]) ** 2).sum() / counts.sum())
+    return centre, extent
+
+
+def _lattice(brain: Bools) -> Array:
+    step = _FIT_STEP
+    points = np.argwhere(brain[::step, ::step, ::step]).astype(float) * step
+    if len(points) < 1000:
+        raise _too_small()
+    return points
+
+
+def _too_small() -> DataError:
+    return DataError(
+        'The brain is too small, or too little of it was imaged, to find tissues in it.',
+        'Look at the alignment and the brain mask of this exam.',
+    )
+
+
+def _samples(channel: Array, brain: Bools, points: Array) -> Array:
+    """Return the smoothed image at the points, tails cut, mean zero and variance one."""
+    low, high = np.percentile(channel[brain], (1, 99))
+    filled = np.where(brain, np.clip(channel, low, high), low)
+    smooth = ndimage.gaussian_filter(filled, _FIT_SIGMA)
+    values = smooth[tuple(points.astype(int).T)]
+    return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
+
+
+def _residual_share(columns: Array, images: Array) -> float:
+    """Return the variance of standardised images that a regression leaves, averaged."""
+    count = len(images)
+    normal = np.einsum('ni,nj->ij', columns, columns) + 1e-3 * np.eye(columns.shape[1])
+    product = np.einsum('ni,nj->ij', columns, images)
+    explained = (product * np.linalg.solve(normal, product)).sum(axis=0) / count
+    return float(1 - explained.mean())
+
+
+def fit_mixture(channels: Array, seen: Bools, priors: npt.NDArray[np.float32]) -> Mixture:
+    """Learn the intensities of white matter, grey matter and fluid.
+
+    Every fourth voxel along each axis is used. Voxels far from all tissues (lesions, vessels,
+    remains of the skull) take no part.
+
+    Parameters
+    ----------
+    channels : array (C, X, Y, Z)
+        Images without much noise.
+    seen : bool array (X, Y, Z)
+        Brain voxels that all channels show.
+    priors : float32 array (3, X, Y, Z)
+        Tissue maps moved onto the exam.
+
+    Raises
+    ------
+    DataError
+        If a tissue is not to be found.
+    """
+    lattice = (slice(None, None, _MIX_STEP),) * 3
+    inside = seen[lattice]
+    if inside.sum() < 1000:
+        raise _too_small()
+    values = np.stack([channel[lattice][inside] for channel in channels], axis=1).astype(float)
+    prior = np.clip(np.stack([p[lattice][inside] for p in priors]).astype(float), 1e-3, None)
+    prior /= prior.sum(axis=0)
+    share = prior**2 / (prior**2).sum(axis=0)
+    trusted = np.ones(len(values))
+    offsets = np.zeros((len(channels), *inside.shape))
+    for _ in range(_ROUNDS):
+        corrected = values - offsets[:, inside].T
+        means, spreads = _moments(corrected, share * trusted)
+        share, distance = _expect(corrected, means, spreads, prior)
+        trusted = (distance < _OUTLIER_CHI2).astype(float)
+        residual = values - share.T @ means
+        weight = trusted * (share[WM] + 0.5 * share[GM])
+        offsets = np.stack([_smooth_offset(r, weight, inside) for r in residual.T])
+    corrected = values - offsets[:, inside].T
+    white = corrected[prior[WM] > 0.9] if (prior[WM] > 0.9).any() else corrected
+    spread = 1.4826 * np.median(np.abs(white - np.median(white, axis=0)), axis=0)
+    return Mixture(means, np.maximum(spread, 1e-3), _enlarge(offsets, seen.shape))
+
+
+def _moments(values: Array, weights: Array) -> tuple[Array, Array]:
+    """Return weighted means (3, C) and covariances (3, C, C)."""
+    total = weights.sum(axis=1)
+    if total.min() < _SMALLEST_SHARE * len(values):
+        raise DataError(
+            'White matter, grey matter and fluid cannot be told apart in this exam.',
+            'Look at the alignment and the brain mask; images need the contrast of a brain MRI.',
+        )
+    means = np.einsum('kn,nc->kc', weights, values) / total[:, None]
+    spreads = np.empty((len(weights), values.shape[1], values.shape[1]))
+    for tissue, weight in enumerate(weights):
+        centred = values - means[tissue]
+        spreads[tissue] = np.einsum('n,nc,nd->cd', weight, centred, centred) / total[tissue]
+    # outliers were cut at three deviations and more; give their share of the spread back
+    return means, 1.2 * (spreads + 1e-4 * np.eye(values.shape[1]))
+
+
+def _expect(values: Array, means: Array, spreads: Array, prior: Array) -> tuple[Array, Array]:
+    """Return tissue shares (3, N) and the squared distance to the nearest tissue (N)."""
+    distances = np.empty((len(means), len(values)))
+    likelihood = np.empty_like(distances)
+    for tissue, (mean, spread) in enumerate(zip(means, spreads, strict=True)):
+        centred = values - mean
+        distances[tissue] = np.einsum('nc,cd,nd->n', centred, np.linalg.inv(spread), centred)
+        likelihood[tissue] = np.exp(-0.5 * distances[tissue]) / np.sqrt(np.linalg.det(spread))
+    joint = likelihood * prior
+    total = joint.sum(axis=0)
+    far = total < 1e-12
+    share = np.where(far, prior, joint / np.where(far, 1.0, total))
+    return share, distances.min(axis=0)
+
+
+def _smooth_offset(residual: Array, weight: Array, inside: Bools) -> Array:
+    """Spread residuals smoothly over the lattice, weighted."""
+    sigma = _OFFSET_SIGMA_MM / _MIX_STEP
+    sums = np.zeros((2, *inside.shape))
+    sums[0][inside], sums[1][inside] = weight * residual, weight
+    smooth = [ndimage.gaussian_filter(each, sigma, truncate=3) for each in sums]
+    return np.asarray(smooth[0] / np.maximum(smooth[1], 1e-4))
+
+
+def _enlarge(offsets: Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Bring maps of the lattice back to the full grid (linear)."""
+    return np.stack(
+        [
+            ndimage.affine_transform(
+                each, np.full(3, 1 / _MIX_STEP), output_shape=shape, order=1, mode='nearest'
+            ).astype(np.float32)
+            for each in offsets
+        ]
+    )

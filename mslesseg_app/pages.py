@@ -1,0 +1,138 @@
+"""The pages of the output dataset, put together from the records of its exams."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import __version__
+from .bids.dataset import CITATION
+from .bids.exams import Exam
+from .bids.names import output_path
+from .errors import MSLesSegError, NoInputError
+from .files import write_json, write_text
+from .inference.ensemble import AnyModel
+from .reports.content import ExamContent, Figure, Provenance, SubjectContent
+from .reports.figures import read_figure
+from .reports.page import write_subject_page
+from .reports.records import failed_content, read_record
+from .settings import Settings
+
+_SHOWN_SOFTWARE = ('nipype', 'niworkflows', 'pybids', 'nibabel', 'SimpleITK', 'numpy', 'scipy')
+
+
+def record_failures(
+    exams: Iterable[Exam],
+    problems: dict[str, MSLesSegError],
+    steps: dict[str, str],
+    settings: Settings,
+    entry: AnyModel,
+) -> None:
+    """Write a record for each exam that failed, so that the page says why.
+
+    Results that an earlier run left stay where they are; only the record is replaced.
+    """
+    for exam in exams:
+        if exam.label not in problems:
+            continue
+        found = [
+            path
+            for folder in (exam.folder, f'sub-{exam.subject}')
+            for path in sorted(
+                (settings.out_dir / folder / 'log' / settings.run_uuid).glob('crash-*')
+            )
+        ]
+        content = failed_content(
+            exam,
+            problems[exam.label],
+            crash_file=found[0].name if found else '',
+            step=steps.get(exam.label, ''),
+        )
+        write_json(
+            settings.out_dir / output_path(exam, 'exam', desc=entry.name), content.to_dict()
+        )
+
+
+def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
+    """Write ``sub-<label>.html`` for each subject from the records in the output folder.
+
+    Raises
+    ------
+    NoInputError
+        If there is no record of any of them.
+    """
+    pages = []
+    for subject in sorted(subjects):
+        records = sorted((settings.out_dir / f'sub-{subject}').glob('**/log/*_exam.json'))
+        if not records:
+            continue
+        exams = tuple(_with_figures(path, subject, settings) for path in records)
+        content = SubjectContent(
+            subject=subject,
+            exams=exams,
+            provenance=_provenance(settings),
+            boilerplate=_boilerplate(settings),
+            citation=CITATION,
+        )
+        pages.append(write_subject_page(content, settings.out_dir / f'sub-{subject}.html'))
+    if not pages:
+        raise NoInputError(
+            f'{settings.out_dir} holds no finished exam of these participants.',
+            'Run the participant level first, without --reports-only.',
+        )
+    return pages
+
+
+def write_citation(settings: Settings, text: str) -> Path:
+    """Write the methods text of this run to ``logs/CITATION.md``."""
+    path = settings.out_dir / 'logs' / 'CITATION.md'
+    write_text(path, f'{text.strip()}\n\n### References\n\n{CITATION}\n')
+    return path
+
+
+def _with_figures(path: Path, subject: str, settings: Settings) -> ExamContent:
+    record = read_record(path)
+    exam = Exam(subject, record.session, {item.modality: Path() for item in record.images})
+    if record.status == 'failed' or record.model is None:
+        return record
+    wanted = [output_path(exam, 'figure_lesions', desc=record.model.name)]
+    wanted += [output_path(exam, 'figure_brain')]
+    wanted += [output_path(exam, 'figure_alignment', suffix=name) for name in exam.images]
+    figures: list[Figure] = []
+    for name in wanted:
+        if (settings.out_dir / name).is_file():
+            figures.append(read_figure(settings.out_dir / name).moved(name.as_posix()))
+    return dataclasses.replace(record, figures=tuple(figures))
+
+
+def _boilerplate(settings: Settings) -> str:
+    path = settings.out_dir / 'logs' / 'CITATION.md'
+    return path.read_text(encoding='utf-8') if path.is_file() else ''
+
+
+def _provenance(settings: Settings) -> Provenance:
+    shown = {
+        key: value
+        for key, value in settings.to_dict().items()
+        if key not in {'run_uuid', 'command', 'participants', 'sessions'} and value not in ({}, [])
+    }
+    return Provenance(
+        run_id=settings.run_uuid,
+        command=settings.command,
+        software={'mslesseg': __version__, 'Python': sys.version.split()[0], **_versions()},
+        settings={key: os.fspath(v) if isinstance(v, Path) else v for key, v in shown.items()},
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _SHOWN_SOFTWARE:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # a package of another name in some distributions
+            continue
+    return found

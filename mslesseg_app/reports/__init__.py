@@ -1,0 +1,27 @@
+"""Pages and pictures that people look at."""
+
+from __future__ import annotations
+
+from .content import (
+    ExamContent,
+    Failure,
+    Figure,
+    ImageUsed,
+    LesionSummary,
+    ModelInfo,
+    Provenance,
+    QCNumber,
+    SubjectContent,
+)
+
+__all__ = [
+    'ExamContent',
+    'Failure',
+    'Figure',
+    'ImageUsed',
+    'LesionSummary',
+    'ModelInfo',
+    'Provenance',
+    'QCNumber',
+    'SubjectContent',
+]

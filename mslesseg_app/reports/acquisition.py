@@ -1,0 +1,212 @@
+"""How images were acquired: from BIDS sidecars and image headers, or the release's CSV files."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+
+from ..errors import DataError, NoInputError
+from ..spatial.checks import UNREADABLE
+from .clinical import number
+
+MODALITIES = ('FLAIR', 'T1w', 'T2w')
+
+#: What is tabulated, in the order of the paper's Table 2; times in ms, lengths in mm.
+FIELDS = ('matrix', 'spacing', 'thickness', 'TR', 'TE', 'TI', 'flip')
+
+_SCANNER_HEADINGS = {
+    'rows': ('rows', 'righe', 'height'),
+    'columns': ('columns', 'cols', 'colonne', 'width'),
+    'spacing': ('pixel', 'spacing'),
+    'thickness': ('thickness',),
+    'TR': ('repetition', 'tr'),
+    'TE': ('echo', 'te'),
+    'TI': ('inversion', 'ti'),
+    'flip': ('flip',),
+}
+
+
+def read_bids(root: Path) -> dict[str, list[dict[str, float]]]:
+    """Read the acquisition of every FLAIR, T1w and T2w image of a BIDS dataset.
+
+    Sidecars count by BIDS' inheritance principle. The matrix is the mean of the rows and columns
+    of the slices, spacing their pixel size; without ``SliceThickness`` the distance of the slices
+    in the header stands for it.
+
+    Returns
+    -------
+    dict
+        One dictionary of `FIELDS` per image, by modality; NaN where a field is not known.
+
+    Raises
+    ------
+    NoInputError
+        If the folder holds no such image.
+    """
+    found = {
+        modality: [_image(path, root) for path in _images(root, modality)]
+        for modality in MODALITIES
+    }
+    if not any(found.values()):
+        raise NoInputError(f'{root} holds no FLAIR, T1w or T2w image.')
+    return found
+
+
+def _images(root: Path, modality: str) -> list[Path]:
+    patterns = (f'sub-*/anat/*_{modality}.nii*', f'sub-*/ses-*/anat/*_{modality}.nii*')
+    return sorted(path for pattern in patterns for path in root.glob(pattern))
+
+
+def _image(path: Path, root: Path) -> dict[str, float]:
+    said = _metadata(path, root)
+    values = _geometry(path)
+    thickness = _float(said.get('SliceThickness'))
+    return values | {
+        'thickness': thickness if math.isfinite(thickness) else values['thickness'],
+        'TR': 1000 * _float(said.get('RepetitionTime')),
+        'TE': 1000 * _float(said.get('EchoTime')),
+        'TI': 1000 * _float(said.get('InversionTime')),
+        'flip': _float(said.get('FlipAngle')),
+    }
+
+
+def _float(value: Any) -> float:
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if ok else math.nan
+
+
+def _geometry(path: Path) -> dict[str, float]:
+    """Return matrix, spacing and slice distance; the slice axis is the one that is unlike."""
+    try:
+        header: Any = nib.load(path).header
+        shape, sizes = header.get_data_shape()[:3], [float(z) for z in header.get_zooms()[:3]]
+        slices = header.get_dim_info()[2] if hasattr(header, 'get_dim_info') else None
+    except UNREADABLE:
+        return dict.fromkeys(FIELDS, math.nan)
+    if len(shape) < 3:
+        return dict.fromkeys(FIELDS, math.nan)
+    if slices is None:
+        thickest = max(range(3), key=lambda axis: sizes[axis])
+        slices = thickest if sizes[thickest] > 1.05 * sorted(sizes)[1] else _odd_axis(shape)
+    plane = [axis for axis in range(3) if axis != slices]
+    return {
+        'matrix': sum(shape[axis] for axis in plane) / 2,
+        'spacing': sum(sizes[axis] for axis in plane) / 2,
+        'thickness': sizes[slices],
+    }
+
+
+def _odd_axis(shape: tuple[int, ...]) -> int:
+    """Return the axis whose length differs where the other two agree, else the last."""
+    for axis in range(3):
+        one, two = (shape[other] for other in range(3) if other != axis)
+        if one == two and shape[axis] != one:
+            return axis
+    return 2
+
+
+def _metadata(path: Path, root: Path) -> dict[str, Any]:
+    """Merge the sidecars that apply to an image, the nearest last."""
+    stem = path.name.split('.', 1)[0]
+    *entities, suffix = stem.split('_')
+    merged: dict[str, Any] = {}
+    folders = [root, *(root / part for part in _prefixes(path.parent.relative_to(root)))]
+    for folder in folders:
+        fitting = [
+            sidecar
+            for sidecar in folder.glob(f'*{suffix}.json')
+            if sidecar.stem.split('_')[-1] == suffix
+            and set(sidecar.stem.split('_')[:-1]) <= set(entities)
+        ]
+        for sidecar in sorted(fitting, key=lambda item: item.stem.count('_')):
+            try:
+                content = json.loads(sidecar.read_text(encoding='utf-8'))
+            except (OSError, ValueError):
+                continue
+            merged |= content if isinstance(content, dict) else {}
+    return merged
+
+
+def _prefixes(relative: Path) -> Iterator[Path]:
+    """Yield ``sub-01``, ``sub-01/ses-1``, ``sub-01/ses-1/anat``."""
+    for count in range(1, len(relative.parts) + 1):
+        yield Path(*relative.parts[:count])
+
+
+def read_scanner_tables(folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Read ``patient_scanners_info_{FLAIR,T1,T2}.csv`` of the MSLesSeg release.
+
+    Headings are recognised by words; rows that hold nothing but ``NONE`` are left out.
+
+    Raises
+    ------
+    NoInputError
+        If there is none of the three.
+    DataError
+        If one has no column that is known.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for modality, word in zip(MODALITIES, ('FLAIR', 'T1', 'T2'), strict=True):
+        paths = sorted(folder.glob(f'**/*scanners_info_{word}.csv'))
+        found[modality] = _scanner_rows(paths[0]) if paths else []
+    if not any(found.values()):
+        raise NoInputError(f'{folder} holds no patient_scanners_info_*.csv with a value.')
+    return found
+
+
+def _scanner_rows(path: Path) -> list[dict[str, float]]:
+    lines = path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
+    delimiter = max(';\t,', key=(lines or [''])[0].count)
+    header, *rows = [*csv.reader(lines, delimiter=delimiter)] or [[]]
+    columns = _scanner_columns([name.strip().lower() for name in header])
+    if not columns:
+        raise DataError(f'{path} has no column that is known.')
+    made = []
+    for line, row in enumerate(rows, start=2):
+        values = {
+            what: _pair_mean(row[place] if place < len(row) else '', f'{path}, line {line}')
+            for what, place in columns.items()
+        }
+        if any(math.isfinite(value) for value in values.values()):
+            made.append(_matrix(values))
+    return made
+
+
+def _scanner_columns(names: list[str]) -> dict[str, int]:
+    columns = {}
+    for what, words in _SCANNER_HEADINGS.items():
+        places = [
+            place
+            for place, name in enumerate(names)
+            if any(word == name or (len(word) > 2 and word in name) for word in words)
+        ]
+        if places:
+            columns[what] = places[0]
+    return columns
+
+
+def _pair_mean(text: str, where: str) -> float:
+    """Read a number, or the mean of several such as ``[0.5, 0.5]`` or ``0.5\\0.5``."""
+    parts = [p for p in re.split(r'[\[\]()\\/\s|]+|,\s+', text.strip()) if p.strip(" ',")]
+    values = [number(part.strip(" ',"), where) for part in parts]
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _matrix(values: dict[str, float]) -> dict[str, float]:
+    sides = [values.pop(key) for key in ('rows', 'columns') if key in values]
+    known = [side for side in sides if math.isfinite(side)]
+    mean = sum(known) / len(known) if known else math.nan
+    return {**dict.fromkeys(FIELDS, math.nan), **values, 'matrix': mean}
+
+
+def column(images: Iterable[dict[str, float]], field: str) -> list[float]:
+    """Return the known values of a field."""
+    return [v for image in images if math.isfinite(v := image.get(field, math.nan))]

@@ -1,0 +1,324 @@
+"""What a subject page says: plain records that go to JSON and come back unchanged.
+
+The records know neither HTML nor files.  One :class:`ExamContent` is stored per exam, so that
+a page can be written again later, or be put together from exams that ran in different jobs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+
+Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
+
+#: Kinds of figure in the order in which a page shows them.
+FIGURE_KINDS = ('lesions', 'brain', 'alignment', 'other')
+
+_GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
+
+
+class Record:
+    """Frozen dataclass that holds only what JSON can hold, whatever it was given.
+
+    Lists become tuples, NumPy scalars Python ones, tables tuples of rows, paths strings, and
+    numbers that are not finite become None (JSON has no word for them).
+    """
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, item.name, _plain(getattr(self, item.name)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested dictionaries, lists and scalars, ready for :func:`json.dump`."""
+        return {
+            item.name: _encode(getattr(self, item.name))
+            for item in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Read what :meth:`to_dict` gave; keys of a newer version are left out.
+
+        Raises
+        ------
+        DataError
+            If ``content`` is not such a record.
+        """
+        hints = typing.get_type_hints(cls)
+        try:
+            known = {key: _decode(hints[key], content[key]) for key in content if key in hints}
+            return cls(**known)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise DataError(
+                f'This is no record of the type {cls.__name__}: {error}.',
+                'Delete the file and run the same command again: it is made anew.',
+            ) from error
+
+
+@dataclass(frozen=True)
+class Figure(Record):
+    """One picture.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`FIGURE_KINDS`.
+    path : str
+        The file; in a page's content relative to the folder of the page, with ``/``.
+    title : str
+        Heading over the picture.
+    caption : str
+        How to read it: convention of sides, what each contour is, what was left out.
+    alt : str
+        What it shows, for those who cannot see it.
+    modality : str
+        ``FLAIR``, ``T1w``, ``T2w``, or empty.
+    """
+
+    kind: str
+    path: str
+    title: str
+    caption: str
+    alt: str
+    modality: str = ''
+
+    def moved(self, path: object) -> Figure:
+        """Return the same figure at another place."""
+        return dataclasses.replace(self, path=str(path))
+
+
+@dataclass(frozen=True)
+class ImageUsed(Record):
+    """An input image and why it was taken.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the dataset, or a BIDS URI.
+    geometry : str
+        Shape and voxel size in words, such as ``320 × 320 × 48 voxels of 0.72 × 0.72 × 3 mm``.
+    notes : tuple of str
+        How it was chosen among others, and what is special about it.
+    """
+
+    modality: str
+    path: str
+    geometry: str = ''
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelInfo(Record):
+    """The model that made the probabilities."""
+
+    name: str
+    version: str = ''
+    digest: str = ''
+    threshold: float | None = None
+    licence: str = ''
+    description: str = ''
+    citation: str = ''
+    channels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class QCNumber(Record):
+    """A quality number and its verdict.
+
+    Attributes
+    ----------
+    name : str
+        Machine name, as in the metrics table.
+    title : str
+        The same in words; empty means ``name``.
+    limits : str
+        The rule behind the verdict, in words, such as ``suspect below 0.80``.
+    """
+
+    name: str
+    value: float | int | str | None
+    verdict: Verdict = 'unknown'
+    unit: str = ''
+    title: str = ''
+    limits: str = ''
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.verdict not in _GRAVITY:
+            raise ValueError(f'verdict of {self.name} is none of {", ".join(_GRAVITY)}')
+
+
+@dataclass(frozen=True)
+class LesionSummary(Record):
+    """The three numbers at the top of a page; volumes on the native FLAIR grid."""
+
+    count: int
+    volume_ml: float
+    largest_mm3: float | None = None
+
+
+@dataclass(frozen=True)
+class Failure(Record):
+    """Why an exam gave no result."""
+
+    message: str
+    exit_code: int = 1
+    hint: str = ''
+    crash_file: str = ''
+    step: str = ''
+
+
+@dataclass(frozen=True)
+class Provenance(Record):
+    """Who made the result: versions, command line and settings.
+
+    ``software`` and ``settings`` keep their order; values are shown as text.
+    """
+
+    run_id: str = ''
+    command: str = ''
+    software: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExamContent(Record):
+    """All that the page says about one exam (subject × session).
+
+    Attributes
+    ----------
+    session : str or None
+        Label without ``ses-``; None where the dataset has no sessions.
+    lesions : table, list of dict or tuple of dict
+        One row per lesion with the columns of the lesion table; kept as a tuple of dict.
+    lesion_columns : dict
+        Column name to its ``Description`` and ``Units``.
+    metrics : dict or None
+        Accuracy against a reference mask; None or all-None where there is none.
+    metric_columns : dict
+        The same dictionary for ``metrics``.
+    timings : dict
+        Stage to seconds.  Left out of the page by default, as they differ from run to run.
+    """
+
+    session: str | None
+    status: Literal['ok', 'failed'] = 'ok'
+    images: tuple[ImageUsed, ...] = ()
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    model: ModelInfo | None = None
+    summary: LesionSummary | None = None
+    lesions: tuple[dict[str, Any], ...] = ()
+    lesion_columns: dict[str, Any] = field(default_factory=dict)
+    qc: tuple[QCNumber, ...] = ()
+    metrics: dict[str, Any] | None = None
+    metric_columns: dict[str, Any] = field(default_factory=dict)
+    figures: tuple[Figure, ...] = ()
+    failure: Failure | None = None
+    provenance: Provenance | None = None
+    timings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the quality numbers; ``failed`` for a failed exam."""
+        if self.status == 'failed':
+            return 'failed'
+        if not self.qc:
+            return 'unknown'
+        return max((number.verdict for number in self.qc), key=_gravity)
+
+    @property
+    def label(self) -> str:
+        """``ses-<label>``, or ``no session label``."""
+        return f'ses-{self.session}' if self.session else 'no session label'
+
+    @property
+    def doubtful(self) -> tuple[QCNumber, ...]:
+        """Quality numbers that are not ``ok``, the worst first."""
+        found = [number for number in self.qc if _gravity(number.verdict) > 1]
+        return tuple(sorted(found, key=lambda number: -_gravity(number.verdict)))
+
+
+@dataclass(frozen=True)
+class SubjectContent(Record):
+    """Everything on the page of one subject.
+
+    Attributes
+    ----------
+    subject : str
+        Label without ``sub-``.
+    provenance : Provenance
+        Of the run that wrote the page; an exam's own, where given, is shown beside it.
+    boilerplate : str
+        Methods text in Markdown.
+    citation : str
+        How to cite, one reference a line.
+    """
+
+    subject: str
+    exams: tuple[ExamContent, ...] = ()
+    provenance: Provenance = field(default_factory=Provenance)
+    boilerplate: str = ''
+    citation: str = ''
+
+
+def table_rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    """Rows of a table as plain dictionaries; None where a number is missing."""
+    return tuple({str(k): _plain(v) for k, v in row.items()} for row in table.to_dict('records'))
+
+
+def _gravity(verdict: str) -> int:
+    return _GRAVITY[verdict]
+
+
+def _plain(value: Any) -> Any:
+    """Reduce a value to records, tuples, dictionaries and JSON scalars."""
+    if value is None or isinstance(value, bool | str | int | Record):
+        return value
+    if isinstance(value, pd.DataFrame):
+        return table_rows(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item) for item in value)
+    return None if value is pd.NA or value is pd.NaT else str(value)
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, dict):
+        return {key: _encode(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(item) for item in value]
+    return value
+
+
+def _decode(hint: Any, value: Any) -> Any:
+    """Build the record that the type hint asks for; other values pass."""
+    if value is None:
+        return None
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        records = [part for part in parts if isinstance(part, type) and issubclass(part, Record)]
+        return _decode(records[0], value) if records else value
+    if origin is tuple:
+        return tuple(_decode(parts[0], item) for item in value)
+    if isinstance(hint, type) and issubclass(hint, Record):
+        return hint.from_dict(value)
+    return value

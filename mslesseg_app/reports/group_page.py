@@ -1,0 +1,102 @@
+"""The page of the cohort: one HTML file that needs nothing else, in light and dark."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from ..bids.names import group_path
+from ..files import write_text
+from .charts import STYLE, Chart
+from .page import environment, source
+from .tabular import Cell, Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes
+    ----------
+    key : str
+        Its anchor.
+    words : tuple of str
+        Paragraphs above the tables.
+    warnings : tuple of str
+        What the reader must not miss; in a box.
+    files : tuple of str
+        Files that hold the same, relative to the page.
+    """
+
+    key: str
+    title: str
+    words: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number at the top of the page."""
+
+    value: str
+    name: str
+
+
+def write_group_page(
+    path: Path,
+    *,
+    title: str,
+    folder: str,
+    facts: Sequence[Fact],
+    sections: Sequence[Section],
+    version: str,
+) -> Path:
+    """Write the page; equal content gives equal bytes.
+
+    Raises
+    ------
+    OutputError, DiskError
+        If it cannot be written.
+    """
+    script = source('sort.js')
+    style = source('style.css') + source('group.css') + STYLE
+    html = (
+        environment()
+        .get_template('group.html')
+        .render(
+            title=title,
+            folder=folder,
+            facts=facts,
+            sections=sections,
+            version=version,
+            style=Markup(style),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            value_of=value_of,
+            drawn=drawn,
+            figures=group_path('figures').as_posix(),
+        )
+    )
+    write_text(path, html)
+    return path
+
+
+def drawn(chart: Chart) -> Markup:
+    """Return the drawing of a chart for the page; every text in it was escaped before."""
+    return Markup(chart.markup())
+
+
+def value_of(cell: Cell) -> float | None:
+    """Return the number by which a cell is sorted."""
+    number = getattr(cell, 'mean', getattr(cell, 'value', cell))
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return float(number) if number == number else None

@@ -1,0 +1,290 @@
+"""The page of one subject: one HTML file that needs nothing else, not even a network.
+
+Pictures are embedded as long as the page stays small enough to be mailed, and linked from then
+on.  A content policy in the page forbids every request and every script but its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree as ET
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..files import write_text
+from . import svg
+from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
+from .markup import linked, markdown, readable
+
+#: Bytes of pictures that a page may hold; with text it stays below 15 MB.
+EMBED_LIMIT = 13 * 2**20
+
+_MIME = {
+    '.svg': 'image/svg+xml',
+    '.png': 'image/png',
+    '.jpg': 'image/jpeg',
+    '.jpeg': 'image/jpeg',
+    '.webp': 'image/webp',
+    '.gif': 'image/gif',
+}
+
+#: Headings of the lesion table; other columns are shown by their names.
+COLUMN_TITLES = {
+    'lesion_id': 'lesion',
+    'volume_mm3': 'volume',
+    'n_voxels': 'voxels',
+    'max_diameter_mm': 'largest diameter',
+    'centroid_x': 'x',
+    'centroid_y': 'y',
+    'centroid_z': 'z',
+    'mni_x': 'MNI x',
+    'mni_y': 'MNI y',
+    'mni_z': 'MNI z',
+    'mean_prob': 'mean probability',
+    'max_prob': 'highest probability',
+    'mean_uncertainty': 'mean uncertainty',
+    'n_models_agree': 'models',
+}
+
+PART_HEADINGS = {
+    'lesions': 'Lesions',
+    'brain': 'Brain mask',
+    'alignment': 'Alignment with the template',
+    'other': 'More pictures',
+    'quality': 'Quality',
+    'accuracy': 'Agreement with the reference mask',
+    'inputs': 'Images, and what was missing',
+    'model': 'Model',
+    'run': 'Run of this exam',
+}
+
+VERDICT_WORDS = {
+    'ok': 'within limits',
+    'suspect': 'suspect',
+    'failed': 'failed',
+    'unknown': 'not judged',
+}
+
+
+@dataclass
+class Shown:
+    """A figure as the template puts it in.
+
+    Attributes
+    ----------
+    how : str
+        ``panels`` (one of our drawings, taken apart), ``embedded``, ``linked`` or ``missing``.
+    panels : list of str
+        SVG of each panel.
+    address : str
+        Data URI or relative link.
+    lesions : set of str
+        Numbers of the lesions that have an anchor in the panels.
+    """
+
+    figure: Figure
+    how: str
+    panels: list[Markup] = field(default_factory=list)
+    address: str = ''
+    flicker: bool = False
+    lesions: set[str] = field(default_factory=set)
+
+    @property
+    def kind(self) -> str:
+        """The part of the page to which the figure belongs."""
+        return self.figure.kind if self.figure.kind in FIGURE_KINDS else 'other'
+
+
+def write_subject_page(
+    content: SubjectContent, out_html: Path, *, embed_limit: int = EMBED_LIMIT
+) -> Path:
+    """Write the page of a subject; the file appears at once or not at all.
+
+    Parameters
+    ----------
+    content : SubjectContent
+        Figure paths are relative to the folder of ``out_html``. A figure that is not there
+        leaves a note on the page.
+    embed_limit : int
+        Bytes of pictures to embed; those beyond it are linked, lesions last of all.
+
+    Returns
+    -------
+    Path
+        ``out_html``. Equal content and figures give equal bytes.
+
+    Raises
+    ------
+    OutputError, DiskError
+        If the page cannot be written.
+    DataError
+        If a figure is damaged.
+    """
+    embedded = _choose_embedded(content, out_html.parent, embed_limit)
+    exams = [
+        _view(exam, place, out_html.parent, embedded)
+        for place, exam in enumerate(content.exams, 1)
+    ]
+    for view in exams:
+        view['parts'] = _parts(view, content)
+    script = source('sort.js') + source('page.js')
+    html = (
+        environment()
+        .get_template('page.html')
+        .render(
+            content=content,
+            exams=exams,
+            style=Markup(source('style.css') + svg.FLICKER_STYLE),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            titles=COLUMN_TITLES,
+            verdict_words=VERDICT_WORDS,
+        )
+    )
+    write_text(out_html, html)
+    return out_html
+
+
+@cache
+def environment() -> Environment:
+    """Return the templates, with the filters that all pages share."""
+    made = Environment(
+        loader=PackageLoader('mslesseg_app.reports', 'templates'),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {'readable': readable, 'linked': linked, 'markdown': markdown}
+    made.tests |= {'number': _is_number}
+    return made
+
+
+def source(name: str) -> str:
+    """Text of a file among the templates, as it stands."""
+    templates = environment()
+    assert templates.loader is not None
+    return templates.loader.get_source(templates, name)[0]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _choose_embedded(content: SubjectContent, folder: Path, limit: int) -> set[str]:
+    """Paths of the figures that go into the page: kind by kind until the limit is reached."""
+    figures = [figure for exam in content.exams for figure in exam.figures]
+    chosen: set[str] = set()
+    total = 0
+    for figure in sorted(figures, key=_rank):
+        path = folder / figure.path
+        if figure.path in chosen or not path.is_file():
+            continue
+        grows = 1.0 if path.suffix == '.svg' else 4 / 3
+        size = int(path.stat().st_size * grows)
+        if total + size <= limit:
+            chosen.add(figure.path)
+            total += size
+    return chosen
+
+
+def _rank(figure: Figure) -> int:
+    return FIGURE_KINDS.index(figure.kind) if figure.kind in FIGURE_KINDS else len(FIGURE_KINDS)
+
+
+def _view(exam: ExamContent, place: int, folder: Path, embedded: set[str]) -> dict[str, Any]:
+    """Collect what the template needs for one exam."""
+    key = f'exam-{place}'
+    figures = [
+        _show(figure, folder, figure.path in embedded, f'{key}-lesion-')
+        for figure in sorted(exam.figures, key=_rank)
+    ]
+    return {
+        'key': key,
+        'exam': exam,
+        'figures': figures,
+        'anchors': {number for shown in figures for number in shown.lesions},
+        'columns': _columns(exam),
+    }
+
+
+def _columns(exam: ExamContent) -> list[str]:
+    """Columns of the lesion table; those that this run did not fill are left out."""
+    columns = list(exam.lesions[0]) if exam.lesions else []
+    optional = {'mean_uncertainty', 'n_models_agree', 'agreement'}
+    empty = {name for name in optional if all(row.get(name) is None for row in exam.lesions)}
+    return [name for name in columns if name not in empty]
+
+
+def _parts(view: dict[str, Any], content: SubjectContent) -> dict[str, str]:
+    """Parts of an exam's section that have something to say, and their headings."""
+    exam: ExamContent = view['exam']
+    good = exam.status == 'ok'
+    kinds = {shown.kind for shown in view['figures']}
+    wanted = {
+        'lesions': good or 'lesions' in kinds or bool(exam.lesions),
+        'brain': good or 'brain' in kinds,
+        'alignment': good or 'alignment' in kinds,
+        'other': 'other' in kinds,
+        'quality': good or bool(exam.qc),
+        'accuracy': any(value not in (None, 'n/a') for value in (exam.metrics or {}).values()),
+        'inputs': True,
+        'model': exam.model is not None,
+        'run': exam.provenance not in (None, content.provenance),
+    }
+    return {part: words for part, words in PART_HEADINGS.items() if wanted[part]}
+
+
+def _show(figure: Figure, folder: Path, embed: bool, prefix: str) -> Shown:
+    path = folder / figure.path
+    if not path.is_file():
+        return Shown(figure, 'missing')
+    if not embed:
+        return Shown(figure, 'linked', address=quote(figure.path))
+    if (found := svg.load(path)) is not None:
+        return _take_apart(figure, found[1], prefix)
+    mime = _MIME.get(path.suffix.lower(), 'application/octet-stream')
+    data = base64.b64encode(path.read_bytes()).decode('ascii')
+    return Shown(figure, 'embedded', address=f'data:{mime};base64,{data}')
+
+
+def _take_apart(figure: Figure, root: ET.Element, prefix: str) -> Shown:
+    """Turn the panels of a mosaic into drawings of their own, which a page can re-flow."""
+    panels = [part for part in root if part.get('class') == 'msl-panel']
+    anchors = _largest_cuts(panels)
+    for number, group in anchors.items():
+        group.set('id', prefix + number)
+    flicker = 'msl-flicker' in root.get('class', '').split()
+    drawn = [Markup(text) for text in _serialised(panels)]
+    return Shown(figure, 'panels', drawn, flicker=flicker, lesions=set(anchors))
+
+
+def _largest_cuts(panels: list[ET.Element]) -> dict[str, ET.Element]:
+    """For each lesion the group in which its outline is longest."""
+    best: dict[str, tuple[int, ET.Element]] = {}
+    for part in panels:
+        for group in part.iter(f'{{{svg.SVG}}}g'):
+            number = group.get('data-lesion')
+            if number is None:
+                continue
+            length = sum(len(path.get('d', '')) for path in group)
+            if length > best.get(number, (-1, group))[0]:
+                best[number] = (length, group)
+    return {number: group for number, (_, group) in best.items()}
+
+
+def _serialised(panels: list[ET.Element]) -> Iterator[str]:
+    for part in panels:
+        alone = copy.copy(part)
+        for attribute in ('x', 'y', 'width', 'height'):
+            alone.attrib.pop(attribute, None)
+        yield ET.tostring(alone, encoding='unicode').replace(f' xmlns="{svg.SVG}"', '', 1)

@@ -1,0 +1,172 @@
+"""The settings of one run: a frozen dataclass, to and from TOML, passed in and never global."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from .errors import UsageError
+
+Engine = Literal['auto', 'fsl', 'builtin']
+Strategy = Literal['anchored', 'independent']
+SubjectReference = Literal['sessionwise', 'unbiased']
+OnFailedAlignment = Literal['stop', 'flag']
+EnsembleMethod = Literal['mean', 'majority', 'staple']
+
+#: Modalities in the order in which channels, files and tables list them.
+MODALITIES = ('FLAIR', 'T1w', 'T2w')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that the command line decides about one run.
+
+    Attributes
+    ----------
+    bids_dir, out_dir, work_dir : Path
+        Input dataset, output dataset and the folder of intermediate results.
+    participants, sessions : tuple of str
+        Labels without ``sub-`` and ``ses-``; empty means all.
+    model : tuple of str
+        Names in the registry; a single name is taken as a tuple of one.
+    ensemble : {'mean', 'majority', 'staple'} or None
+        How several models are joined; None takes the mean.
+    preset : {'fast', 'exact'}
+        How thoroughly networks are asked.
+    uncertainty : {'none', 'entropy', 'variance'}
+        Which map of doubt is written.
+    min_lesion_volume : float
+        Smallest lesion that is kept, in mm³ on the native FLAIR grid.
+    rules : str
+        Rule set by which the group level evaluates masks against references.
+    threshold : float or None
+        Probability at and above which a voxel is lesion; None takes the model card's.
+    mem_gb : float or None
+        Upper bound of memory in GB; None takes 90 % of the machine's.
+    """
+
+    bids_dir: Path
+    out_dir: Path
+    work_dir: Path
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    bids_filters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    derivatives: dict[str, Path] = field(default_factory=dict)
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    model: tuple[str, ...] = ('hyperintensity',)
+    ensemble: EnsembleMethod | None = None
+    preset: Literal['fast', 'exact'] = 'fast'
+    uncertainty: Literal['none', 'entropy', 'variance'] = 'none'
+    model_dir: Path | None = None
+    engine: Engine = 'auto'
+    strategy: Strategy = 'anchored'
+    subject_anatomical_reference: SubjectReference = 'sessionwise'
+    on_failed_alignment: OnFailedAlignment = 'stop'
+    require: tuple[str, ...] = ('FLAIR',)
+    ignore: tuple[str, ...] = ()
+    threshold: float | None = None
+    min_lesion_volume: float = 3.0
+    connectivity: Literal[6, 18, 26] = 6
+    device: str = 'auto'
+    rules: str = 'mslesseg'
+    random_seed: int = 1
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    mem_gb: float | None = None
+    stop_on_first_crash: bool = False
+    resource_monitor: bool = False
+    write_graph: bool = False
+    write_provenance: bool = False
+    offline: bool = False
+    run_uuid: str = ''
+    command: str = ''
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'model', _names(self.model))
+
+    @property
+    def bias_correction(self) -> bool:
+        """Whether N4 runs: never in ``independent``, which is the paper's procedure."""
+        return 'bias-correction' not in self.ignore and self.strategy != 'independent'
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the sessions of a subject share a within-subject template."""
+        return self.subject_anatomical_reference == 'unbiased'
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities to look for, those of ``ignore`` left out."""
+        ignored = {name.lower() for name in self.ignore}
+        return tuple(name for name in MODALITIES if name.lower() not in ignored)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that TOML can hold; what is None is left out."""
+        return {
+            item.name: _plain(value)
+            for item in dataclasses.fields(self)
+            if (value := getattr(self, item.name)) is not None
+        }
+
+    def to_toml(self, path: Path) -> None:
+        """Write the settings as TOML."""
+        import tomli_w
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(tomli_w.dumps(self.to_dict()), encoding='utf-8')
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Settings:
+        """Read settings that :meth:`to_toml` wrote.
+
+        Raises
+        ------
+        UsageError
+            If the file is no TOML or names a setting that does not exist.
+        """
+        try:
+            values = tomllib.loads(path.read_text(encoding='utf-8'))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(f'{path} is not a settings file: {error}') from error
+        known = {item.name for item in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise UsageError(f'{path} has unknown settings: {", ".join(unknown)}')
+        return cls(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir'}
+_TUPLES = {'participants', 'sessions', 'require', 'ignore'}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, dict):
+        # TOML knows no null: PyBIDS' "no such entity" is written as an empty list.
+        return {key: [] if item is None else _plain(item) for key, item in value.items()}
+    return value
+
+
+def _typed(key: str, value: Any) -> Any:
+    if key in _PATHS:
+        return Path(value)
+    if key in _TUPLES:
+        return tuple(value)
+    if key == 'derivatives':
+        return {name: Path(item) for name, item in value.items()}
+    if key == 'bids_filters':
+        return {
+            name: {entity: None if item == [] else item for entity, item in filters.items()}
+            for name, filters in value.items()
+        }
+    return value

@@ -1,0 +1,152 @@
+"""Can the result of an exam be trusted? The numbers that say so, and their verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .template import load_template
+
+#: Thicker slices than this, in mm, miss lesions and blur their edges.
+_THICK_MM = 5.0
+#: Share of the template's brain that the FLAIR covers: below it, lesions may lie outside.
+_COVERAGE = (0.97, 0.85)
+#: Volume of an adult brain with its ventricles, in ml: suspect beyond these limits.
+_BRAIN_ML = (900.0, 2000.0)
+
+_MODALITIES = ('FLAIR', 'T1w', 'T2w')
+
+QC_COLUMNS: dict[str, dict[str, Any]] = {
+    **{
+        f'alignment_{name}': {
+            'Description': f'Similarity of the aligned {name} with the template, as the quality '
+            'of the alignment; n/a where the image is missing or was registered already.'
+        }
+        for name in _MODALITIES
+    },
+    **{
+        f'alignment_{name}_verdict': {
+            'Description': f'Judgement of the alignment of the {name}.',
+            'Levels': {
+                'ok': 'can be trusted',
+                'suspect': 'look at it',
+                'failed': 'cannot be trusted',
+                'n/a': 'the image is missing',
+            },
+        }
+        for name in _MODALITIES
+    },
+    'flair_coverage': {
+        'Description': "Share of the template's brain that lies within the FLAIR, 0 to 1."
+    },
+    'brain_volume_mni_ml': {
+        'Description': 'Volume of the brain mask on the template grid, after scaling to it.',
+        'Units': 'mL',
+    },
+    'flair_slice_thickness_mm': {
+        'Description': 'Longest voxel edge of the FLAIR.',
+        'Units': 'mm',
+    },
+    'qc_verdict': {
+        'Description': 'The worst verdict of all quality numbers.',
+        'Levels': {'ok': 'can be trusted', 'suspect': 'look at it', 'failed': 'cannot be trusted'},
+    },
+}
+
+_GRAVITY = ('ok', 'suspect', 'failed')
+
+
+def exam_quality(
+    flair: Any, flair_mni: Any, brain_native: Any, brain_mni: Any, alignment: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Gather the quality numbers of an exam.
+
+    Parameters
+    ----------
+    flair, brain_native : nibabel image
+        FLAIR and brain mask on the FLAIR's own grid.
+    flair_mni, brain_mni : nibabel image
+        The same on the template grid.
+    alignment : mapping
+        Content of the quality file of the spatial engine.
+
+    Returns
+    -------
+    list of dict
+        ``name`` (a column of :data:`QC_COLUMNS`), ``value``, ``verdict``, ``unit``, ``title``
+        and ``limits``.
+    """
+    numbers = [_alignment(name, alignment) for name in _MODALITIES if name in alignment['images']]
+    coverage = _coverage(flair_mni)
+    numbers.append(
+        _number('flair_coverage', 'Brain covered by the FLAIR', coverage,
+                _below(coverage, *_COVERAGE),
+                limits=f'suspect below {_COVERAGE[0]:g}, failed below {_COVERAGE[1]:g}')
+    )  # fmt: skip
+    volume = float((np.asanyarray(brain_mni.dataobj) > 0).sum()) / 1000
+    native = np.asanyarray(brain_native.dataobj) > 0
+    native_ml = float(native.sum() * abs(np.linalg.det(brain_native.affine[:3, :3]))) / 1000
+    low, high = _BRAIN_ML
+    plausible = low <= native_ml <= high or coverage < _COVERAGE[0]
+    numbers.append(
+        _number('brain_volume_mni_ml', 'Brain volume on the template grid', volume,
+                'ok' if plausible else 'suspect', 'mL',
+                f'suspect where the native volume is outside {low:g} to {high:g} mL')
+    )  # fmt: skip
+    thickness = float(max(flair.header.get_zooms()[:3]))
+    numbers.append(
+        _number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
+                'ok' if thickness <= _THICK_MM else 'suspect', 'mm',
+                f'suspect above {_THICK_MM:g} mm')
+    )  # fmt: skip
+    return numbers
+
+
+def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the columns of :data:`QC_COLUMNS` that these numbers fill."""
+    row = {number['name']: number['value'] for number in numbers}
+    row |= {
+        f'{number["name"]}_verdict': number['verdict']
+        for number in numbers
+        if number['name'].startswith('alignment_')
+    }
+    worst = max((number['verdict'] for number in numbers), key=_GRAVITY.index)
+    return row | {'qc_verdict': worst}
+
+
+def _alignment(name: str, alignment: Mapping[str, Any]) -> dict[str, Any]:
+    found = alignment['images'][name]
+    return _number(
+        f'alignment_{name}',
+        f'Alignment of the {name}',
+        found['numbers'].get('z'),
+        found['verdict'],
+        limits=found['reason'],
+    )
+
+
+def _coverage(flair_mni: Any) -> float:
+    brain = np.asanyarray(load_template().mask.dataobj) > 0
+    inside = np.asanyarray(flair_mni.dataobj) != 0
+    return float(inside[brain].mean())
+
+
+def _below(value: float, suspect: float, failed: float) -> str:
+    return 'failed' if value < failed else 'suspect' if value < suspect else 'ok'
+
+
+def _number(
+    name: str, title: str, value: Any, verdict: str, unit: str = '', limits: str = ''
+) -> dict[str, Any]:
+    if isinstance(value, float):
+        value = round(value, 6)
+    return {
+        'name': name,
+        'title': title,
+        'value': value,
+        'verdict': verdict,
+        'unit': unit,
+        'limits': limits,
+    }

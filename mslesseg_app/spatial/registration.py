@@ -1,0 +1,241 @@
+"""Linear registration that needs no good start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from mslesseg_app.errors import AlignmentError
+from mslesseg_app.spatial import pose, search
+from mslesseg_app.spatial.affines import check_affine
+from mslesseg_app.spatial.bias import foreground
+from mslesseg_app.spatial.similarity import (
+    Affine,
+    Floats,
+    Samples,
+    Volume,
+    moving_volume,
+    reference_samples,
+    shrink,
+)
+
+Dof = Literal[6, 12]
+
+#: Voxels are averaged to about this size before anything else (mm).
+_WORK_MM = 1.5
+#: Resolutions of the search (mm).
+_COARSE_MM, _MIDDLE_MM, _FINE_MM, _LAST_MM = 12.0, 8.0, 4.0, 2.0
+#: Distance of the sample points (mm) where it is not the resolution: more do not help.
+_SPACING_MM = {_FINE_MM: 5.0, _LAST_MM: 3.0}
+#: How many candidates go from one stage to the next.
+_KEEP_COARSE, _KEEP_FINE = 24, 2
+#: Rounds at the middle resolution: how many are kept after how many steps.
+_MIDDLE_ROUNDS = ((10, 8), (4, 25))
+#: Poses whose cost differs by less than this are both refined to the end.
+_RIVAL = 0.01
+#: A rigid alignment that is better than wrong ones by so many of their standard deviations
+#: needs no second opinion.
+_CLEAR = 8.0
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """A linear transform and what speaks for it.
+
+    Attributes
+    ----------
+    moving_from_reference : ndarray, (4, 4)
+        RAS+ mm, maps points of the reference to points of the moving image.
+    quality : dict of str to float
+        ``nmi`` (normalised mutual information, 1 to 2), ``overlap`` (share of the reference
+        mask within the moving image's field of view), ``margin`` (how much better than the
+        best other place, in units of NMI; 0 when only one start was tried).
+    """
+
+    moving_from_reference: Affine
+    quality: dict[str, float] = field(default_factory=dict)
+
+
+class Pair:
+    """A moving image and a reference at several resolutions, each made once.
+
+    Parameters
+    ----------
+    moving, reference : nibabel images
+    moving_mask, reference_mask : nibabel images or None
+        Where the images count; the foreground of the reference when not given.
+    seed : int
+        Of the sample points.
+    """
+
+    def __init__(
+        self,
+        moving: Any,
+        reference: Any,
+        moving_mask: Any | None = None,
+        reference_mask: Any | None = None,
+        seed: int = 1,
+    ) -> None:
+        self._moving = _prepare(moving, moving_mask)
+        self._reference = _prepare(reference, None)
+        self._mask = _mask(self._reference, reference_mask)
+        self._seed = seed
+        self._levels: dict[float, tuple[Volume, Samples]] = {}
+
+    def level(self, size_mm: float) -> tuple[Volume, Samples]:
+        """Return volume and samples at a resolution (mm)."""
+        if size_mm not in self._levels:
+            spacing = _SPACING_MM.get(size_mm, size_mm)
+            samples = reference_samples(
+                *self._reference, self._mask, spacing, self._seed, fwhm_mm=size_mm
+            )
+            self._levels[size_mm] = moving_volume(*self._moving, size_mm), samples
+        return self._levels[size_mm]
+
+    def centre(self) -> npt.NDArray[np.float64]:
+        """Return the centre of mass (mm) of the moving image's foreground."""
+        data, affine = self._moving
+        voxels = np.argwhere(foreground(data))
+        if not len(voxels):
+            raise AlignmentError('The image has no foreground.', 'Is it empty?')
+        middle: npt.NDArray[np.float64] = affine[:3, :3] @ voxels.mean(axis=0) + affine[:3, 3]
+        return middle
+
+
+def _prepare(img: Any, mask: Any | None) -> tuple[Floats, Affine]:
+    if len(img.shape) != 3:
+        raise AlignmentError(f'A 3D image is needed, not one of shape {tuple(img.shape)}.')
+    data, affine = shrink(img, _WORK_MM)
+    if mask is not None:
+        data = data * (shrink(mask, _WORK_MM)[0] > 0)
+    if data.min() == data.max():
+        raise AlignmentError('The image is constant: there is nothing to align.')
+    return data, affine
+
+
+def _mask(reference: tuple[Floats, Affine], mask: Any | None) -> tuple[Floats, Affine]:
+    if mask is None:
+        data, affine = reference
+        return foreground(data).astype(np.float32), affine
+    data, affine = shrink(mask, 2.0)
+    if not (data > 0).any():
+        raise AlignmentError('The mask of the reference is empty.')
+    return data, affine
+
+
+def align(
+    moving: Any,
+    reference: Any,
+    *,
+    dof: Dof,
+    moving_mask: Any | None = None,
+    reference_mask: Any | None = None,
+    start: npt.ArrayLike | None = None,
+    threads: int = 1,
+    seed: int = 1,
+) -> Alignment:
+    """Find the affine that brings a moving image onto a reference.
+
+    With 12 degrees of freedom and no start the whole range of poses is searched (the
+    reference is a template brain, the moving image any head); with 6 the header's pose is
+    tried first and the search is the second opinion. Never worse than the start: poses are
+    compared by their similarity at the finest level.
+
+    Parameters
+    ----------
+    moving, reference : nibabel images, 3D
+    dof : {6, 12}
+        Rigid or affine. With 12 the size is drawn weakly to that of an adult head.
+    moving_mask, reference_mask : nibabel images or None
+        Where the images count, each on its own image's grid.
+    start : array_like, (4, 4) or (n, 4, 4), or None
+        One or several first guesses of ``moving_from_reference``; no search then.
+    threads : int
+        Not used by this engine (one thread); the result never depends on it.
+    seed : int
+        Of the sample points.
+
+    Returns
+    -------
+    Alignment
+
+    Raises
+    ------
+    AlignmentError
+        When an image is empty, constant, or not three-dimensional.
+    """
+    del threads
+    with threadpool_limits(limits=1, user_api='blas'):
+        return _align(moving, reference, dof, (moving_mask, reference_mask), start, seed)
+
+
+def _align(
+    moving: Any,
+    reference: Any,
+    dof: Dof,
+    masks: tuple[Any | None, Any | None],
+    start: npt.ArrayLike | None,
+    seed: int,
+) -> Alignment:
+    """Choose among the ways to a result."""
+    pair = Pair(moving, reference, *masks, seed)
+    if start is not None:
+        starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
+        return finish(pair, starts, dof)
+    if dof == 12:
+        return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12), dof)
+    return _from_header(pair)
+
+
+def _from_header(pair: Pair) -> Alignment:
+    """Refine the header's pose; search only when that stands out too little."""
+    near = finish(pair, [np.eye(4)], 6)
+    nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), near.moving_from_reference)
+    if (nmi - mean) / spread >= _CLEAR:
+        return near
+    others = search_poses(pair, np.zeros(3), 6)
+    return finish(pair, [near.moving_from_reference, *others], 6)
+
+
+def search_poses(
+    pair: Pair, log_size: npt.NDArray[np.float64], dof: int, keep: int = _KEEP_FINE
+) -> list[Affine]:
+    """Search the whole range of poses; return the best few that differ, best first."""
+    volume, samples = pair.level(_COARSE_MM)
+    centres = [pair.centre()]
+    rough = search.coarse(volume, samples, centres, np.exp(log_size), _KEEP_COARSE)
+    rough.append(search.evaluate(volume, samples, pose.start_at_header(log_size)))
+    volume, samples = pair.level(_MIDDLE_MM)
+    middle_dof, middle = 7 if dof == 12 else 6, rough
+    for keep, steps in _MIDDLE_ROUNDS:
+        middle = [
+            search.refine(volume, samples, one.affine, middle_dof, dof == 12, steps)
+            for one in middle
+        ]
+        middle = search.distinct(middle, samples, keep, apart_mm=8.0)
+    volume, samples = pair.level(_FINE_MM)
+    fine = [search.refine(volume, samples, one.affine, dof, dof == 12, 20) for one in middle]
+    return [one.affine for one in search.distinct(fine, samples, keep, apart_mm=5.0)]
+
+
+def finish(pair: Pair, starts: list[Affine], dof: Dof) -> Alignment:
+    """Refine each start through the fine levels and return the best result.
+
+    Only results that rival the best at the fine level go on to the last one.
+    """
+    volume, samples = pair.level(_FINE_MM)
+    fine = [search.refine(volume, samples, start, dof, dof == 12) for start in starts]
+    fine = search.distinct(fine, samples, len(fine), apart_mm=1.0)
+    rivals = [one for one in fine if one.cost < fine[0].cost + _RIVAL]
+    volume, samples = pair.level(_LAST_MM)
+    last = [search.refine(volume, samples, one.affine, dof, dof == 12) for one in rivals]
+    kept = [search.evaluate(volume, samples, start, dof == 12) for start in starts]
+    best = min([*last, *kept], key=lambda one: one.cost)
+    others = search.distinct([fine[0], *fine], samples, 2, apart_mm=8.0)[1:]
+    margin = others[0].cost - fine[0].cost if others else 0.0
+    quality = {'nmi': best.nmi, 'overlap': best.overlap, 'margin': margin}
+    return Alignment(best.affine, quality)

@@ -1,0 +1,380 @@
+"""The workflow of one exam: it only connects."""
+
+from __future__ import annotations
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline.engine import Node
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from ..bids.exams import Exam
+from ..inference.ensemble import (
+    AnyModel,
+    Ensemble,
+    final_threshold,
+    model_thresholds,
+    models_of,
+)
+from ..inference.presets import has_presets
+from ..interfaces.images import (
+    ConformImage,
+    CorrectBias,
+    RestoreToNative,
+    ToNativeGrid,
+    ToTemplate,
+)
+from ..interfaces.lesions import FindLesions, JoinModels, LabelsToMask, SegmentLesions
+from ..interfaces.measure import MeasureExam
+from ..interfaces.subject import TakeAnchor
+from ..models.registry import ModelEntry
+from ..settings import Settings
+from .align import init_builtin_align_wf
+from .align_fsl import init_fsl_align_wf
+from .names import exam_name
+from .outputs import init_outputs_wf
+
+#: Threads and memory (GB) of the nodes that need more than the usual.
+_BIAS_MEM_GB = 1.0
+
+
+def init_exam_wf(
+    *, exam: Exam, settings: Settings, engine: str, entry: AnyModel, shared: bool = False
+) -> Workflow:
+    """Build the workflow of one exam.
+
+    Parameters
+    ----------
+    exam : Exam
+        Subject, session and images; it must have no ``problem``.
+    settings : Settings
+        The run's settings; ``threshold`` None takes the model's.
+    engine : {'fsl', 'builtin'}
+        The spatial engine.
+    entry : ModelEntry or Ensemble
+        The model, or several joined.
+    shared : bool
+        The session shares a within-subject template: the workflow has an inputnode then, with
+        ``flair`` (prepared) and ``place`` (in that template), both from ``init_subject_wf``.
+
+    Returns
+    -------
+    LiterateWorkflow
+        Its outputs are written by the sub-workflow ``outputs_wf``.
+    """
+    workflow = Workflow(name=exam_name(exam))
+    modalities = tuple(exam.images)
+    prepare = _init_prepare_wf(exam, settings, shared)
+    if engine == 'fsl' and not exam.registered:
+        align = init_fsl_align_wf(modalities=modalities, settings=settings, registered=False)
+    else:
+        align = init_builtin_align_wf(
+            modalities=modalities, settings=settings, registered=exam.registered, shared=shared
+        )
+    if shared:
+        inputnode = Node(IdentityInterface(fields=['flair', 'place']), name='inputnode')
+        workflow.connect([
+            (inputnode, prepare, [('flair', 'inputnode.flair')]),
+            (inputnode, align, [('place', 'inputnode.place')]),
+        ])  # fmt: skip
+    lesions = init_lesion_wf(exam=exam, settings=settings, entry=entry)
+    outputs = init_outputs_wf(exam=exam, settings=settings, engine=engine, entry=entry)
+    for item in (name.lower() for name in modalities):
+        workflow.connect([
+            (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
+            (prepare, outputs, [(f'outputnode.{item}_native', f'inputnode.{item}_native')]),
+            (align, lesions, [(f'outputnode.{item}_mni', f'inputnode.{item}_mni')]),
+            (align, outputs, [
+                (f'outputnode.{item}_mni', f'inputnode.{item}_mni'),
+                (f'outputnode.{item}_xfm', f'inputnode.{item}_xfm'),
+            ]),
+        ])  # fmt: skip
+    workflow.connect([
+        (align, lesions, [
+            ('outputnode.brain_mask', 'inputnode.brain_mask'),
+            ('outputnode.flair_xfm', 'inputnode.flair_xfm'),
+            ('outputnode.quality', 'inputnode.quality'),
+        ]),
+        (align, outputs, [
+            ('outputnode.brain_mask', 'inputnode.brain_mni'),
+            ('outputnode.quality', 'inputnode.quality'),
+            ('outputnode.subject_reference', 'inputnode.subject_reference'),
+        ]),
+        (lesions, outputs, [
+            (f'outputnode.{field}', f'inputnode.{field}') for field in lesion_fields(settings)
+        ]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
+    """Check each image, turn it to RAS and remove its bias field.
+
+    The FLAIR of a session that shares a template was prepared for that already.
+    """
+    workflow = Workflow(name='prepare_wf')
+    correct = settings.bias_correction and not exam.registered
+    workflow.__desc__ = (
+        '\nThe intensities of each image were corrected for the bias field with *N4*.\n'
+        if correct
+        else '\nNo bias-field correction was done.\n'
+    )
+    names = [name.lower() for name in exam.images]
+    outputnode = Node(
+        IdentityInterface(fields=names + [f'{item}_native' for item in names]), name='outputnode'
+    )
+    for modality, path in exam.images.items():
+        item = modality.lower()
+        ready = shared and modality == 'FLAIR'
+        conform = Node(
+            TakeAnchor() if ready else ConformImage(in_file=str(path)),
+            name=f'conform_{item}',
+            mem_gb=0.5,
+        )
+        native = Node(ToNativeGrid(original=str(path)), name=f'native_{item}', mem_gb=0.5)
+        source = conform
+        if ready:
+            inputnode = Node(IdentityInterface(fields=['flair']), name='inputnode')
+            workflow.connect(inputnode, 'flair', conform, 'in_file')
+        elif correct:
+            source = Node(
+                CorrectBias(num_threads=settings.omp_nthreads),
+                name=f'bias_{item}',
+                n_procs=settings.omp_nthreads,
+                mem_gb=_BIAS_MEM_GB,
+            )
+            workflow.connect(conform, 'out_file', source, 'in_file')
+        workflow.connect([
+            (source, native, [('out_file', 'in_file')]),
+            (source, outputnode, [('out_file', item)]),
+            (native, outputnode, [('out_file', f'{item}_native')]),
+        ])  # fmt: skip
+    return workflow
+
+
+#: What the lesion workflow hands to the outputs.
+LESION_FIELDS = (
+    'prob_mni',
+    'prob_native',
+    'brain_native',
+    'lesion_native',
+    'lesion_mni',
+    'instances_native',
+    'instances_mni',
+    'lesions',
+    'metrics',
+    'summary',
+    'metadata',
+    'info',
+    'qc',
+    'reference',
+)
+
+
+def lesion_fields(settings: Settings) -> tuple[str, ...]:
+    """Return what the lesion workflow hands on, the maps of doubt only if asked for."""
+    if settings.uncertainty == 'none':
+        return LESION_FIELDS
+    return (*LESION_FIELDS, 'uncertainty_native', 'uncertainty_mni')
+
+
+def init_lesion_wf(
+    *, exam: Exam, settings: Settings, entry: AnyModel, name: str = 'lesion_wf'
+) -> Workflow:
+    """Run the model, bring its probability home, and make masks, instances, table and numbers."""
+    workflow = Workflow(name=name)
+    threshold = final_threshold(entry, settings.threshold)
+    workflow.__desc__ = _describe_lesions(settings, entry, threshold)
+    names = [modality.lower() for modality in exam.images]
+    inputnode = Node(
+        IdentityInterface(
+            fields=[f'{item}_mni' for item in names] + ['brain_mask', 'flair_xfm', 'quality']
+        ),
+        name='inputnode',
+    )
+    outputnode = Node(IdentityInterface(fields=list(lesion_fields(settings))), name='outputnode')
+    flair = str(exam.images['FLAIR'])
+    segment = _add_models(workflow, inputnode, names, settings, entry)
+    restore_prob = Node(RestoreToNative(original=flair), name='restore_prob', mem_gb=1.0)
+    restore_brain = Node(
+        RestoreToNative(original=flair, threshold=0.5), name='restore_brain', mem_gb=1.0
+    )
+    find = Node(
+        FindLesions(
+            threshold=threshold,
+            min_volume=settings.min_lesion_volume,
+            connectivity=settings.connectivity,
+        ),
+        name='find',
+        mem_gb=1.0,
+    )
+    labels_mni = Node(ToTemplate(interpolation='nearest'), name='labels_mni', mem_gb=0.5)
+    mask_mni = Node(LabelsToMask(), name='labels_mask_mni', mem_gb=0.5)
+    measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
+    workflow.connect([
+        (inputnode, restore_prob, [('flair_xfm', 'transform')]),
+        (inputnode, restore_brain, [('flair_xfm', 'transform'), ('brain_mask', 'in_file')]),
+        (inputnode, find, [('flair_xfm', 'transform')]),
+        (inputnode, labels_mni, [('flair_xfm', 'transform')]),
+        (inputnode, measure, [('quality', 'quality'), ('brain_mask', 'brain_mni'),
+                              ('flair_mni', 'flair_mni'), ('flair_xfm', 'transform')]),
+        (segment, restore_prob, [('prob_file', 'in_file')]),
+        (segment, find, [('info', 'info')]),
+        (restore_prob, find, [('out_file', 'prob_file')]),
+        (find, labels_mni, [('labels_file', 'in_file')]),
+        (labels_mni, mask_mni, [('out_file', 'in_file')]),
+        (find, measure, [('mask_file', 'mask_native'), ('summary', 'summary')]),
+        (mask_mni, measure, [('out_file', 'mask_mni')]),
+        (restore_brain, measure, [('out_file', 'brain_native')]),
+        (segment, measure, [('info', 'info')]),
+        (segment, outputnode, [('prob_file', 'prob_mni'), ('info', 'info')]),
+        (restore_prob, outputnode, [('out_file', 'prob_native')]),
+        (restore_brain, outputnode, [('out_file', 'brain_native')]),
+        (find, outputnode, [('mask_file', 'lesion_native'), ('labels_file', 'instances_native'),
+                            ('table_file', 'lesions'), ('summary', 'summary'),
+                            ('metadata', 'metadata')]),
+        (labels_mni, outputnode, [('out_file', 'instances_mni')]),
+        (mask_mni, outputnode, [('out_file', 'lesion_mni')]),
+        (measure, outputnode, [('out_file', 'metrics'), ('qc', 'qc'),
+                               ('reference_info', 'reference')]),
+    ])  # fmt: skip
+    if isinstance(entry, Ensemble):
+        _add_agreement(workflow, inputnode, find, settings, entry, flair)
+    if settings.uncertainty != 'none':
+        _add_uncertainty(workflow, (inputnode, segment, find, outputnode), flair)
+    return workflow
+
+
+def _add_models(
+    workflow: Workflow, inputnode: Node, names: list[str], settings: Settings, entry: AnyModel
+) -> Node:
+    """Add one inference node a model, and return the node that gives the joined map."""
+    nodes = []
+    for model in models_of(entry):
+        segment = _segment_node(settings, model, alone=not isinstance(entry, Ensemble))
+        for item in names:
+            workflow.connect(inputnode, f'{item}_mni', segment, item)
+        workflow.connect(inputnode, 'brain_mask', segment, 'brain_mask')
+        nodes.append(segment)
+    if not isinstance(entry, Ensemble):
+        return nodes[0]
+    probs, infos = (Merge(len(nodes), no_flatten=True) for _ in range(2))
+    merged = [Node(probs, name='model_probs'), Node(infos, name='model_infos')]
+    join = Node(
+        JoinModels(
+            method=entry.method,
+            thresholds=list(model_thresholds(entry, settings.threshold)),
+            uncertainty=settings.uncertainty,
+        ),
+        name='join_models',
+        mem_gb=1.0,
+    )
+    for node, output, field in zip(
+        merged, ('prob_file', 'info'), ('prob_files', 'infos'), strict=True
+    ):
+        node.run_without_submitting = True
+        for number, segment in enumerate(nodes, start=1):
+            workflow.connect(segment, output, node, f'in{number}')
+        workflow.connect(node, 'out', join, field)
+    return join
+
+
+def _add_agreement(
+    workflow: Workflow,
+    inputnode: Node,
+    find: Node,
+    settings: Settings,
+    entry: Ensemble,
+    flair: str,
+) -> None:
+    """Bring the probability of each model home, to tell which of them agree on a lesion."""
+    merge = Node(
+        Merge(len(entry.models), no_flatten=True),
+        name='model_natives',
+        run_without_submitting=True,
+    )
+    for number, model in enumerate(entry.models, start=1):
+        restore = Node(
+            RestoreToNative(original=flair), name=f'restore_model_{model.name}', mem_gb=1.0
+        )
+        workflow.connect([
+            (inputnode, restore, [('flair_xfm', 'transform')]),
+            (workflow.get_node(f'segment_{model.name}'), restore, [('prob_file', 'in_file')]),
+            (restore, merge, [('out_file', f'in{number}')]),
+        ])  # fmt: skip
+    find.inputs.model_thresholds = list(model_thresholds(entry, settings.threshold))
+    workflow.connect(merge, 'out', find, 'model_files')
+
+
+def _add_uncertainty(workflow: Workflow, nodes: tuple[Node, Node, Node, Node], flair: str) -> None:
+    """Bring the map of doubt home and into the table."""
+    inputnode, segment, find, outputnode = nodes
+    restore = Node(RestoreToNative(original=flair), name='restore_uncertainty', mem_gb=1.0)
+    workflow.connect([
+        (inputnode, restore, [('flair_xfm', 'transform')]),
+        (segment, restore, [('uncertainty_file', 'in_file')]),
+        (restore, find, [('out_file', 'uncertainty_file')]),
+        (segment, outputnode, [('uncertainty_file', 'uncertainty_mni')]),
+        (restore, outputnode, [('out_file', 'uncertainty_native')]),
+    ])  # fmt: skip
+
+
+def _segment_node(settings: Settings, entry: ModelEntry, alone: bool) -> Node:
+    """Make the inference node; on a GPU it takes one GPU slot, whatever its threads."""
+    on_gpu = entry.needs_weights and settings.device.startswith('cuda')
+    return Node(
+        SegmentLesions(
+            model=entry.name,
+            model_digest=entry.digest,
+            model_dir=str(settings.model_dir or ''),
+            random_seed=settings.random_seed,
+            preset=settings.preset if has_presets(entry) else '',
+            uncertainty=settings.uncertainty if alone else 'none',
+            device=settings.device,
+            use_gpu=on_gpu,
+            num_threads=settings.omp_nthreads,
+        ),
+        name='segment' if alone else f'segment_{entry.name}',
+        n_procs=1 if on_gpu else settings.omp_nthreads,
+        mem_gb=4.0 if entry.needs_weights else 1.5,
+    )
+
+
+def _measure(exam: Exam, entry: AnyModel) -> MeasureExam:
+    measure = MeasureExam(
+        participant=exam.subject,
+        session=exam.session or '',
+        model=entry.name,
+        original=str(exam.images['FLAIR']),
+    )
+    if exam.reference is not None:
+        measure.inputs.reference = str(exam.reference)
+    return measure
+
+
+def _describe_lesions(settings: Settings, entry: AnyModel, threshold: float) -> str:
+    return f"""
+White-matter lesions were segmented with {_describe_models(settings, entry)}.
+{_joined_map(entry)} was brought back to the grid of the subject's own FLAIR and thresholded at
+{threshold:g}; {settings.connectivity}-connected components of at least
+{settings.min_lesion_volume:g} mm³ were kept.
+"""
+
+
+def _describe_models(settings: Settings, entry: AnyModel) -> str:
+    """Name the model, or the models and how they were joined."""
+    named = [
+        f'*{model.name}* (version {model.version}, SHA256 {model.digest[:12]}…'
+        + (f', preset {settings.preset})' if has_presets(model) else ')')
+        for model in models_of(entry)
+    ]
+    if not isinstance(entry, Ensemble):
+        return f'the model {named[0]}'
+    how = {
+        'mean': 'joined by the mean of their probabilities',
+        'majority': 'joined by majority vote',
+        'staple': 'joined by *STAPLE* (Warfield et al., IEEE Trans. Med. Imaging 2004)',
+    }
+    return f'the models {", ".join(named[:-1])} and {named[-1]}, {how[entry.method]}'
+
+
+def _joined_map(entry: AnyModel) -> str:
+    return 'The joined map' if isinstance(entry, Ensemble) else 'Its probability'

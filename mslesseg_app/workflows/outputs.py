@@ -1,0 +1,200 @@
+"""What an exam leaves in the output dataset: files, sidecars, pictures and its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces.utility import IdentityInterface, Merge
+from nipype.pipeline.engine import Node
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from ..bids.exams import Exam
+from ..bids.names import output_entities
+from ..bids.sidecars import Sidecars
+from ..inference.ensemble import AnyModel
+from ..interfaces.report import (
+    DescribeExam,
+    DrawAlignment,
+    DrawBrain,
+    DrawLesions,
+    JoinMetadata,
+)
+from ..interfaces.sink import DerivativesDataSink
+from ..interfaces.spatial import InvertTransform
+from ..settings import Settings
+
+
+def init_outputs_wf(
+    *, exam: Exam, settings: Settings, engine: str, entry: AnyModel, name: str = 'outputs_wf'
+) -> Workflow:
+    """Write everything that one exam leaves behind.
+
+    The inputs are those of the alignment and lesion workflows; there are no outputs but files.
+    """
+    workflow = Workflow(name=name)
+    names = [modality.lower() for modality in exam.images]
+    fields = [f'{item}_{kind}' for item in names for kind in ('native', 'mni', 'xfm')]
+    fields += ['brain_native', 'brain_mni', 'prob_native', 'prob_mni', 'summary']
+    fields += ['lesion_native', 'lesion_mni', 'instances_native', 'instances_mni']
+    fields += ['lesions', 'metrics', 'info', 'qc', 'reference', 'metadata', 'subject_reference']
+    fields += ['quality']
+    doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
+    fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
+    inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
+    sinks = _Sinks(workflow, inputnode, exam, settings)
+    texts = Sidecars(exam, settings, entry, engine)
+    for modality in exam.images:
+        _add_image(sinks, texts, modality)
+    metadata = Node(JoinMetadata(), name='describe_lesions', run_without_submitting=True)
+    workflow.connect([
+        (inputnode, metadata, [('metadata', 'first'), ('subject_reference', 'second')]),
+    ])  # fmt: skip
+    reference, both = (inputnode, 'subject_reference'), (metadata, 'out')
+    sinks.feeds.append(both)
+    for space in ('native', 'mni'):
+        sinks.add('brain_' + space, texts.brain(space), extra=reference)
+        for kind in ('lesion', 'prob', 'instances', *doubt):
+            sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=both, desc=entry.name)
+    sinks.add('lesions', texts.lesion_table(), desc=entry.name)
+    sinks.add('metrics', texts.metrics(), desc=entry.name)
+    pictures = _add_figures(sinks, exam, entry)
+    record = _add_record(sinks, exam, settings, engine, entry)
+    sinks.wait_for([record, *pictures])
+    return workflow
+
+
+class _Sinks:
+    """Add sinks to a workflow, all alike."""
+
+    def __init__(
+        self, workflow: Workflow, inputnode: Node, exam: Exam, settings: Settings
+    ) -> None:
+        self.workflow = workflow
+        self.inputnode = inputnode
+        self.source = str(exam.images['FLAIR'])
+        self.out_dir = str(settings.out_dir)
+        self.all: list[Node] = []
+        self.feeds: list[tuple[Node, str]] = []
+
+    def add(
+        self,
+        key: str,
+        metadata: dict[str, Any] | None = None,
+        *,
+        field: str = '',
+        source: tuple[Node, str] | None = None,
+        extra: tuple[Node, str] | None = None,
+        name: str = '',
+        **entities: Any,
+    ) -> None:
+        """Sink one output.
+
+        Parameters
+        ----------
+        key : str
+            Kind of output in ``io_spec.json``.
+        metadata : dict, optional
+            Content of the sidecar.
+        field, source
+            Field of the inputnode (default: ``key``), or node and field, that gives the file.
+        extra
+            Node and field that give metadata which are known only when the exam has run.
+        """
+        names = output_entities(key, **entities)
+        sink = Node(
+            DerivativesDataSink(
+                base_directory=self.out_dir,
+                source_file=self.source,
+                compress='extension' not in names,  # those without are images
+                **names,
+                **(metadata or {}),
+            ),
+            name='ds_' + (name or key),
+            run_without_submitting=True,
+        )
+        node, output = source or (self.inputnode, field or key)
+        self.workflow.connect(node, output, sink, 'in_file')
+        self.all.append(sink)
+        self.feeds.append((node, output))
+        if extra:
+            self.workflow.connect(*extra, sink, 'meta_dict')
+
+    def wait_for(self, nodes: list[Node]) -> None:
+        """Let no sink write before all of ``nodes``, and all that the sinks write, is there.
+
+        An exam that fails half-way then leaves what an earlier run wrote as it is.
+        """
+        needed = list(dict.fromkeys([*self.feeds, *((node, 'out_file') for node in nodes)]))
+        gate = Node(Merge(len(needed)), name='describe_end', run_without_submitting=True)
+        for number, (node, field) in enumerate(needed, start=1):
+            self.workflow.connect(node, field, gate, f'in{number}')
+        for sink in self.all:
+            self.workflow.connect(gate, 'out', sink, 'after')
+
+
+def _add_image(sinks: _Sinks, texts: Sidecars, modality: str) -> None:
+    item = modality.lower()
+    for space in ('native', 'mni'):
+        sinks.add(
+            f'preproc_{space}',
+            texts.preproc(modality, space),
+            field=f'{item}_{space}',
+            name=f'preproc_{item}_{space}',
+            extra=(sinks.inputnode, 'subject_reference') if space == 'mni' else None,
+            suffix=modality,
+        )
+    invert = Node(InvertTransform(), name=f'native_xfm_{item}', run_without_submitting=True)
+    sinks.workflow.connect(sinks.inputnode, f'{item}_xfm', invert, 'in_file')
+    # ITK resamples by mapping points of the target to points of the source: the file that
+    # brings the FLAIR to MNI maps MNI points to the FLAIR.
+    sinks.add('to_mni', field=f'{item}_xfm', name=f'to_mni_{item}', **_from(modality))
+    sinks.add('from_mni', source=(invert, 'out_file'), name=f'from_mni_{item}', to=modality)
+
+
+def _from(modality: str) -> dict[str, Any]:
+    return {'from': modality}  # a word that Python keeps for itself
+
+
+def _add_figures(sinks: _Sinks, exam: Exam, entry: AnyModel) -> list[Node]:
+    workflow, inputnode = sinks.workflow, sinks.inputnode
+    lesions = Node(DrawLesions(), name='figure_lesions', mem_gb=0.5)
+    brain = Node(DrawBrain(), name='figure_brain', mem_gb=0.5)
+    workflow.connect([
+        (inputnode, lesions, [('flair_native', 'flair'), ('instances_native', 'labels'),
+                              ('prob_native', 'prob'), ('brain_native', 'brain')]),
+        (inputnode, brain, [('flair_native', 'image'), ('brain_native', 'mask')]),
+    ])  # fmt: skip
+    sinks.add('figure_lesions', source=(lesions, 'out_file'), desc=entry.name)
+    sinks.add('figure_brain', source=(brain, 'out_file'))
+    pictures = [lesions, brain]
+    for modality in exam.images:
+        item = modality.lower()
+        flicker = Node(DrawAlignment(modality=modality), name=f'figure_{item}', mem_gb=0.5)
+        workflow.connect(inputnode, f'{item}_mni', flicker, 'moving')
+        sinks.add(
+            'figure_alignment',
+            source=(flicker, 'out_file'),
+            name=f'figure_alignment_{item}',
+            suffix=modality,
+        )
+        pictures.append(flicker)
+    return pictures
+
+
+def _add_record(
+    sinks: _Sinks,
+    exam: Exam,
+    settings: Settings,
+    engine: str,
+    entry: AnyModel,
+) -> Node:
+    """Keep what the page says of this exam, so that it can be written again at any time."""
+    from ..reports.records import static_content
+
+    describe = Node(
+        DescribeExam(content=static_content(exam, settings, engine, entry)), name='describe'
+    )
+    for field in ('lesions', 'summary', 'info', 'qc', 'reference', 'subject_reference'):
+        sinks.workflow.connect(sinks.inputnode, field, describe, field)
+    sinks.add('exam', source=(describe, 'out_file'), desc=entry.name)
+    return describe

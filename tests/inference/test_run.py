@@ -1,0 +1,133 @@
+"""One exam through a model: channels, missing modalities, device, result."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.inference import run
+from mslesseg_app.inference.normalise import normalise
+from mslesseg_app.models.registry import ModelEntry
+
+SHAPE = (6, 7, 8)
+BRAIN = np.zeros(SHAPE, bool)
+BRAIN[1:5, 1:6, 1:7] = True
+RNG = np.random.default_rng(1)
+IMAGES = {name: RNG.gamma(4, 50, SHAPE) for name in ('FLAIR', 'T1w', 'T2w')}
+ENTRY = ModelEntry(
+    name='probe',
+    version='3',
+    architecture='unet',
+    channels=('T1w', 'FLAIR'),
+    required=('FLAIR',),
+    missing='zero',
+    normalisation='zscore',
+    threshold=0.5,
+    licence='Apache-2.0',
+)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Replace loading by a predictor that notes what it was called with."""
+    noted = []
+    run._loaded.cache_clear()
+
+    def load(entry, device, threads, seed):
+        noted.append({'load': (entry.name, device, threads, seed)})
+
+        def predictor(channels, brain, present):
+            noted.append({'channels': channels.copy(), 'present': present})
+            return np.full(brain.shape, 0.7)
+
+        return predictor
+
+    monkeypatch.setattr(run, 'load_predictor', load)
+    yield noted
+    run._loaded.cache_clear()
+
+
+def test_channels_come_in_the_order_of_the_entry_and_normalised(calls):
+    prob, info = run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
+    for index, name in enumerate(ENTRY.channels):
+        expected = normalise(IMAGES[name], BRAIN, 'zscore')
+        np.testing.assert_array_equal(calls[1]['channels'][index], expected)
+    assert calls[1]['present'] == (True, True)
+    assert prob.dtype == np.float32
+    assert not prob[~BRAIN].any()
+    assert (prob[BRAIN] == np.float32(0.7)).all()
+    assert info.pop('seconds') >= 0
+    assert info == {
+        'model': 'probe',
+        'version': '3',
+        'digest': ENTRY.digest,
+        'device': 'cpu',
+        'device_note': 'CPU as asked.',
+        'used': ['T1w', 'FLAIR'],
+        'missing': [],
+        'policy': 'zero',
+    }
+
+
+@pytest.mark.parametrize('policy', ['zero', 'ignore'])
+def test_a_missing_modality_leaves_an_empty_channel_and_is_told(calls, policy):
+    entry = replace(ENTRY, missing=policy)
+    _, info = run.segment_exam(entry, {'FLAIR': IMAGES['FLAIR']}, BRAIN, 'cpu')
+    assert not calls[1]['channels'][0].any()
+    assert calls[1]['present'] == (False, True)
+    assert (info['used'], info['missing'], info['policy']) == (['FLAIR'], ['T1w'], policy)
+
+
+def test_a_model_that_refuses_names_the_modality(calls):
+    with pytest.raises(DataError, match='T1w'):
+        run.segment_exam(replace(ENTRY, missing='refuse'), {'FLAIR': IMAGES['FLAIR']}, BRAIN)
+    assert not calls
+
+
+def test_a_required_modality_is_required_under_every_policy(calls):
+    with pytest.raises(DataError, match='FLAIR'):
+        run.segment_exam(ENTRY, {'T1w': IMAGES['T1w']}, BRAIN)
+
+
+def test_an_image_without_anatomy_is_named(calls):
+    images = IMAGES | {'T1w': np.ones(SHAPE)}
+    with pytest.raises(DataError, match=r'T1w: .*constant'):
+        run.segment_exam(ENTRY, images, BRAIN, 'cpu')
+
+
+def test_a_model_is_loaded_once_for_all_exams(calls):
+    for _ in range(3):
+        run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu', threads=2, seed=5)
+    loads = [call['load'] for call in calls if 'load' in call]
+    assert loads == [('probe', 'cpu', 2, 5)]
+
+
+def test_changed_weights_are_loaded_anew(calls):
+    for sha256 in ('a' * 64, 'b' * 64):
+        entry = replace(ENTRY, weights='w.safetensors', sha256=sha256)
+        run.segment_exam(entry, IMAGES, BRAIN, 'cpu')
+    assert sum('load' in call for call in calls) == 2
+
+
+@pytest.mark.parametrize('wrong', [np.full(SHAPE, np.nan), np.zeros((2, 2, 2))])
+def test_a_result_that_is_no_probability_is_refused(monkeypatch, wrong):
+    run._loaded.cache_clear()
+    monkeypatch.setattr(run, 'load_predictor', lambda *a: lambda *b: wrong)
+    with pytest.raises(DataError, match='no valid probability'):
+        run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
+    run._loaded.cache_clear()
+
+
+def test_device_errors_reach_the_user(calls):
+    with pytest.raises(UsageError):
+        run.segment_exam(ENTRY, IMAGES, BRAIN, 'tpu')
+
+
+def test_a_model_without_weights_stays_on_the_cpu(calls):
+    entry = replace(ENTRY, architecture='hyperintensity')
+    _, info = run.segment_exam(entry, IMAGES, BRAIN, 'cuda')
+    assert info['device'] == 'cpu'
+    assert 'no other device' in info['device_note']

@@ -1,0 +1,80 @@
+"""The records behind a page survive JSON and refuse nonsense."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mslesseg_app.errors import DataError
+from mslesseg_app.reports import ExamContent, Figure, Provenance, QCNumber, SubjectContent
+
+
+def test_round_trip_through_json(content: SubjectContent) -> None:
+    text = json.dumps(content.to_dict(), allow_nan=False)
+    assert SubjectContent.from_dict(json.loads(text)) == content
+
+
+def test_round_trip_of_one_exam(content: SubjectContent) -> None:
+    for exam in content.exams:
+        assert ExamContent.from_dict(json.loads(json.dumps(exam.to_dict()))) == exam
+
+
+def test_tables_and_numpy_values_become_plain() -> None:
+    table = pd.DataFrame({'lesion_id': np.array([1], np.int32), 'mean_prob': [np.nan]})
+    exam = ExamContent('1', lesions=table, metrics={'DSC': np.float32(0.5), 'ASSD': np.inf})
+    assert exam.lesions == ({'lesion_id': 1, 'mean_prob': None},)
+    assert type(exam.lesions[0]['lesion_id']) is int
+    assert exam.metrics == {'DSC': 0.5, 'ASSD': None}
+    assert Figure('brain', Path('a/b.svg'), '', '', '').path == 'a/b.svg'
+    assert ExamContent('1', missing=['T1w']).missing == ('T1w',)
+
+
+@settings(max_examples=50)
+@given(
+    st.dictionaries(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=8,
+        ),
+    )
+)
+def test_any_settings_survive(chosen: dict[str, object]) -> None:
+    made = Provenance(settings=chosen)
+    text = json.dumps(made.to_dict(), allow_nan=False)
+    assert Provenance.from_dict(json.loads(text)) == made
+
+
+def test_newer_keys_are_left_out_and_missing_ones_named() -> None:
+    assert ExamContent.from_dict({'session': '1', 'from_the_future': 3}).session == '1'
+    with pytest.raises(DataError, match='ExamContent'):
+        ExamContent.from_dict({'status': 'ok'})
+    with pytest.raises(DataError, match='QCNumber'):
+        ExamContent.from_dict({'session': '1', 'qc': [{'name': 'x', 'value': 1, 'verdict': '?'}]})
+
+
+@pytest.mark.parametrize(
+    ('verdicts', 'worst'),
+    [
+        ((), 'unknown'),
+        (('ok', 'unknown'), 'ok'),
+        (('ok', 'suspect'), 'suspect'),
+        (('failed', 'suspect', 'ok'), 'failed'),
+    ],
+)
+def test_the_worst_verdict_counts(verdicts: tuple[str, ...], worst: str) -> None:
+    numbers = tuple(QCNumber(f'n{place}', 1.0, word) for place, word in enumerate(verdicts))
+    exam = ExamContent('1', qc=numbers)
+    assert exam.verdict == worst
+    assert all(number.verdict in ('suspect', 'failed') for number in exam.doubtful)
+
+
+def test_a_failed_exam_is_never_green() -> None:
+    assert ExamContent('1', status='failed', qc=(QCNumber('n', 1, 'ok'),)).verdict == 'failed'

@@ -1,0 +1,61 @@
+"""Bias-field correction."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from mslesseg_app.errors import DataError
+from mslesseg_app.spatial.bias import correct_bias, foreground
+
+
+@pytest.fixture(scope='module')
+def shaded():
+    """Two tissues in a ball, under a bias field; returns image, tissues and mask."""
+    x, y, z = (np.mgrid[:48, :48, :24] - np.array([24, 24, 12])[:, None, None, None]) / 24.0
+    radius = np.sqrt(x**2 + y**2 + (2 * z) ** 2)
+    mask = radius < 0.9
+    tissue = np.where(np.sin(20 * x) * np.sin(20 * y) > 0, 100.0, 60.0) * mask
+    noise = np.random.default_rng(0).normal(0, 2, mask.shape) * mask
+    field = np.exp(0.4 * x - 0.3 * y**2)
+    data = (np.maximum(tissue + noise, 0) * field).astype(np.float32)
+    return nib.Nifti1Image(data, np.diag([3.0, 3.0, 6.0, 1.0])), tissue, mask
+
+
+def spread(data, tissue, mask):
+    return max(
+        data[mask & (tissue == level)].std() / data[mask & (tissue == level)].mean()
+        for level in (60.0, 100.0)
+    )
+
+
+def test_shading_is_removed(shaded):
+    img, tissue, mask = shaded
+    fixed = correct_bias(img)
+    assert spread(fixed.get_fdata(), tissue, mask) < 0.5 * spread(img.get_fdata(), tissue, mask)
+    assert fixed.get_data_dtype() == np.float32
+    np.testing.assert_array_equal(fixed.affine, img.affine)
+
+
+def test_same_bytes_whatever_the_threads(shaded):
+    img = shaded[0]
+    first, second = correct_bias(img, threads=1), correct_bias(img, threads=2)
+    assert first.get_fdata().tobytes() == second.get_fdata().tobytes()
+
+
+def test_mask_is_used(shaded):
+    img, _, mask = shaded
+    given = correct_bias(img, nib.Nifti1Image(mask.astype(np.uint8), img.affine))
+    assert np.isfinite(given.get_fdata()).all()
+
+
+def test_constant_image_is_refused():
+    flat = nib.Nifti1Image(np.full((10, 10, 10), 5.0, np.float32), np.eye(4))
+    with pytest.raises(DataError, match='constant'):
+        correct_bias(flat)
+
+
+def test_foreground_of_degenerate_images():
+    assert not foreground(np.zeros((3, 3, 3))).any()
+    assert foreground(np.ones((3, 3, 3))).all()

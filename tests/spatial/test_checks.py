@@ -1,0 +1,244 @@
+"""Bad images are refused with a message that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+
+from mslesseg_app.errors import DataError
+from mslesseg_app.spatial.checks import MAX_HEADER_DISAGREEMENT, MIN_SLICES, check_image
+
+SHAPE = (20, 21, 12)
+
+
+def sample(shape=SHAPE, dtype=np.float32) -> np.ndarray:
+    return np.random.default_rng(0).uniform(1, 100, shape).astype(dtype)
+
+
+def image(data: np.ndarray, affine: np.ndarray | None = None) -> nb.Nifti1Image:
+    made = nb.Nifti1Image(data, np.diag([1, 1, 3, 1.0]) if affine is None else affine)
+    made.set_qform(made.affine, 1)
+    made.set_sform(made.affine, 1)
+    return made
+
+
+def write(made: nb.Nifti1Image, folder: Path, name: str = 'image.nii.gz') -> Path:
+    path = folder / name
+    made.to_filename(path)
+    return path
+
+
+def refused(path: Path) -> DataError:
+    """Check that an image is refused, and return the error."""
+    with pytest.raises(DataError) as caught:
+        check_image(path)
+    error = caught.value
+    assert error.exit_code == 65
+    assert str(path) in str(error), 'the message names the file'
+    return error
+
+
+def test_a_good_image_passes(tmp_path):
+    made = image(sample())
+    checked = check_image(write(made, tmp_path))
+    assert np.array_equal(checked.get_fdata(), made.get_fdata())
+    assert np.array_equal(checked.affine, made.affine)
+    assert checked.get_data_dtype() == np.float32
+
+
+def test_scaled_integers_are_read_with_their_scale(tmp_path):
+    made = image(sample(dtype=np.int16))
+    made.header.set_slope_inter(0.5, 10)
+    path = tmp_path / 'scaled.nii'
+    made.to_filename(path)
+    raw = nb.load(path)
+    assert np.allclose(check_image(path).get_fdata(), raw.get_fdata())
+
+
+def test_trailing_axes_of_one_are_dropped(tmp_path):
+    path = write(image(sample((*SHAPE, 1, 1))), tmp_path)
+    assert check_image(path).shape == SHAPE
+
+
+@pytest.mark.parametrize('codes', [(1, 0), (0, 1), (2, 4)])
+def test_one_orientation_is_enough(tmp_path, codes):
+    made = image(sample())
+    made.set_qform(made.affine, codes[0])
+    made.set_sform(made.affine, codes[1])
+    check_image(write(made, tmp_path))
+
+
+@pytest.mark.parametrize('share', [0.2, 0.6, 0.99])
+def test_truncated(tmp_path, share):
+    path = write(image(sample()), tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    error = refused(path)
+    assert 'truncated' in str(error) or 'not a readable' in str(error)
+    assert 'Copy or convert' in error.hint
+
+
+def test_truncated_without_compression(tmp_path):
+    path = write(image(sample()), tmp_path, 'image.nii')
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert 'Copy or convert' in refused(path).hint
+
+
+def test_damaged_within(tmp_path):
+    path = write(image(sample()), tmp_path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    path.write_bytes(bytes(content))
+    refused(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'hello', gzip.compress(b'hello', mtime=0), bytes(400)])
+def test_no_nifti(tmp_path, content):
+    path = tmp_path / 'image.nii.gz'
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_another_format(tmp_path):
+    path = tmp_path / 'image.mgz'
+    nb.MGHImage(sample(), np.eye(4)).to_filename(path)
+    assert 'MGH' in str(refused(path))
+
+
+def test_absent(tmp_path):
+    assert 'does not exist' in str(refused(tmp_path / 'absent.nii.gz'))
+
+
+def test_a_folder_is_no_image(tmp_path):
+    folder = tmp_path / 'image.nii.gz'
+    folder.mkdir()
+    refused(folder)
+
+
+def test_series(tmp_path):
+    error = refused(write(image(sample((*SHAPE, 2))), tmp_path))
+    assert '(20, 21, 12, 2)' in str(error)
+    assert 'three-dimensional' in str(error)
+    assert 'one volume' in error.hint
+
+
+def test_two_axes(tmp_path):
+    assert 'three-dimensional' in str(refused(write(image(sample((20, 21))), tmp_path)))
+
+
+def test_colours(tmp_path):
+    dtype = np.dtype([('R', 'u1'), ('G', 'u1'), ('B', 'u1')])
+    refused(write(image(np.zeros(SHAPE, dtype)), tmp_path))
+
+
+def test_complex_numbers(tmp_path):
+    refused(write(image((sample() * (1 + 1j)).astype(np.complex64)), tmp_path))
+
+
+@pytest.mark.parametrize('value', [0, 7, -3])
+def test_constant(tmp_path, value):
+    error = refused(write(image(np.full(SHAPE, value, np.float32)), tmp_path))
+    assert f'constant: every voxel is {value}' in str(error)
+    assert error.hint
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_not_finite(tmp_path, value):
+    data = sample()
+    data[3, 4, 5] = data[1, 1, 1] = value
+    error = refused(write(image(data), tmp_path))
+    assert '2 voxels' in str(error)
+    assert error.hint
+
+
+def test_nothing_but_nan(tmp_path):
+    refused(write(image(np.full(SHAPE, np.nan, np.float32)), tmp_path))
+
+
+def test_forms_that_disagree(tmp_path):
+    made = image(sample())
+    turned = made.affine.copy()
+    turned[2, 3] += 15
+    made.set_sform(turned, 1)
+    error = refused(write(made, tmp_path))
+    assert 'qform and sform disagree by 15.0 mm' in str(error)
+    assert 'fslorient' in error.hint
+
+
+def test_forms_that_are_mirrored(tmp_path):
+    made = image(sample())
+    made.set_sform(np.diag([-1, 1, 1, 1]) @ made.affine, 1)
+    assert 'disagree' in str(refused(write(made, tmp_path)))
+
+
+def test_forms_that_differ_a_little(tmp_path):
+    made = image(sample())
+    near = made.affine.copy()
+    near[:3, 3] += MAX_HEADER_DISAGREEMENT / 3
+    made.set_sform(near, 1)
+    check_image(write(made, tmp_path))
+
+
+def test_forms_are_not_compared_where_one_is_not_set(tmp_path):
+    made = image(sample())
+    made.set_qform(np.diag([5, 5, 5, 1.0]), 0)
+    check_image(write(made, tmp_path))
+
+
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_voxels_without_extent(tmp_path, axis):
+    path = write(image(sample()), tmp_path, 'image.nii')
+    content = bytearray(path.read_bytes())
+    start = 76 + 4 * (axis + 1)  # pixdim
+    content[start : start + 4] = np.float32(0).tobytes()
+    path.write_bytes(bytes(content))
+    error = refused(path)
+    assert 'without extent' in str(error)
+    assert error.hint
+
+
+def test_a_singular_sform(tmp_path):
+    affine = np.diag([1, 0, 3, 1.0])
+    made = image(sample())
+    made.set_sform(affine, 1)
+    assert 'without extent' in str(refused(write(made, tmp_path)))
+
+
+def test_axes_of_the_sform_in_one_plane(tmp_path):
+    affine = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    made = nb.Nifti1Image(sample(), np.eye(4))
+    made.set_qform(None, 0)
+    made.set_sform(affine, 1)
+    refused(write(made, tmp_path))
+
+
+def test_an_affine_that_is_not_a_number(tmp_path):
+    path = write(image(sample()), tmp_path, 'image.nii')
+    content = bytearray(path.read_bytes())
+    content[280:284] = np.float32('nan').tobytes()  # srow_x
+    path.write_bytes(bytes(content))
+    refused(path)
+
+
+def test_no_orientation(tmp_path):
+    made = image(sample())
+    made.set_qform(made.affine, 0)
+    made.set_sform(made.affine, 0)
+    error = refused(write(made, tmp_path))
+    assert 'neither qform nor sform' in str(error)
+    assert 'left and right' in str(error)
+    assert 'dcm2niix' in error.hint
+
+
+@pytest.mark.parametrize('slices', [1, 3, MIN_SLICES - 1])
+@pytest.mark.parametrize('axis', [0, 1, 2])
+def test_few_slices(tmp_path, slices, axis):
+    shape = list(SHAPE)
+    shape[axis] = slices
+    error = refused(write(image(sample(tuple(shape))), tmp_path))
+    assert f'only {slices} slices' in str(error)
+    assert error.hint

@@ -1,0 +1,165 @@
+"""``mslesseg_app.segment``: what it takes, gives and refuses.
+
+That its results are the App's, bit by bit, is tested in ``tests/integration/test_networks.py``.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nb
+import numpy as np
+import pytest
+from tiny_models import add_tiny
+
+import mslesseg_app
+from mslesseg_app.errors import DataError, ModelError, UsageError
+from mslesseg_app.lesions.table import LESION_COLUMNS
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
+
+
+@pytest.fixture(scope='module')
+def brain() -> np.ndarray:
+    return np.asarray(load_template().mask.dataobj) > 0
+
+
+@pytest.fixture(scope='module')
+def flair(tmp_path_factory, brain) -> Path:
+    """A stripped image on the template grid with one very bright ball in white matter."""
+    data = np.asarray(load_template().brain.dataobj, dtype=np.float32)
+    data = np.where(brain, 400 + data / data.max() * 100, 0).astype(np.float32)
+    x, y, z = np.ogrid[:182, :218, :182]
+    data[((x - 62) ** 2 + (y - 120) ** 2 + (z - 96) ** 2 < 25) & brain] = 900
+    path = tmp_path_factory.mktemp('image') / 'flair.nii.gz'
+    image = nb.Nifti1Image(data, TEMPLATE_AFFINE)
+    image.set_sform(TEMPLATE_AFFINE, 4)
+    image.set_qform(TEMPLATE_AFFINE, 4)
+    image.to_filename(path)
+    return path
+
+
+@pytest.fixture(scope='module')
+def models(tmp_path_factory) -> Path:
+    """A folder with a tiny network that needs the FLAIR only."""
+    folder = tmp_path_factory.mktemp('models')
+    more = {'patch': (96, 96, 96), 'sampler': {'overlap': 0.0}}
+    add_tiny('unet', folder, name='tiny', required=('FLAIR',), missing='zero', **more)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def ball(brain) -> nb.Nifti1Image:
+    """A brain mask that one window covers."""
+    x, y, z = np.ogrid[:182, :218, :182]
+    near = (x - 62) ** 2 + (y - 120) ** 2 + (z - 96) ** 2 < 900
+    return nb.Nifti1Image((near & brain).astype(np.uint8), TEMPLATE_AFFINE)
+
+
+@pytest.fixture(scope='module')
+def found(flair, models, ball):
+    return mslesseg_app.segment(
+        flair, model='tiny', model_dir=models, threads=1, uncertainty='entropy', brain_mask=ball
+    )
+
+
+def test_images_lie_on_the_grid_of_the_flair(found, flair):
+    raw = nb.load(flair)
+    for image in (found.mask, found.probability, found.instances, found.brain, found.uncertainty):
+        assert image.shape == raw.shape
+        assert np.array_equal(image.affine, raw.affine)
+    assert found.mask.get_data_dtype() == np.uint8
+    assert found.probability.get_data_dtype() == np.float32
+    assert set(np.unique(found.mask.dataobj)) <= {0, 1}
+    assert 0 < np.max(found.probability.dataobj) <= 1
+    assert 0 < np.max(found.uncertainty.dataobj) <= 1
+
+
+def test_a_brain_mask_of_the_user_is_taken(found, ball):
+    assert np.array_equal(found.brain.dataobj, ball.dataobj)
+    assert not np.any(np.asarray(found.probability.dataobj)[np.asarray(ball.dataobj) == 0])
+
+
+def test_mask_instances_table_and_volumes_agree(found):
+    labels = np.asarray(found.instances.dataobj)
+    assert np.array_equal(labels > 0, np.asarray(found.mask.dataobj) > 0)
+    assert list(found.lesions.columns) == list(LESION_COLUMNS)
+    assert len(found.lesions) == found.volumes['lesion_count'] == labels.max()
+    total = found.lesions['volume_mm3'].sum() / 1000
+    assert found.volumes['lesion_volume_ml'] == pytest.approx(total)
+    assert found.volumes['brain_volume_ml'] == pytest.approx(np.sum(found.brain.dataobj) / 1000)
+
+
+def test_an_image_in_mni_space_is_not_registered(found):
+    assert list(found.transforms) == ['FLAIR']
+    assert np.array_equal(found.transforms['FLAIR'], np.eye(4))
+    assert {number['name'] for number in found.quality} >= {'alignment_FLAIR', 'flair_coverage'}
+    assert found.info['model'] == 'tiny'
+    assert found.info['missing'] == ['T1w', 'T2w']
+
+
+def test_an_image_in_memory_and_settings(found, flair, models, monkeypatch):
+    """The same bits from memory; the folder from the environment; a stricter rule."""
+    monkeypatch.setenv('MSLESSEG_MODEL_DIR', str(models))
+    again = mslesseg_app.segment(
+        nb.load(flair),
+        model='tiny',
+        threads=1,
+        threshold=0.999,
+        min_lesion_volume=1e6,
+        brain_mask=found.brain,
+    )
+    assert np.array_equal(again.probability.dataobj, found.probability.dataobj)
+    assert again.volumes['lesion_count'] == 0
+    assert again.uncertainty is None
+    assert len(again.lesions) == 0
+
+
+@pytest.mark.parametrize(
+    ('change', 'error', 'words'),
+    [
+        ({'flair': 'no.nii.gz'}, DataError, 'does not exist'),
+        ({'flair': 3}, UsageError, 'neither a path'),
+        ({'t1w': 'no.nii.gz'}, DataError, 'does not exist'),
+        ({'model': 'nothing'}, UsageError, 'no model'),
+        ({'model': 'swinunetr'}, DataError, 'needs T1w and T2w'),
+        ({'model_dir': 'nowhere'}, UsageError, 'does not exist'),
+        ({'device': 'tpu'}, UsageError, 'no device'),
+        ({'preset': 'slow'}, UsageError, 'no preset'),
+    ],
+)
+def test_what_cannot_be_done_is_explained(flair, models, brain, change, error, words):
+    mask = nb.Nifti1Image(brain.astype(np.uint8), TEMPLATE_AFFINE)
+    asked = {'flair': flair, 'model': 'tiny', 'model_dir': models, 'brain_mask': mask} | change
+    with pytest.raises(error, match=words):
+        mslesseg_app.segment(**asked)
+
+
+def test_a_network_without_weights_does_not_run(flair):
+    with pytest.raises(ModelError, match='no trained weights'):
+        mslesseg_app.segment(flair, flair, flair, model='unetr')
+
+
+@pytest.mark.parametrize('kind', ['empty', 'elsewhere'])
+def test_brain_masks_that_do_not_fit(flair, models, kind):
+    empty = nb.Nifti1Image(np.zeros((182, 218, 182), np.uint8), TEMPLATE_AFFINE)
+    elsewhere = nb.Nifti1Image(np.ones((10, 11, 12), np.uint8), np.eye(4))
+    mask = {'empty': empty, 'elsewhere': elsewhere}[kind]
+    with pytest.raises(DataError, match='brain mask'):
+        mslesseg_app.segment(flair, model='tiny', model_dir=models, brain_mask=mask)
+
+
+def test_the_package_is_light_and_the_function_needs_no_nipype():
+    code = (
+        'import sys, mslesseg_app\n'
+        'assert "nibabel" not in sys.modules\n'
+        'mslesseg_app.segment\n'
+        'import mslesseg_app.api, mslesseg_app.inference.run\n'
+        'heavy = {"nipype", "niworkflows", "bids", "torch"} & set(sys.modules)\n'
+        'assert not heavy, heavy\n'
+        'try:\n    mslesseg_app.nothing\nexcept AttributeError as error:\n    print(error)\n'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'nothing' in done.stdout

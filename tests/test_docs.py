@@ -1,0 +1,117 @@
+"""What the pages say is what the program does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from mslesseg_app import errors
+from mslesseg_app.bids.names import io_spec
+from mslesseg_app.cli import bids_app, report
+from mslesseg_app.lesions.table import LESION_COLUMNS
+from mslesseg_app.metrics.exam import METRIC_COLUMNS
+from mslesseg_app.models.registry import ModelEntry, list_entries
+
+PAGES = ('README.md', 'docs/*.md')
+
+
+@pytest.fixture(scope='module')
+def pages(project_root: Path) -> dict[Path, str]:
+    found = [path for pattern in PAGES for path in project_root.glob(pattern)]
+    return {path: path.read_text(encoding='utf-8') for path in found}
+
+
+def page(pages: dict[Path, str], name: str) -> str:
+    return next(text for path, text in pages.items() if path.name == name)
+
+
+def test_readme_begins_with_the_two_commands_and_a_picture(pages: dict[Path, str]) -> None:
+    lines = [line for line in page(pages, 'README.md').splitlines() if line]
+    assert [line.split('#')[0].strip() for line in lines[2:4]] == ['make demo', 'make test']
+    assert lines[5].startswith('![')
+
+
+def test_links_between_pages_lead_somewhere(pages: dict[Path, str]) -> None:
+    for path, text in pages.items():
+        for target in re.findall(r'\]\(([^)#\s]+)', text):
+            if not target.startswith(('http:', 'https:', 'mailto:')):
+                assert (path.parent / target).exists(), f'{path.name}: {target}'
+
+
+def test_make_targets_that_pages_name_exist(pages: dict[Path, str], project_root: Path) -> None:
+    makefile = (project_root / 'Makefile').read_text(encoding='utf-8')
+    targets = set(re.findall(r'^([a-z-]+):', makefile, re.M))
+    named = {name for text in pages.values() for name in re.findall(r'`?\bmake ([a-z-]+)`', text)}
+    assert named
+    assert named <= targets
+
+
+def test_exit_codes_are_those_of_the_errors(pages: dict[Path, str]) -> None:
+    listed = {
+        int(code) for code in re.findall(r'^\| (\d+) \|', page(pages, 'troubleshooting.md'), re.M)
+    }
+    family = [errors.MSLesSegError, *errors.MSLesSegError.__subclasses__()]
+    assert {error.exit_code for error in family} <= listed
+
+
+def test_tables_list_every_column(pages: dict[Path, str]) -> None:
+    text = page(pages, 'outputs.md')
+    text = re.sub(r'`(\w+_)x`, `_y`, `_z`', r'`\1x` `\1y` `\1z`', text)
+    for column in [*LESION_COLUMNS, *METRIC_COLUMNS]:
+        assert f'`{column}`' in text
+
+
+def test_models_are_listed(pages: dict[Path, str]) -> None:
+    for entry in list_entries():
+        assert f'| `{entry.name}` |' in page(pages, 'models.md')
+
+
+def test_fields_and_options_of_models_are_explained(pages: dict[Path, str]) -> None:
+    text = page(pages, 'models.md')
+    for item in fields(ModelEntry):
+        assert item.name == 'folders' or re.search(rf'^\|[^|]*`{item.name}`', text, re.M)
+    shown = subprocess.run(
+        [sys.executable, '-m', 'mslesseg_app', 'models', 'add', '--help'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    options = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', shown)) - {'--help'}
+    assert len(options) > 12
+    assert not {option for option in options if f'`{option}' not in text}
+
+
+def test_options_of_the_usage_page_exist(pages: dict[Path, str]) -> None:
+    rows = re.findall(r'^\| (`-.*?) \|', page(pages, 'usage.md'), re.M)
+    named = {option for row in rows for option in re.findall(r'(?<![\w-])--?[a-z][a-z-]*', row)}
+    shown = subprocess.run(
+        [sys.executable, '-m', 'mslesseg_app', '--help'],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert len(named) > 20
+    missing = {option for option in named if not re.search(rf'(?<![\w-]){option}\b(?!-)', shown)}
+    assert not missing
+
+
+def test_files_of_the_group_level_are_listed(pages: dict[Path, str]) -> None:
+    text = page(pages, 'group.md')
+    for key, name in io_spec()['group'].items():
+        assert f'`{name}' in text, key
+
+
+def test_options_of_the_group_page_exist(pages: dict[Path, str]) -> None:
+    named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', page(pages, 'group.md')))
+    parsers = [bids_app.build_parser(), report.build_parser()]
+    for action in parsers[1]._actions:
+        if isinstance(action.choices, dict):
+            parsers += action.choices.values()
+    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
+    assert len(named) > 12
+    assert named <= known

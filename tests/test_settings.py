@@ -1,0 +1,123 @@
+"""Settings survive the way to TOML and back, and tell what is derived from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mslesseg_app.errors import UsageError
+from mslesseg_app.settings import Settings
+
+BASE = Settings(bids_dir=Path('/data'), out_dir=Path('/out'), work_dir=Path('/work'))
+FULL = dataclasses.replace(
+    BASE,
+    participants=('01', '02'),
+    sessions=('1',),
+    bids_filters={'flair': {'acquisition': None, 'run': 2, 'ceagent': '*'}, 't1w': {}},
+    derivatives={'manual': Path('/masks')},
+    bids_database_dir=Path('/database'),
+    skip_bids_validation=True,
+    model=('mine', 'yours'),
+    ensemble='staple',
+    preset='exact',
+    uncertainty='entropy',
+    model_dir=Path('/models'),
+    engine='fsl',
+    strategy='independent',
+    subject_anatomical_reference='unbiased',
+    on_failed_alignment='flag',
+    require=('FLAIR', 'T1w'),
+    ignore=('t2w',),
+    threshold=0.25,
+    min_lesion_volume=0.0,
+    connectivity=26,
+    device='cuda:1',
+    rules='isbi2015',
+    random_seed=7,
+    nprocs=8,
+    omp_nthreads=4,
+    mem_gb=1.5,
+    stop_on_first_crash=True,
+    resource_monitor=True,
+    write_graph=True,
+    write_provenance=True,
+    offline=True,
+    run_uuid='abc',
+    command="mslesseg 'a b' “out”",
+)
+
+
+@pytest.mark.parametrize('settings', [BASE, FULL], ids=['defaults', 'everything'])
+def test_toml_and_back(settings, tmp_path):
+    path = tmp_path / 'deep' / 'settings.toml'
+    settings.to_toml(path)
+    assert Settings.from_toml(path) == settings
+
+
+def test_one_model_may_be_given_by_its_name(tmp_path):
+    alone = dataclasses.replace(BASE, model='mine')
+    assert alone.model == ('mine',)
+    path = tmp_path / 'settings.toml'
+    path.write_text(
+        'bids_dir = "/b"\nout_dir = "/o"\nwork_dir = "/w"\nmodel = "mine"\n', encoding='utf-8'
+    )
+    assert Settings.from_toml(path).model == ('mine',)
+
+
+def test_the_full_example_changes_every_setting():
+    same = [
+        item.name
+        for item in dataclasses.fields(Settings)
+        if getattr(BASE, item.name) == getattr(FULL, item.name)
+    ]
+    assert same == ['bids_dir', 'out_dir', 'work_dir']
+
+
+def test_toml_holds_plain_values(tmp_path):
+    FULL.to_toml(tmp_path / 's.toml')
+    content = tomllib.loads((tmp_path / 's.toml').read_text())
+    assert content['bids_dir'] == '/data'
+    assert content['participants'] == ['01', '02']
+    assert content['threshold'] == 0.25
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('bids_dir = [', 'not a settings file'),
+        ('bids_dir = "/a"\nout_dir = "/b"\nwork_dir = "/c"\nspeed = 3', 'unknown settings: speed'),
+    ],
+)
+def test_wrong_files(text, message, tmp_path):
+    path = tmp_path / 's.toml'
+    path.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        Settings.from_toml(path)
+
+
+def test_binary_file(tmp_path):
+    path = tmp_path / 's.toml'
+    path.write_bytes(b'\xff\x00')
+    with pytest.raises(UsageError, match='not a settings file'):
+        Settings.from_toml(path)
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BASE.nprocs = 2
+
+
+@pytest.mark.parametrize(
+    ('changes', 'corrected'),
+    [
+        ({}, True),
+        ({'ignore': ('t1w',)}, True),
+        ({'ignore': ('bias-correction',)}, False),
+        ({'strategy': 'independent'}, False),
+    ],
+)
+def test_bias_correction(changes, corrected):
+    assert dataclasses.replace(BASE, **changes).bias_correction is corrected
