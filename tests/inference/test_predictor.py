@@ -81,9 +81,9 @@ def test_chains_do_not_depend_on_the_batch_or_on_how_many_go_at_once(network: nn
         )
         for more in samplers
     ]
-    for other in found[1:]:
-        np.testing.assert_allclose(other.prob, found[0].prob, atol=1e-5)
-        np.testing.assert_allclose(other.variance, found[0].variance, atol=1e-5)
+    for other in found[1:]:  # single precision: what one pass rounds away grows from step to step
+        np.testing.assert_allclose(other.prob, found[0].prob, atol=1e-4)
+        np.testing.assert_allclose(other.variance, found[0].variance, atol=1e-4)
     assert found[0].variance is not None
     assert found[0].variance.max() > 0
 
