@@ -12,7 +12,7 @@ from ..errors import NoInputError, UsageError
 from . import parsing
 
 if TYPE_CHECKING:
-    from ..dicom.run import Request
+    from ..dicom.plan import Request
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -104,6 +104,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def default_map(bids_dir: Path) -> Path:
+    """Return where the subject map of a dataset is when nobody says otherwise."""
+    return bids_dir.with_name(f'{bids_dir.name}-private') / 'subjects.json'
+
+
 def label(text: str) -> str:
     """Read a BIDS label."""
     bare = text.removeprefix('sub-')
@@ -127,7 +132,7 @@ def main(arguments: list[str]) -> int:
 
 def to_request(options: argparse.Namespace, sources: list[Path], bids_dir: Path) -> Request:
     """Turn parsed options into a request, paths made absolute."""
-    from ..dicom.run import Request, default_map
+    from ..dicom.plan import Request
 
     bids_dir = bids_dir.absolute()
     chosen = options.subject_map
@@ -147,12 +152,12 @@ def to_request(options: argparse.Namespace, sources: list[Path], bids_dir: Path)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from ..dicom.run import check, default_map
-
     if len(options.places) != 1:
         raise UsageError('--check takes one path, BIDS_DIR.', 'mslesseg convert --check BIDS_DIR')
     bids_dir = options.places[0].absolute()
     if not bids_dir.is_dir():
         raise NoInputError(f'There is no folder {bids_dir}.')
+    from ..dicom.tables import check
+
     chosen = options.subject_map
     return check(bids_dir, chosen.absolute() if chosen else default_map(bids_dir), options.quiet)

@@ -13,11 +13,13 @@ import tempfile
 import warnings
 from dataclasses import asdict, dataclass, field
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, MSLesSegError
 from ..files import publish
+from .check import check_tree
 from .deidentify import deidentify_file
 from .identifiers import Identifiers
 from .identity import Subject
@@ -34,6 +36,7 @@ _DROPPED_KEYS = {
     'AccessionNumber',
     'AcquisitionDateTime',
     'AcquisitionTime',
+    'BidsGuess',
     'ContentTime',
     'DeviceSerialNumber',
     'ImageComments',
@@ -106,12 +109,19 @@ def prepare_process(temporary: str) -> None:
         paths = [str(Path(sys.executable).parent), str(dcm2niix.bin_path.parent)]
         os.environ['PATH'] = os.pathsep.join([*paths, os.environ.get('PATH', '')])
     warnings.simplefilter('ignore')
-    import heudiconv.convert  # noqa: F401  (its import takes seconds: here, and once)
+    import heudiconv.convert  # its import takes seconds: here, and once
     import nipype
+
+    # both are done by us: the one refuses sidecars that tell how dates were treated
+    vars(heudiconv.convert).update(tuneup_bids_json_files=_nothing, save_scans_key=_nothing)
 
     nipype.config.update_config({'execution': {'crashdump_dir': temporary}})
     for name in ('heudiconv', 'nipype', 'nipype.workflow', 'nipype.interface', 'pydicom'):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _nothing(*_: object) -> None:
+    """Stand for a function of HeuDiConv that is not wanted."""
 
 
 def convert_series(task: Task) -> Outcome:
@@ -143,7 +153,9 @@ def convert_series(task: Task) -> Outcome:
 
 def _deidentify(task: Task, folder: Path, outcome: Outcome) -> list[str]:
     folder.mkdir()
-    clean, identifiers, burnt = [], set(), set()
+    clean: list[str] = []
+    identifiers: set[str] = set()
+    burnt: set[str] = set()
     for number, source in enumerate(task.files):
         target = folder / f'{number:06d}.dcm'
         try:
@@ -211,14 +223,17 @@ def _finish(task: Task, stage: Path, outcome: Outcome) -> None:
         if task.deface and image.parent.name == 'anat':
             _deface(image, outcome)
         ready += _cleaned(image, Identifiers(outcome.identifiers))
+    _refuse_leaks(stage, outcome.identifiers)
+    ready = [_compress(path) if path.suffix == '.nii' else path for path in ready]
     _publish(ready, stage, task.bids_dir, outcome)
 
 
 def _the_one(task: Task, images: list[Path], stage: Path, outcome: Outcome) -> Path:
     """Return the image of an anatomical series, under the name that it shall have."""
     image = images[0]
-    if len(images) > 1 and task.echo is not None:
-        image = min(images, key=lambda path: abs(_echo_time(path) - task.echo))
+    echo = task.echo
+    if len(images) > 1 and echo is not None:
+        image = min(images, key=lambda path: abs(_echo_time(path) - echo))
     elif len(images) > 1:
         image = max(images, key=lambda path: path.stat().st_size)
         outcome.remarks.append(f'dcm2niix made {len(images)} images; the largest was taken')
@@ -275,13 +290,21 @@ def _deface(image: Path, outcome: Outcome) -> None:
 
 
 def _cleaned(image: Path, names: Identifiers) -> list[Path]:
-    """Return what belongs to an image, itself compressed, fit to be published."""
-    found = []
-    for path in sorted(image.parent.glob(f'{image.stem}.*')):
+    """Return an image and what belongs to it, cleaned."""
+    found = sorted(image.parent.glob(f'{image.stem}.*'))
+    for path in found:
         if path.suffix == '.json':
             _clean_sidecar(path, names)
-        found.append(_compress(path) if path == image else path)
     return found
+
+
+def _refuse_leaks(stage: Path, identifiers: list[str]) -> None:
+    """Let nothing out that tells who the person is."""
+    for leak in check_tree(stage, identifiers):
+        raise DataError(
+            f'not published, because {leak.where} of {leak.path.name} tells who the person is '
+            f'({leak.kind} {leak.shown})'
+        )
 
 
 def _compress(path: Path) -> Path:
@@ -305,6 +328,7 @@ def _clean_sidecar(path: Path, names: Identifiers) -> None:
         and (not key.startswith('Patient') or key == 'PatientPosition')
         and not names.find(json.dumps(value, ensure_ascii=False))
     }
+    kept['HeudiconvVersion'] = version('heudiconv')
     path.unlink()  # HeuDiConv makes it read-only
     path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + '\n')
 

@@ -117,7 +117,7 @@ def decide(
     session : str
         BIDS label; '' for no session.
     """
-    targets = {}
+    targets: dict[str, Target] = {}
     infos: dict[str, Any] = {}
     names: Counter[str] = Counter()
     for item in series:
@@ -202,12 +202,9 @@ def _ask(
     from heudiconv.convert import conversion_info
 
     logging.getLogger('heudiconv').setLevel(logging.ERROR)
-    reasons = {}
-    if hasattr(module, 'decisions'):
-        reasons = {
-            key: found.reason for key, found in module.decisions(list(infos.values())).items()
-        }
     try:
+        told = module.decisions(list(infos.values())) if hasattr(module, 'decisions') else []
+        reasons = {row.series_id: row.reason for row in told}
         chosen = module.infotodict(list(infos.values()))
         plan = conversion_info(subject, '', chosen, {key: [key] for key in infos}, session or None)
     except Exception as error:
