@@ -23,6 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pydicom
+from pydicom.dataset import FileMetaDataset
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
@@ -60,7 +61,7 @@ _SCREEN = re.compile(r'SCREEN|CAPTURE|SNAPSHOT|\bSC\b|REPORT', re.IGNORECASE)
 _TAIL = b'\0 '
 
 _DECIMAL = re.compile(rb'[0-9eE+\-. \\\0]{0,1024}')
-_CODE = re.compile(rb'[A-Za-z0-9_ ./+\-*\\\0]{0,256}')
+_CODE = re.compile(rb'[A-Z0-9_ ./+\-*\\\0]{0,256}')
 _TIME = re.compile(rb'[0-9.: \0]{0,16}')
 _AFTER_DATE = re.compile(rb'[0-9.+\-]{0,18}')
 _UIDS = re.compile(rb'[0-9.\\\0]{0,256}')
@@ -242,7 +243,7 @@ def _through_pydicom(raw: bytes) -> bytes:
             raise MalformedError('damaged, and its pixels are compressed')
         if syntax == ExplicitVRBigEndian and 'PixelData' in dataset:
             dataset.PixelData = _swapped(dataset.PixelData, int(dataset.get('BitsAllocated', 8)))
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta, dataset.preamble = FileMetaDataset(), None
         whole = io.BytesIO()
         dataset.remove_private_tags()
         pydicom.dcmwrite(whole, dataset, implicit_vr=False, little_endian=True)
@@ -377,7 +378,8 @@ def _pixel_bytes(raw: bytes, head: dict[int, Element]) -> int:
 def _number(_: _File, value: bytes, rule: Rule) -> bytes | None:
     if rule.representations <= profile.DECIMAL:
         return value if _DECIMAL.fullmatch(value) else None
-    return value if len(value) <= _LONGEST_BINARY else None
+    fits = len(value) in (0, rule.length) if rule.length else len(value) <= _LONGEST_BINARY
+    return value if fits else None
 
 
 def _code(file: _File, value: bytes, rule: Rule) -> bytes | None:

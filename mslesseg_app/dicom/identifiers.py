@@ -32,6 +32,8 @@ _FEWEST_LETTERS, _FEWEST_DIGITS, _FEWEST_FOREIGN = 3, 4, 2
 _ANYWHERE = 6
 _TOKEN = re.compile(r'[0-9]+(?:\.[0-9]+)+|[^\W_]+')
 _RUNS = re.compile(r'[0-9]+|[^\W\d_]+')
+#: Words that are told apart by their capitals only.
+_CAMEL = re.compile(r'[A-ZÀ-ÖØ-Þ]?[a-zß-öø-ÿ]+')
 _DIGRAPHS = {'ä': 'ae', 'ö': 'oe', 'ü': 'ue', 'å': 'aa', 'ø': 'oe', 'æ': 'ae', 'ß': 'ss'}
 _UNDECOMPOSED = {'ø': 'o', 'æ': 'a', 'ß': 's', 'ł': 'l', 'đ': 'd', 'ı': 'i', 'þ': 't', 'ð': 'd'}
 
@@ -46,6 +48,8 @@ class Found(NamedTuple):
 
 def fold(text: str) -> str:
     """Bring text to lower case without accents, each character remaining one character."""
+    if text.isascii():
+        return text.lower()
     return ''.join(_fold_character(character) for character in text)
 
 
@@ -141,8 +145,12 @@ class Identifiers:
                 words += _numbers(token, start)
             else:
                 words.append((token, start, match.end()))
-                found += self._in_token(token, start)
+                found += self._in_token(token, start, text[start : match.end()])
         return found + list(self._in_a_row(words))
+
+    def is_one(self, text: str) -> bool:
+        """Say whether a whole text is an identifier."""
+        return text in self._dotted or fold(text) in self._words
 
     def clean(self, text: str) -> str:
         """Return the text without the identifiers; unchanged if there is none."""
@@ -153,12 +161,13 @@ class Identifiers:
         hidden = {place for one in found for place in range(one.start, one.end)}
         return ''.join(letter for place, letter in enumerate(text) if place not in hidden)
 
-    def _in_token(self, token: str, start: int) -> Iterator[Found]:
+    def _in_token(self, token: str, start: int, written: str) -> Iterator[Found]:
         runs = {(match.start(), match.end()) for match in _RUNS.finditer(token)}
+        runs |= {(match.start(), match.end()) for match in _CAMEL.finditer(written)}
         runs.add((0, len(token)))
         for length in self._lengths:
             runs |= {(at, at + length) for at in range(len(token) - length + 1)}
-        for first, last in runs:
+        for first, last in sorted(runs):
             value = self._words.get(token[first:last])
             if value is not None and _own_digits(token, first, last):
                 yield Found(start + first, start + last, value)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
 from pydicom._uid_dict import UID_dictionary
-from pydicom.datadict import dictionary_VR, keyword_for_tag, tag_for_keyword
+from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
 
 #: Edition of the table.
 PROFILE_EDITION = '2026c'
@@ -39,15 +39,26 @@ class Action(Enum):
 
 
 class Rule(NamedTuple):
-    """Action and the value representations (such as ``b'DS'``) in which it is believed."""
+    """What becomes of an element.
+
+    Attributes
+    ----------
+    action : Action
+    representations : frozenset of bytes
+        Those in which it is believed, such as ``b'DS'``.
+    length : int
+        Bytes of its value, where it is binary and their number is fixed; else 0.
+    """
 
     action: Action
     representations: frozenset[bytes]
+    length: int = 0
 
 
 _DROP = Rule(Action.DROP, frozenset())
 
-_BINARY = {b'US', b'SS', b'UL', b'SL', b'FL', b'FD', b'AT', b'UV', b'SV'}
+_BINARY = dict.fromkeys((b'US', b'SS'), 2) | dict.fromkeys((b'UL', b'SL', b'FL', b'AT'), 4)
+_BINARY |= dict.fromkeys((b'FD', b'UV', b'SV'), 8)
 DECIMAL = frozenset({b'DS', b'IS'})
 #: Groups from which numbers, codes and sequences are kept.
 _GROUPS = {0x0018, 0x0020, 0x0028}
@@ -146,34 +157,39 @@ def rule(tag: int) -> Rule:
         return Rule(action, named) if group in _GROUPS | {0x0008} else _DROP
     if group not in _GROUPS or tag & 0xFFFF == 0 or tag in _profile():
         return _DROP
-    if named <= _BINARY | {b'OW'} or named <= DECIMAL:
-        return Rule(Action.NUMBER, named - {b'OW'})
+    if named <= DECIMAL:
+        return Rule(Action.NUMBER, named)
+    if named - {b'OW'} <= _BINARY.keys():
+        return _binary(named - {b'OW'}, dictionary_VM(tag))
     if named == {b'CS'}:
         return Rule(Action.CODE, named)
     macro = any(first <= tag <= last for first, last in _MACROS)
     return Rule(Action.SEQUENCE, named) if named == {b'SQ'} and macro else _DROP
 
 
+def _binary(representations: frozenset[bytes], multiplicity: str) -> Rule:
+    size = _BINARY[min(representations)] if representations else 0
+    count = int(multiplicity) if multiplicity.isdigit() else 0
+    return Rule(Action.NUMBER, representations, size * count)
+
+
 #: Private elements that say nothing about a person and without which geometry, scaling or kind
 #: of an image would be lost: creator, group, element within the block; how they are treated.
 SAFE_PRIVATE: dict[tuple[bytes, int, int], Rule] = {
-    (creator.encode(), group, element): Rule(action, frozenset({representation.encode()}))
-    for creator, group, element, action, representation in (
-        ('Philips Imaging DD 001', 0x2001, 0x03, Action.NUMBER, 'FL'),  # b-value
-        ('Philips Imaging DD 001', 0x2001, 0x0A, Action.NUMBER, 'IS'),  # slice number
-        ('Philips Imaging DD 001', 0x2001, 0x18, Action.NUMBER, 'SL'),  # number of slices
-        ('Philips MR Imaging DD 001', 0x2005, 0x0D, Action.NUMBER, 'FL'),  # scale intercept
-        ('Philips MR Imaging DD 001', 0x2005, 0x0E, Action.NUMBER, 'FL'),  # scale slope
-        ('Philips MR Imaging DD 005', 0x2005, 0x0F, Action.SEQUENCE, 'SQ'),  # of each frame
-        ('SIEMENS MR HEADER', 0x0019, 0x0A, Action.NUMBER, 'US'),  # images in a mosaic
-        ('SIEMENS MR HEADER', 0x0019, 0x0C, Action.NUMBER, 'IS'),  # b-value
-        ('SIEMENS MR HEADER', 0x0019, 0x0E, Action.NUMBER, 'FD'),  # its direction
-        ('GEMS_RELA_01', 0x0021, 0x4F, Action.NUMBER, 'SS'),  # number of slices
-        ('GEMS_PARM_01', 0x0043, 0x2F, Action.NUMBER, 'SS'),  # magnitude, phase, real, imaginary
-        ('GEMS_PARM_01', 0x0043, 0x39, Action.NUMBER, 'IS'),  # b-value
-        ('GEMS_ACQU_01', 0x0019, 0x9C, Action.TEXT, 'LO'),  # pulse sequence
-        ('GEMS_ACQU_01', 0x0019, 0x9E, Action.TEXT, 'LO'),  # its internal name
-    )
+    (b'Philips Imaging DD 001', 0x2001, 0x03): _binary(frozenset({b'FL'}), '1'),  # b-value
+    (b'Philips Imaging DD 001', 0x2001, 0x0A): Rule(Action.NUMBER, DECIMAL),  # slice
+    (b'Philips Imaging DD 001', 0x2001, 0x18): _binary(frozenset({b'SL'}), '1'),  # slices
+    (b'Philips MR Imaging DD 001', 0x2005, 0x0D): _binary(frozenset({b'FL'}), '1'),  # intercept
+    (b'Philips MR Imaging DD 001', 0x2005, 0x0E): _binary(frozenset({b'FL'}), '1'),  # slope
+    (b'Philips MR Imaging DD 005', 0x2005, 0x0F): Rule(Action.SEQUENCE, frozenset({b'SQ'})),
+    (b'SIEMENS MR HEADER', 0x0019, 0x0A): _binary(frozenset({b'US'}), '1'),  # mosaic
+    (b'SIEMENS MR HEADER', 0x0019, 0x0C): Rule(Action.NUMBER, DECIMAL),  # b-value
+    (b'SIEMENS MR HEADER', 0x0019, 0x0E): _binary(frozenset({b'FD'}), '3'),  # its direction
+    (b'GEMS_RELA_01', 0x0021, 0x4F): _binary(frozenset({b'SS'}), '1'),  # slices
+    (b'GEMS_PARM_01', 0x0043, 0x2F): _binary(frozenset({b'SS'}), '1'),  # magnitude or phase
+    (b'GEMS_PARM_01', 0x0043, 0x39): Rule(Action.NUMBER, DECIMAL),  # b-value
+    (b'GEMS_ACQU_01', 0x0019, 0x9C): Rule(Action.TEXT, frozenset({b'LO'})),  # pulse sequence
+    (b'GEMS_ACQU_01', 0x0019, 0x9E): Rule(Action.TEXT, frozenset({b'LO'})),  # internal name
 }
 
 
