@@ -28,6 +28,8 @@ _COMMON = """
 COMMON_WORDS = frozenset(_COMMON.split())
 
 _FEWEST_LETTERS, _FEWEST_DIGITS, _FEWEST_FOREIGN = 3, 4, 2
+#: Shorter words are not looked for with one letter in place of ae, oe, ue, aa or ss.
+_FEWEST_UNDOUBLED = 4
 #: So long an identifier is also found inside a longer word.
 _ANYWHERE = 6
 _TOKEN = re.compile(r'[0-9]+(?:\.[0-9]+)+|[^\W_]+')
@@ -183,8 +185,10 @@ class Identifiers:
 def _writings(value: str) -> set[str]:
     """Return the value folded, with umlauts and the like as one letter and as two."""
     value = unicodedata.normalize('NFC', value)
-    long = ''.join(_DIGRAPHS.get(letter, letter) for letter in value.lower())
-    return {fold(value), fold(long)}
+    short = fold(value)
+    long = fold(''.join(_DIGRAPHS.get(letter, letter) for letter in value.lower()))
+    single = re.sub(r'(?<=[ao])e|(?<=[^aeoq]u)e|(?<=s)s|(?<=a)a', '', short)
+    return {short, long, single} if len(single) >= _FEWEST_UNDOUBLED else {short, long}
 
 
 def _telling(word: str) -> bool:
