@@ -76,7 +76,7 @@ _UNWANTED = {
 }
 
 _FLAIR = (
-    r'flair|dark ?fl|dunkel ?fl|schwarz ?fl|t2 ?tirm|tirm (tra|cor|sag|ax)|tirm dark'
+    r'flair|dark ?fl|\bda fl\b|dunkel ?fl|schwarz ?fl|t2 ?tirm|tirm (tra|cor|sag|ax)|tirm dark'
     r'|fluid ?att|liquor ?(supp|unter)|suppression (du )?(lcr|lcs|liquide)|suppr? ?(lcr|lcs)'
 )
 _T1 = (
@@ -588,6 +588,8 @@ def _decide_by_reproin(series: Any, p: Physics, named: Named, name: str) -> Deci
     if not suffix:
         suffix, why = _choose('', p)
         reason = f'{reason} without suffix; {why}'
+    elif by_physics(p) is None:
+        reason += '; no TR and TE'
     said = named.entities
     agent = 'gadolinium' if has_agent(name, p.agent) else ''
     return Decision(
@@ -642,30 +644,30 @@ class Row(NamedTuple):
     reason: str
 
 
-def _variant(series: Any) -> str:
+def _variant(series: Any) -> frozenset[str]:
     """How the scanner worked an acquisition up: corrected for distortion, normalised."""
     types = {str(part).upper() for part in series.image_type or ()}
     name = str(series.series_description or '').lower()
-    corrected = 'dis' if types & {'DIS2D', 'DIS3D'} else ''
-    normalised = 'norm' if 'NORM' in types or re.match(r'(pu|filt|scic)\s*:', name) else ''
-    return corrected + normalised
+    found = {
+        'dis': types & {'DIS2D', 'DIS3D'},
+        'norm': 'NORM' in types or re.match(r'(pu|filt|scic)\s*:', name),
+    }
+    return frozenset(label for label, holds in found.items() if holds)
 
 
 Plan = list[tuple[Any, Decision]]
 
 
 def _told_apart(plan: Plan) -> Plan:
-    """Give the twins of one acquisition a ``rec-`` each, but for the plainest of them."""
-    variants: dict[tuple[str, ...], set[str]] = {}
+    """Say by ``rec-`` what the twins of one acquisition do not have in common."""
+    variants: dict[tuple[str, ...], set[frozenset[str]]] = {}
     for series, decision in plan:
         variants.setdefault(_target(decision), set()).add(_variant(series))
     made = []
     for series, decision in plan:
-        several = variants[_target(decision)]
-        if decision.suffix and not decision.rec and len(several) > 1:
-            common = min(several, key=len)
-            variant = _variant(series)
-            decision = decision._replace(rec='' if variant == common else variant)
+        if decision.suffix and not decision.rec:
+            own = _variant(series) - frozenset.intersection(*variants[_target(decision)])
+            decision = decision._replace(rec=''.join(sorted(own)))
         made.append((series, decision))
     return made
 
