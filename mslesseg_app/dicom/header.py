@@ -154,8 +154,10 @@ def _read(path: Path) -> Header | str:
 
     with path.open('rb') as stream:
         bare = stream.read(132)[128:] != b'DICM'
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
-    if str(dataset.get('SOPClassUID', '')) == _DICOMDIR or 'DirectoryRecordSequence' in dataset:
+        stream.seek(0)
+        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
+        room = path.stat().st_size - stream.tell()
+    if str(dataset.file_meta.get('MediaStorageSOPClassUID', '')) == _DICOMDIR:
         return 'DICOMDIR'
     if bare and not ('SOPClassUID' in dataset or 'Rows' in dataset):
         return 'no DICOM'
@@ -187,7 +189,7 @@ def _read(path: Path) -> Header | str:
         ti=_decimal(dataset, 'InversionTime'),
         flip=_decimal(dataset, 'FlipAngle'),
         scanning='/'.join(_list(dataset, 'ScanningSequence', str)),
-        reason=_unfit(dataset, path),
+        reason=_unfit(dataset, room),
     )
 
 
@@ -340,20 +342,21 @@ def _echoes(dataset: Any) -> list[float]:
 # ------------------------------------------------------------------------------- usability
 
 
-def _unfit(dataset: Any, path: Path) -> str:
+def _unfit(dataset: Any, room: int) -> str:
+    """Say why an image is of no use; ``room`` is what the file has for its pixels (bytes)."""
     modality = _text(dataset, 'Modality').upper()
     if _whole(dataset, 'Rows') <= 0 or _whole(dataset, 'Columns') <= 0:
         return f'no image ({modality or "no modality"})'
     if modality not in ('MR', ''):
         return f'not MR ({modality})' if modality.isalnum() else 'not MR'
-    return 'truncated file' if _truncated(dataset, path) else ''
+    return 'truncated file' if _truncated(dataset, room) else ''
 
 
-def _truncated(dataset: Any, path: Path) -> bool:
+def _truncated(dataset: Any, room: int) -> bool:
     """Whether a file whose pixels are not compressed is too short to hold them."""
     syntax = UID(str(getattr(dataset.file_meta, 'TransferSyntaxUID', '1.2.840.10008.1.2')))
     if not syntax.is_transfer_syntax or syntax.is_compressed or syntax.is_deflated:
         return False
     size = _whole(dataset, 'Rows') * _whole(dataset, 'Columns')
     size *= max(1, _whole(dataset, 'NumberOfFrames')) * max(1, _whole(dataset, 'SamplesPerPixel'))
-    return path.stat().st_size < size * max(8, _whole(dataset, 'BitsAllocated')) // 8
+    return room < size * max(8, _whole(dataset, 'BitsAllocated')) // 8

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -103,7 +103,11 @@ def heuristic_file(name: str) -> Path | None:
 
 
 def decide(
-    module: ModuleType, series: Sequence[Series], subject: Subject, session: str
+    module: ModuleType,
+    series: Sequence[Series],
+    subject: Subject,
+    session: str,
+    files: Callable[[Series], list[str]],
 ) -> list[Target]:
     """Ask a heuristic about the series of one subject and session.
 
@@ -116,13 +120,15 @@ def decide(
     subject : Subject
     session : str
         BIDS label; '' for no session.
+    files : callable
+        Gives the paths of a series.
     """
     targets: dict[str, Target] = {}
     infos: dict[str, Any] = {}
     names: Counter[str] = Counter()
     for item in series:
         target = Target(item)
-        info = _info(module, target, names, subject)
+        info = _info(module, target, names, subject, files)
         if info is not None:
             infos[info.series_id] = info
         targets[info.series_id if info is not None else f'unread {len(targets)}'] = target
@@ -131,10 +137,17 @@ def decide(
     return list(targets.values())
 
 
-def _info(module: ModuleType, target: Target, names: Counter[str], subject: Subject) -> Any:
+def _info(
+    module: ModuleType,
+    target: Target,
+    names: Counter[str],
+    subject: Subject,
+    files: Callable[[Series], list[str]],
+) -> Any:
     """Return HeuDiConv's description of a series, None for one that cannot be used."""
     series = target.series
     try:
+        _describe_person(target, subject)
         dataset = read_dataset(series.first)
         if getattr(module, 'filter_dicom', None) and module.filter_dicom(dataset):
             target.reason = "dropped by the heuristic's filter"
@@ -144,9 +157,7 @@ def _info(module: ModuleType, target: Target, names: Counter[str], subject: Subj
         names[name] += 1
         if names[name] > 1:
             name = f'{name}-part{names[name]}'
-        info = _describe(module, series, dataset, name)
-        _describe_person(target, dataset, subject)
-        return info
+        return _describe(module, series, dataset, name, files)
     except (DataError, OSError, RuntimeError, *BAD_VALUE) as error:
         target.reason = f'header cannot be understood ({type(error).__name__})'
         return None
@@ -159,7 +170,13 @@ def _complete(dataset: Any) -> str:
     return str(dataset.ProtocolName)
 
 
-def _describe(module: ModuleType, series: Series, dataset: Any, name: str) -> Any:
+def _describe(
+    module: ModuleType,
+    series: Series,
+    dataset: Any,
+    name: str,
+    files: Callable[[Series], list[str]],
+) -> Any:
     from heudiconv.dicoms import create_seqinfo
     from nibabel.nicom import dicomwrappers
 
@@ -174,16 +191,22 @@ def _describe(module: ModuleType, series: Series, dataset: Any, name: str) -> An
             wrapper = dicomwrappers.Wrapper(dataset)
             columns, rows = int(dataset.get('Columns') or 0), int(dataset.get('Rows') or 0)
             wrapper.image_shape = (rows, columns, series.frames)[: 3 if series.files == 1 else 2]
-        custom = getattr(module, 'custom_seqinfo', None)
-        # the list of files is only counted
-        files = [series.first] * series.files
-        info = create_seqinfo(wrapper, files, name, custom)
+        info = create_seqinfo(wrapper, files(series), name, _custom(module))
     if series.echo is not None:
         info = info._replace(TE=series.echo)
     return info
 
 
-def _describe_person(target: Target, dataset: Any, subject: Subject) -> None:
+def _custom(module: ModuleType) -> Any:
+    """Return a heuristic's look at a series; ours need not read all files once more for it."""
+    custom = getattr(module, 'custom_seqinfo', None)
+    if custom is None or not hasattr(module, 'decisions'):
+        return custom
+    return lambda wrapper, series_files: custom(wrapper=wrapper, series_files=series_files[:1])
+
+
+def _describe_person(target: Target, subject: Subject) -> None:
+    dataset = read_dataset(target.series.first)
     removed = deidentify(dataset, subject)  # in memory
     target.identifiers = removed.identifiers
     text = Identifiers(removed.identifiers).clean(target.series.description)

@@ -213,6 +213,7 @@ class Index:
             'update files set part = ?, twin = ? where path = ?',
             [(row['part'], row['twin'], row['path']) for row in rows],
         )
+        self._db.commit()
 
     def files(self, group: tuple[str, str, str], part: int) -> list[str]:
         """Return the paths of one part of a series UID, twins left out."""

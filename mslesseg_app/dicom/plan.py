@@ -94,6 +94,7 @@ def count_reasons(index: Index) -> str:
 def make_plan(
     request: Request,
     module: ModuleType,
+    index: Index,
     series: list[Series],
     subjects: SubjectMap,
     records: Records,
@@ -117,7 +118,7 @@ def make_plan(
         known.update(
             {s.uid: {'date': s.date, 'time': s.time, 'session': labels[s.uid]} for s in studies}
         )
-        yield from _sessions(module, theirs, subject, labels)
+        yield from _sessions(module, index, theirs, subject, labels)
     if not request.dry_run:
         records.keep_studies(logged)
 
@@ -134,14 +135,21 @@ def _studies(series: Iterable[Series]) -> list[Study]:
 
 
 def _sessions(
-    module: ModuleType, series: list[Series], subject: Subject, labels: dict[str, str]
+    module: ModuleType,
+    index: Index,
+    series: list[Series],
+    subject: Subject,
+    labels: dict[str, str],
 ) -> Iterator[Item]:
+    def files(item: Series) -> list[str]:
+        return index.files(item.group, item.part)
+
     def label(item: Series) -> str:
         return labels[item.study]
 
     for session, members in groupby(sorted(series, key=label), key=label):
         ordered = sorted(members, key=lambda item: (item.date, item.time, item.number, item.part))
-        targets = heuristic.decide(module, ordered, subject, session)
+        targets = heuristic.decide(module, ordered, subject, session, files)
         taken: set[str] = set()
         for target in targets:
             item = Item(subject, session, target)

@@ -51,7 +51,7 @@ def convert(request: Request) -> int:
         with Progress('files read', quiet=request.quiet) as progress:
             index.update(request.sources, pool, progress)
         series = sort_series(index, request)
-        items = list(make_plan(request, module, series, subjects, records))
+        items = list(make_plan(request, module, index, series, subjects, records))
         if not request.dry_run:
             _convert_all(request, work, index, pool, items, records)
             write_tables(request, items, index, records)
@@ -132,6 +132,11 @@ def _processes(number: int) -> Iterator[Executor | None]:
     with ProcessPoolExecutor(number, mp_context=context) as pool:
         try:
             yield pool
+        except BrokenProcessPool as error:
+            raise BusyError(
+                'A process was killed, most likely because memory ran out.',
+                'Run the same command again, with fewer --nprocs: it goes on where it stopped.',
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -186,13 +191,7 @@ def _wait(
     progress: Progress,
 ) -> None:
     item, key, future = pending.popleft()
-    try:
-        _keep(item, key, future.result(), index, records, progress)
-    except BrokenProcessPool as error:
-        raise BusyError(
-            'A process was killed, most likely because memory ran out.',
-            'Run the same command again, with fewer --nprocs: it goes on where it stopped.',
-        ) from error
+    _keep(item, key, future.result(), index, records, progress)
 
 
 def _keep(

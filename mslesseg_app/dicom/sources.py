@@ -191,7 +191,9 @@ def _trouble(error: Exception, number: int) -> str:
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
     """Yield name, size and stream of the regular members."""
-    if zipfile.is_zipfile(archive):
+    with archive.open('rb') as stream:
+        zipped = stream.read(2) == b'PK'
+    if zipped:
         with zipfile.ZipFile(archive) as packed:
             for item in packed.infolist():
                 if not item.is_dir() and not stat.S_ISLNK(item.external_attr >> 16):
@@ -218,7 +220,11 @@ def _take(stream: IO[bytes], size: int, shown: str, target: Path) -> Found | Ski
             f'No space left to unpack {shown.partition("!")[0]} into {target.parent}.',
             'Free some space, or choose another folder with -w/--work-dir.',
         )
-    with target.open('wb') as copy:
-        copy.write(head)
-        shutil.copyfileobj(stream, copy, 1 << 20)
+    try:
+        with target.open('wb') as copy:
+            copy.write(head)
+            shutil.copyfileobj(stream, copy, 1 << 20)
+    except _BROKEN:
+        target.unlink()
+        return Skipped(shown, 'damaged in the archive')
     return Found(target, shown)
