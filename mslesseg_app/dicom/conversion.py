@@ -21,6 +21,7 @@ from ..errors import DataError, MSLesSegError
 from ..files import publish
 from .check import check_tree
 from .deidentify import deidentify_file
+from .frames import keep_echo
 from .identifiers import Identifiers
 from .identity import Subject
 
@@ -70,6 +71,8 @@ class Task:
         Target in the dataset, without suffix.
     files : tuple of str
         The source files, in the order of the slices.
+    slices : int
+        Most slices that the image can have.
     echo : float or None
         Echo time (ms) to be taken where there are several.
     """
@@ -81,6 +84,7 @@ class Task:
     work_dir: Path
     bids_dir: Path
     deface: bool
+    slices: int
     echo: float | None = None
 
 
@@ -162,6 +166,8 @@ def _deidentify(task: Task, folder: Path, outcome: Outcome) -> list[str]:
             removed = deidentify_file(Path(source), target, task.subject)
         except DataError:
             continue
+        if task.echo is not None:
+            keep_echo(target, task.echo)
         clean.append(str(target))
         identifiers |= removed.identifiers
         burnt |= {removed.burnt_in} - {''}
@@ -230,33 +236,25 @@ def _finish(task: Task, stage: Path, outcome: Outcome) -> None:
 
 def _the_one(task: Task, images: list[Path], stage: Path, outcome: Outcome) -> Path:
     """Return the image of an anatomical series, under the name that it shall have."""
-    image = images[0]
-    echo = task.echo
-    if len(images) > 1 and echo is not None:
-        image = min(images, key=lambda path: abs(_echo_time(path) - echo))
-    elif len(images) > 1:
-        image = max(images, key=lambda path: path.stat().st_size)
+    image = max(images, key=lambda path: path.stat().st_size)
+    if len(images) > 1:
         outcome.remarks.append(f'dcm2niix made {len(images)} images; the largest was taken')
     name = (stage / task.prefix).name
     for other in sorted(image.parent.glob(f'{image.stem}.*')):
         other.rename(other.with_name(name + other.suffix))
     image = image.with_name(f'{name}.nii')
-    _check_shape(image)
+    _check_shape(image, task.slices)
     return image
 
 
-def _echo_time(image: Path) -> float:
-    sidecar = image.with_suffix('.json')
-    content = json.loads(sidecar.read_text(encoding='utf-8')) if sidecar.is_file() else {}
-    return float(content.get('EchoTime', -1)) * 1000
-
-
-def _check_shape(image: Path) -> None:
+def _check_shape(image: Path, slices: int) -> None:
     import nibabel as nib
 
-    shape = nib.load(image).shape
-    if len(shape) > 3 and max(shape[3:]) > 1:
+    shape = (*nib.load(image).shape, 1)
+    if shape[3] > 1:
         raise DataError(f'it holds {shape[3]} volumes, where an anatomical image has one')
+    if shape[2] > slices:
+        raise DataError(f'dcm2niix made {shape[2]} slices of {slices}')
 
 
 def clean_header(image: Path) -> None:

@@ -192,9 +192,14 @@ def _describe(
             columns, rows = int(dataset.get('Columns') or 0), int(dataset.get('Rows') or 0)
             wrapper.image_shape = (rows, columns, series.frames)[: 3 if series.files == 1 else 2]
         info = create_seqinfo(wrapper, files(series), name, _custom(module))
-    if series.echo is not None:
-        info = info._replace(TE=series.echo)
-    return info
+    return info if series.echo is None else _one_echo(info, series)
+
+
+def _one_echo(info: Any, series: Series) -> Any:
+    """Describe one of the echoes of a multi-frame object."""
+    which = 'dim3' if info.dim4 % series.echoes else 'dim4'
+    size = {which: getattr(info, which) // series.echoes}
+    return info._replace(TE=series.echo, **size)
 
 
 def _custom(module: ModuleType) -> Any:

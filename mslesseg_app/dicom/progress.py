@@ -34,7 +34,7 @@ class Progress:
         self._total = total
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._done = 0
+        self._done = self._said = 0
         self._told = time.monotonic()
         self._bar: Any = None
 
@@ -57,7 +57,7 @@ class Progress:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None and self._done:
+        elif kind is None and self._done > self._said:
             self._say()
 
     def advance(self, number: int = 1) -> None:
@@ -71,6 +71,6 @@ class Progress:
     def _say(self) -> None:
         if self._quiet:
             return
-        self._told = time.monotonic()
+        self._told, self._said = time.monotonic(), self._done
         of = f' of {self._total}' if self._total is not None else ''
         print(f'{self._done}{of} {self._what}', file=self._stream, flush=True)

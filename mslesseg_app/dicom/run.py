@@ -88,11 +88,12 @@ def check_places(request: Request) -> None:
                     'Choose another folder.',
                 )
     bids = request.bids_dir.resolve()
-    if bids == request.work_dir.resolve() or bids in request.work_dir.resolve().parents:
-        raise UsageError(
-            f'The work folder {request.work_dir} lies in BIDS_DIR.',
-            'Choose another with -w/--work-dir.',
-        )
+    for place, what, option in (
+        (request.work_dir, 'The work folder', '-w/--work-dir'),
+        (request.subject_map, 'The subject map', '--subject-map'),
+    ):
+        if bids == place.resolve() or bids in place.resolve().parents:
+            raise UsageError(f'{what} {place} lies in BIDS_DIR.', f'Choose another with {option}.')
     tree.check_dataset(request.bids_dir)
 
 
@@ -220,5 +221,6 @@ def _task(request: Request, work: Path, index: Index, item: Item) -> Task:
         work_dir=work,
         bids_dir=request.bids_dir,
         deface=request.deface,
+        slices=series.frames // series.echoes,
         echo=series.echo,
     )

@@ -33,6 +33,8 @@ class Series:
         Number of the part where one UID held several series; 0 is the first.
     echo : float or None
         Echo time (ms) to be taken of a multi-frame object that has several.
+    echoes : int
+        How many it has.
     """
 
     group: tuple[str, str, str]
@@ -50,6 +52,7 @@ class Series:
     ti: float
     flip: float
     echo: float | None = None
+    echoes: int = 1
     missing: int = 0
     remarks: tuple[str, ...] = field(default=())
 
@@ -246,7 +249,7 @@ def _describe(
 
 def _echo(series: Series, echo: float, echoes: int) -> Series:
     remarks = (*series.remarks, f'one of {echoes} echoes of one file')
-    return replace(series, echo=echo, te=echo, remarks=remarks)
+    return replace(series, echo=echo, echoes=echoes, te=echo, remarks=remarks)
 
 
 def _remarks(parts: int, twins: int, clashes: int, missing: int) -> tuple[str, ...]:

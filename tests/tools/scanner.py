@@ -56,8 +56,8 @@ def head(seed: int = 0, shape: tuple[int, int, int] = (18, 16, 14)) -> nib.Nifti
     data = rng.integers(0, 2000, shape, dtype=np.int16)
     turn = np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]])
     affine = np.eye(4)
-    affine[:3, :3] = turn @ np.diag([-4.0, 4.0, 5.0])
-    affine[:3, 3] = (36.0, -32.0, -30.0)
+    affine[:3, :3] = turn @ np.diag([-1.2, 1.2, 5.0])
+    affine[:3, 3] = (11.0, -10.0, -30.0)
     return nib.Nifti1Image(data, affine)
 
 
