@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import sys
@@ -71,8 +72,8 @@ class Task:
         Target in the dataset, without suffix.
     files : tuple of str
         The source files, in the order of the slices.
-    slices : int
-        Most slices that the image can have.
+    voxels : int
+        Most that the image can have.
     echo : float or None
         Echo time (ms) to be taken where there are several.
     """
@@ -84,7 +85,7 @@ class Task:
     work_dir: Path
     bids_dir: Path
     deface: bool
-    slices: int
+    voxels: int
     echo: float | None = None
 
 
@@ -243,18 +244,18 @@ def _the_one(task: Task, images: list[Path], stage: Path, outcome: Outcome) -> P
     for other in sorted(image.parent.glob(f'{image.stem}.*')):
         other.rename(other.with_name(name + other.suffix))
     image = image.with_name(f'{name}.nii')
-    _check_shape(image, task.slices)
+    _check_shape(image, task.voxels)
     return image
 
 
-def _check_shape(image: Path, slices: int) -> None:
+def _check_shape(image: Path, voxels: int) -> None:
     import nibabel as nib
 
     shape = (*nib.load(image).shape, 1)
     if shape[3] > 1:
         raise DataError(f'it holds {shape[3]} volumes, where an anatomical image has one')
-    if shape[2] > slices:
-        raise DataError(f'dcm2niix made {shape[2]} slices of {slices}')
+    if math.prod(shape) > voxels:
+        raise DataError('dcm2niix made more slices of it than there are')
 
 
 def clean_header(image: Path) -> None:

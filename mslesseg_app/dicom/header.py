@@ -16,6 +16,9 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
+from .identity import patient_key
+from .quick import quick_header
+
 T = TypeVar('T')
 
 #: What reading a damaged or wrong value may raise.
@@ -150,21 +153,28 @@ def read_header(path: Path) -> Header | str:
 
 
 def _read(path: Path) -> Header | str:
-    from .identity import patient_key
-
-    with path.open('rb') as stream:
-        bare = stream.read(132)[128:] != b'DICM'
-        stream.seek(0)
-        dataset = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare)
-        room = path.stat().st_size - stream.tell()
+    dataset: Any
+    quick = quick_header(path, _TAGS)
+    if quick is not None:
+        dataset, room = quick
+        person = dataset.person()
+    else:
+        with path.open('rb') as stream:
+            bare = stream.read(132)[128:] != b'DICM'
+            stream.seek(0)
+            dataset = pydicom.dcmread(
+                stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare
+            )
+            room = path.stat().st_size - stream.tell()
+        if bare and not ('SOPClassUID' in dataset or 'Rows' in dataset):
+            return 'no DICOM'
+        person = dataset
     if str(dataset.file_meta.get('MediaStorageSOPClassUID', '')) == _DICOMDIR:
         return 'DICOMDIR'
-    if bare and not ('SOPClassUID' in dataset or 'Rows' in dataset):
-        return 'no DICOM'
     orientation = _orientation(dataset)
     study = _text(dataset, 'StudyInstanceUID') or f'of {_date(dataset)}'
     return Header(
-        patient=patient_key(dataset) or f'unknown, study {study}',
+        patient=patient_key(person) or f'unknown, study {study}',
         birth=_text(dataset, 'PatientBirthDate'),
         study=study,
         series=_text(dataset, 'SeriesInstanceUID') or f'number {_whole(dataset, "SeriesNumber")}',
@@ -354,7 +364,7 @@ def _unfit(dataset: Any, room: int) -> str:
 
 def _truncated(dataset: Any, room: int) -> bool:
     """Whether a file whose pixels are not compressed is too short to hold them."""
-    syntax = UID(str(getattr(dataset.file_meta, 'TransferSyntaxUID', '1.2.840.10008.1.2')))
+    syntax = UID(str(dataset.file_meta.get('TransferSyntaxUID', '1.2.840.10008.1.2')))
     if not syntax.is_transfer_syntax or syntax.is_compressed or syntax.is_deflated:
         return False
     size = _whole(dataset, 'Rows') * _whole(dataset, 'Columns')

@@ -221,6 +221,6 @@ def _task(request: Request, work: Path, index: Index, item: Item) -> Task:
         work_dir=work,
         bids_dir=request.bids_dir,
         deface=request.deface,
-        slices=series.frames // series.echoes,
+        voxels=series.voxels // series.echoes,
         echo=series.echo,
     )

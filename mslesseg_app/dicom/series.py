@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -42,6 +43,7 @@ class Series:
     first: str
     files: int
     frames: int
+    voxels: int
     number: int
     date: str
     time: str
@@ -230,6 +232,7 @@ def _describe(
         first=head['path'],
         files=len(rows),
         frames=sum(row['frames'] for row in rows),
+        voxels=math.prod(map(int, head['matrix'].split('x'))) * sum(r['frames'] for r in rows),
         number=head['number'],
         date=head['date'],
         time=head['time'],

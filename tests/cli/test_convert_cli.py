@@ -1,4 +1,4 @@
-"""The verbs ``convert`` and ``run``: values of options, exit codes of wrong ones, what they call."""
+"""The verbs ``convert`` and ``run``: values of options, wrong ones, and what they call."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
     assert (request.subject, request.session_from, request.heuristic) == (None, 'date', 'mslesseg')
     assert request.deface
     assert request.nprocs >= 1
-    assert not (request.dry_run or request.quiet)
+    assert not request.dry_run
+    assert not request.quiet
 
 
 def test_values(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
