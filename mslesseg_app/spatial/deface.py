@@ -17,6 +17,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage as ndi
 
 from mslesseg_app.errors import AlignmentError, DataError
@@ -209,9 +212,9 @@ def _labels(labels: Any, img: Any, moving_from_mni: Affine) -> npt.NDArray[np.ui
 # ------------------------------------------------------------------------------------- files
 
 _NO_IMAGE = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.wrapstruct.WrapStructError,
+    ImageFileError,
+    HeaderDataError,
+    WrapStructError,
     OSError,
     ValueError,
 )
