@@ -28,7 +28,7 @@ _COMMON = """
 COMMON_WORDS = frozenset(_COMMON.split())
 
 _FEWEST_LETTERS, _FEWEST_DIGITS, _FEWEST_FOREIGN = 3, 4, 2
-#: Shorter words are not looked for with one letter in place of ae, oe, ue, aa or ss.
+#: Shorter words are not looked for with one letter where they have the two of an umlaut or ß.
 _FEWEST_UNDOUBLED = 4
 #: So long an identifier is also found inside a longer word.
 _ANYWHERE = 6

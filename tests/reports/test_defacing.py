@@ -24,7 +24,7 @@ def ball(shape=(40, 48, 44), spacing=(2.0, 2.0, 2.0)):
 
 
 def without_front(image):
-    data = np.array(image.dataobj)
+    data = np.asarray(image.dataobj).copy()
     data[:, 30:, :20] = 0
     return nib.Nifti1Image(data, image.affine, image.header)
 
