@@ -72,6 +72,8 @@ class Task:
         Target in the dataset, without suffix.
     files : tuple of str
         The source files, in the order of the slices.
+    pictures : Path or None
+        Folder for pictures of heads before and after defacing; None leaves faces in.
     voxels : int
         Most that the image can have.
     echo : float or None
@@ -84,7 +86,7 @@ class Task:
     files: tuple[str, ...]
     work_dir: Path
     bids_dir: Path
-    deface: bool
+    pictures: Path | None
     voxels: int
     echo: float | None = None
 
@@ -228,8 +230,8 @@ def _finish(task: Task, stage: Path, outcome: Outcome) -> None:
     ready: list[Path] = []
     for image in images:
         clean_header(image)
-        if task.deface and image.parent.name == 'anat':
-            _deface(image, outcome)
+        if task.pictures is not None and image.parent.name == 'anat':
+            _deface(image, task.pictures, outcome)
         ready += _cleaned(image, Identifiers(outcome.identifiers))
     _refuse_leaks(stage, outcome.identifiers)
     ready = [_compress(path) if path.suffix == '.nii' else path for path in ready]
@@ -278,15 +280,18 @@ def clean_header(image: Path) -> None:
         nib.save(plain, image)
 
 
-def _deface(image: Path, outcome: Outcome) -> None:
-    from ..spatial.deface import deface_file
+def _deface(image: Path, pictures: Path, outcome: Outcome) -> None:
+    from ..reports.defacing import deface_with_picture
 
+    pictures.mkdir(exist_ok=True, mode=0o700)
     try:
-        note = deface_file(image, image)
+        note = deface_with_picture(image, image, pictures / f'{image.stem}.png')
     except DataError as error:
-        raise DataError(f'not published, because it could not be defaced: {error}') from error
+        raise DataError(
+            f'not published, because its face could not be removed: {error.message}'
+        ) from error
     if note:
-        outcome.remarks.append(str(note))
+        outcome.remarks.append(note)
 
 
 def _cleaned(image: Path, names: Identifiers) -> list[Path]:

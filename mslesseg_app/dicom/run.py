@@ -169,7 +169,7 @@ def _convert_all(
     pending: deque[tuple[Item, str, Future[Outcome]]] = deque()
     with Progress('series converted', len(wanted), request.quiet) as progress:
         for item in wanted:
-            task = _task(request, work, index, item)
+            task = _task(request, work, index, records, item)
             earlier = index.result(task.key)
             if earlier and still_there(earlier['files'], request.bids_dir):
                 item.outcome = Outcome(**earlier)
@@ -206,7 +206,7 @@ def _keep(
     progress.advance()
 
 
-def _task(request: Request, work: Path, index: Index, item: Item) -> Task:
+def _task(request: Request, work: Path, index: Index, records: Records, item: Item) -> Task:
     series, target = item.target.series, item.target
     files = index.files(series.group, series.part)
     versions = [__version__, version('heudiconv'), version('dcm2niix')]
@@ -220,7 +220,7 @@ def _task(request: Request, work: Path, index: Index, item: Item) -> Task:
         files=tuple(files),
         work_dir=work,
         bids_dir=request.bids_dir,
-        deface=request.deface,
+        pictures=records.folder / 'faces' if request.deface else None,
         voxels=series.voxels // series.echoes,
         echo=series.echo,
     )

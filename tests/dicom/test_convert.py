@@ -22,6 +22,7 @@ from scanner import ANNA, BERT, FIRST, SECOND, contents, head, scan, states
 
 from mslesseg_app.cli.main import main
 from mslesseg_app.demo.dicom import Patient, Study
+from mslesseg_app.errors import AlignmentError
 
 
 @pytest.fixture(autouse=True)
@@ -215,6 +216,69 @@ def test_archives_give_the_same_bytes(study: tuple[Path, Path], tmp_path: Path) 
     assert convert('study.tgz', 'bids') == 0
     assert contents(tmp_path / 'bids') == contents(bids)
     assert not (tmp_path / 'work' / 'dicom' / 'archives').exists()
+
+
+# ----------------------------------------------------------------------------------- faces
+
+
+def test_a_series_whose_face_stays_is_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise AlignmentError('no head in it')
+
+    scan(tmp_path / 'source')
+    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_picture', fail)
+    assert convert('source', 'bids', deface=True) == 1
+    assert not list((tmp_path / 'bids').rglob('*.nii.gz'))
+    assert 'could not be removed: no head in it' in capsys.readouterr().err
+    (row,) = table(tmp_path / 'bids' / 'series.tsv')
+    assert (row['decision'], row['output']) == ('failed', 'n/a')
+    assert convert('source', 'bids') == 0
+
+
+def test_thick_slices_have_no_face_and_are_left_alone(tmp_path: Path) -> None:
+    scan(tmp_path / 'source')
+    assert convert('source', 'bids', deface=True) == 0
+    (image,) = (tmp_path / 'bids').rglob('*.nii.gz')
+    np.testing.assert_array_equal(
+        np.sort(np.asanyarray(nib.load(image).dataobj), None), np.sort(head(0).dataobj, None)
+    )
+    assert table(tmp_path / 'bids' / 'series.tsv')[0]['remarks'] != 'n/a'
+
+
+@pytest.mark.slow
+def test_faces_are_removed(tmp_path: Path) -> None:
+    from scanner import KINDS
+
+    from mslesseg_app.demo.dicom import write_series
+    from mslesseg_app.demo.phantom import make_phantom
+    from mslesseg_app.demo.phantom import scan as scanned
+    from mslesseg_app.demo.protocols import session_protocols
+
+    image = scanned(make_phantom(1, 2.0), session_protocols(1, 2.0)['T1w'], 1)
+    write_series(
+        nib.Nifti1Image(np.asanyarray(image.dataobj).astype('i2'), image.affine),
+        tmp_path / 'source',
+        vendor='siemens',
+        patient=ANNA,
+        study=FIRST,
+        number=2,
+        description='t1_mprage_sag',
+        sidecar=KINDS['T1w'],
+    )
+    assert convert('source', 'bids', deface=True) == 0
+    assert convert('source', 'faces') == 0
+    (after,) = (nib.load(path) for path in (tmp_path / 'bids').rglob('*.nii.gz'))
+    (before,) = (nib.load(path) for path in (tmp_path / 'faces').rglob('*.nii.gz'))
+    old, new = np.asanyarray(before.dataobj), np.asanyarray(after.dataobj)
+    gone = new != old
+    assert 0.01 < gone.mean() < 0.3
+    assert not new[gone].any()
+    np.testing.assert_array_equal(before.affine, after.affine)
+    (picture,) = (tmp_path / 'bids-private').rglob('*.png')
+    assert picture.stat().st_mode & 0o077 == 0
+    assert not list((tmp_path / 'bids').rglob('*.png'))
 
 
 # -------------------------------------------------------------------------- interruptions
