@@ -12,6 +12,8 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -30,6 +32,8 @@ from .identity import Subject
 GZIP_LEVEL = 2
 
 _DCM2NIIX = {'compress': 'n', 'anon_bids': True, 'merge_imgs': 2}
+#: Nipype's records of each run are of no use to anybody here.
+_LEAN = {'create_report': 'false', 'keep_inputs': 'true', 'remove_unnecessary_outputs': 'false'}
 _HEADER = 352
 #: Free text of a NIfTI-1 header: data_type, db_name, descrip, aux_file, intent_name.
 _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
@@ -105,27 +109,44 @@ class Outcome:
         return asdict(self)
 
 
+@contextmanager
+def _libraries(temporary: Path) -> Iterator[None]:
+    """Make libraries quiet, keep their temporary files together, and let them find dcm2niix."""
+    _prepare()
+    import nipype
+
+    temporary.mkdir(exist_ok=True)
+    earlier = {key: nipype.config.get('execution', key) for key in _LEAN}
+    folder = tempfile.tempdir
+    names = ('heudiconv', 'nipype', 'nipype.workflow', 'nipype.interface', 'pydicom')
+    loggers = {name: logging.getLogger(name).level for name in names}
+    tempfile.tempdir = str(temporary)
+    nipype.config.update_config({'execution': _LEAN})
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        tempfile.tempdir = folder
+        nipype.config.update_config({'execution': earlier})
+        for name, level in loggers.items():
+            logging.getLogger(name).setLevel(level)
+
+
 @cache
-def prepare_process(temporary: str) -> None:
-    """Make libraries quiet, and let them find dcm2niix; once in each process."""
-    tempfile.tempdir = temporary
+def _prepare() -> None:
     os.environ['NO_ET'] = '1'
     if shutil.which('dcm2niix') is None:
         import dcm2niix
 
         paths = [str(Path(sys.executable).parent), str(dcm2niix.bin_path.parent)]
         os.environ['PATH'] = os.pathsep.join([*paths, os.environ.get('PATH', '')])
-    warnings.simplefilter('ignore')
-    import heudiconv.convert  # its import takes seconds: here, and once
-    import nipype
+    import heudiconv.convert  # its import takes seconds: here, and once in a process
 
     # both are done by us: the one refuses sidecars that tell how dates were treated
     vars(heudiconv.convert).update(tuneup_bids_json_files=_nothing, save_scans_key=_nothing)
-
-    lean = {'create_report': 'false', 'keep_inputs': 'true', 'remove_unnecessary_outputs': 'false'}
-    nipype.config.update_config({'execution': {'crashdump_dir': temporary, **lean}})
-    for name in ('heudiconv', 'nipype', 'nipype.workflow', 'nipype.interface', 'pydicom'):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _nothing(*_: object) -> None:
@@ -140,9 +161,6 @@ def convert_series(task: Task) -> Outcome:
     DiskError, OutputError
         If something cannot be written.
     """
-    temporary = task.work_dir / 'tmp'
-    temporary.mkdir(exist_ok=True)
-    prepare_process(str(temporary))
     folder = task.work_dir / 'series' / task.key
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
@@ -150,7 +168,8 @@ def convert_series(task: Task) -> Outcome:
     try:
         clean = _deidentify(task, folder / 'dicom', outcome)
         stage = folder / 'bids'
-        _convert(task, clean, stage)
+        with _libraries(task.work_dir / 'tmp'):
+            _convert(task, clean, stage)
         _finish(task, stage, outcome)
     except DataError as error:
         outcome.error = error.message

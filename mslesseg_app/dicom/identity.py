@@ -8,6 +8,7 @@ import re
 import secrets
 import stat
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,9 @@ class SubjectMap:
         except OSError as error:
             raise explain_os_error(error, self.path) from error
 
-    def subject(self, patient: str, label: str | None = None) -> Subject:
+    def subject(
+        self, patient: str, label: str | None = None, avoid: Collection[str] = ()
+    ) -> Subject:
         """Return the subject of a patient, the same one for ever.
 
         Parameters
@@ -95,6 +98,8 @@ class SubjectMap:
             See :func:`patient_key`.
         label : str or None
             Wanted BIDS label; the next free number when not given.
+        avoid : collection of str
+            Labels that are not free, because a dataset has them of somebody else.
 
         Raises
         ------
@@ -115,7 +120,7 @@ class SubjectMap:
             with lock:
                 patients = self._read()
                 if patient not in patients:
-                    patients[patient] = _newcomer(_free_label(patients, label))
+                    patients[patient] = _newcomer(_free_label(patients, label, avoid))
                     self._write(patients)
         except Timeout as error:
             raise BusyError(
@@ -168,9 +173,10 @@ def _subject(entry: dict[str, Any], label: str | None) -> Subject:
     return subject
 
 
-def _free_label(patients: dict[str, Any], label: str | None) -> str:
+def _free_label(patients: dict[str, Any], label: str | None, avoid: Collection[str]) -> str:
     taken = {entry['label'] for entry in patients.values()}
     if label is None:
+        taken |= set(avoid)
         numbers = (f'{number:03}' for number in range(1, len(taken) + 2))
         return next(number for number in numbers if number not in taken)
     if label in taken:

@@ -201,6 +201,12 @@ class Index:
             group by patient, study, series order by min(rowid)"""
         return [tuple(row) for row in self._db.execute(query)]
 
+    def doubtful_patients(self) -> set[str]:
+        """Return the patients who have several dates of birth: perhaps several people."""
+        query = """select patient from files where birth != ''
+            group by patient having count(distinct birth) > 1"""
+        return {row['patient'] for row in self._db.execute(query)}
+
     def rows(self, group: tuple[str, str, str]) -> list[Row]:
         """Return the images of one series UID, in order of position and number."""
         query = """select * from files where patient = ? and study = ? and series = ?

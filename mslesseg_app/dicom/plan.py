@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -110,17 +110,32 @@ def make_plan(
             'Leave it out, or convert them one by one.',
         )
     logged = records.studies()
+    strangers = _strangers(request.bids_dir, logged)
+    doubtful = index.doubtful_patients()
     for patient, theirs in patients.items():
-        subject = subjects.subject(patient, request.subject)
+        subject = subjects.subject(patient, request.subject, avoid=strangers)
+        if subject.label in strangers and request.subject is None:
+            raise UsageError(
+                f'The sub-{subject.label} in {request.bids_dir} did not come by this subject map.',
+                'Name the map that was used then by --subject-map, or another BIDS_DIR.',
+            )
         known = logged.setdefault(subject.label, {})
         studies = _studies(theirs)
         labels = label_sessions(studies, subject, known, request.session_from)
         known.update(
             {s.uid: {'date': s.date, 'time': s.time, 'session': labels[s.uid]} for s in studies}
         )
-        yield from _sessions(module, index, theirs, subject, labels)
+        for planned in _sessions(module, index, theirs, subject, labels):
+            if patient in doubtful:
+                planned.target.remarks.append('this patient ID has several dates of birth')
+            yield planned
     if not request.dry_run:
         records.keep_studies(logged)
+
+
+def _strangers(bids_dir: Path, logged: Collection[str]) -> set[str]:
+    """Return the labels that a dataset has from elsewhere."""
+    return {path.name[4:] for path in bids_dir.glob('sub-*') if path.is_dir()} - set(logged)
 
 
 def _studies(series: Iterable[Series]) -> list[Study]:

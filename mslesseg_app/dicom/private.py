@@ -14,7 +14,34 @@ from filelock import FileLock, Timeout
 
 from ..errors import BusyError, DataError
 from ..files import explain_os_error
-from .identity import SubjectMap
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Make a folder for its owner's eyes only, and keep other conversions away from it.
+
+    Raises
+    ------
+    BusyError
+        If there is one.
+    OutputError, DiskError
+        If the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+        lock = FileLock(folder / '.lock', timeout=0, mode=0o600)
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(
+            f'Another conversion uses {folder}.', 'Try again when it has ended.'
+        ) from error
+    except OSError as error:
+        raise explain_os_error(error, folder) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class Records:
@@ -22,32 +49,13 @@ class Records:
 
     Parameters
     ----------
-    subject_map : SubjectMap
+    subject_map : Path
         The records lie in a folder beside its file, named after the dataset.
     bids_dir : Path
     """
 
-    def __init__(self, subject_map: SubjectMap, bids_dir: Path) -> None:
-        stem = subject_map.path.stem
-        self.folder = subject_map.path.parent / f'{stem}-{bids_dir.resolve().name or "root"}'
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other conversions into the dataset away.
-
-        Raises
-        ------
-        BusyError
-            If there is one.
-        """
-        try:
-            self.folder.mkdir(exist_ok=True, mode=0o700)
-            with FileLock(self.folder / '.lock', timeout=0, mode=0o600):
-                yield
-        except Timeout as error:
-            raise BusyError(
-                'Another conversion into this dataset is running.', 'Try again when it has ended.'
-            ) from error
+    def __init__(self, subject_map: Path, bids_dir: Path) -> None:
+        self.folder = subject_map.parent / f'{subject_map.stem}-{bids_dir.name}'
 
     def studies(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the studies that were converted: by subject and UID, date, time and session."""

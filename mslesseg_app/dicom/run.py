@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import shutil
+import signal
+import sqlite3
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -13,17 +15,21 @@ from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
+from types import ModuleType
 
 from .. import __version__
-from ..errors import BusyError, DataError, NoInputError, OutputError, UsageError
+from ..errors import BusyError, DataError, DiskError, NoInputError, UsageError
 from . import heuristic, tree
 from .conversion import Outcome, Task, convert_series, still_there
 from .identity import SubjectMap
 from .index import Index
 from .plan import Item, Request, make_plan, sort_series
-from .private import Records
+from .private import Records, alone
 from .progress import Progress
 from .tables import tell, write_tables
+
+#: Only the first process answers to Ctrl-C.
+_DEAF = (signal.SIGINT, signal.SIG_IGN)
 
 
 def convert(request: Request) -> int:
@@ -40,24 +46,50 @@ def convert(request: Request) -> int:
     """
     check_places(request)
     module = heuristic.load(request.heuristic)
-    with ExitStack() as stack:
-        work = _private_folder(request.work_dir / 'dicom')
-        subjects = SubjectMap(_map_file(request, work))
-        records = Records(subjects, request.bids_dir)
-        stack.enter_context(records.locked())
-        pool = stack.enter_context(_processes(request.nprocs))
-        index = Index(work)
-        stack.callback(index.close)
-        with Progress('files read', quiet=request.quiet) as progress:
-            index.update(request.sources, pool, progress)
-        series = sort_series(index, request)
-        items = list(make_plan(request, module, index, series, subjects, records))
-        if not request.dry_run:
-            _convert_all(request, work, index, pool, items, records)
-            write_tables(request, items, index, records)
-            shutil.rmtree(work / 'archives', ignore_errors=True)
-        tell(request, items, index)
+    work = request.work_dir / 'dicom'
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(alone(work))
+            subjects = SubjectMap(_map_file(request, work))
+            records = Records(request.subject_map, request.bids_dir)
+            if not request.dry_run:
+                stack.enter_context(alone(records.folder))
+            pool = stack.enter_context(_processes(request.nprocs))
+            index = Index(work)
+            stack.callback(index.close)
+            items = _convert(request, module, index, pool, subjects, records)
+    except sqlite3.Error as error:
+        raise DiskError(
+            f'The index in {work} cannot be written: {error}.',
+            'Free some space, or choose another folder with -w/--work-dir.',
+        ) from error
+    for folder in ('archives', 'dry-run', 'series', 'tmp'):
+        shutil.rmtree(work / folder, ignore_errors=True)
     return int(any(item.outcome.error for item in items))
+
+
+def _convert(
+    request: Request,
+    module: ModuleType,
+    index: Index,
+    pool: Executor | None,
+    subjects: SubjectMap,
+    records: Records,
+) -> list[Item]:
+    with Progress('files read', quiet=request.quiet) as progress:
+        index.update(request.sources, pool, progress)
+    series = sort_series(index, request)
+    items = list(make_plan(request, module, index, series, subjects, records))
+    wanted = [item for item in items if item.target.prefix and not item.outcome.error]
+    if not request.dry_run and wanted:
+        _convert_all(request, index, pool, items, records)
+        write_tables(request, items, index, records)
+    tell(request, items, index)
+    if not wanted:
+        ours = 'is a T1w, T2w, PDw or FLAIR image of a brain'
+        what = ours if request.heuristic == 'mslesseg' else 'is wanted by the heuristic'
+        raise DataError(f'None of the series {what}.', 'The reasons are listed above.')
+    return items
 
 
 # ---------------------------------------------------------------------------------- places
@@ -97,25 +129,13 @@ def check_places(request: Request) -> None:
     tree.check_dataset(request.bids_dir)
 
 
-def _private_folder(folder: Path) -> Path:
-    """Make a folder that only its owner may enter."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
-    except OSError as error:
-        raise OutputError(
-            f'The work folder {folder} cannot be made or is not yours: {error.strerror}.',
-            'Choose another with -w/--work-dir.',
-        ) from error
-    return folder
-
-
 def _map_file(request: Request, work: Path) -> Path:
     """Return the subject map; a copy of it for a dry run, which leaves no subjects behind."""
     if not request.dry_run:
         return request.subject_map
-    copy = _private_folder(work / 'dry-run') / 'subjects.json'
-    copy.unlink(missing_ok=True)
+    copy = work / 'dry-run' / 'subjects.json'
+    shutil.rmtree(copy.parent, ignore_errors=True)
+    copy.parent.mkdir(mode=0o700)
     if request.subject_map.exists():
         shutil.copyfile(request.subject_map, copy)
         copy.chmod(0o600)
@@ -130,7 +150,7 @@ def _processes(number: int) -> Iterator[Executor | None]:
         return
     context = multiprocessing.get_context('forkserver')
     context.set_forkserver_preload(['mslesseg_app.dicom.conversion'])
-    with ProcessPoolExecutor(number, mp_context=context) as pool:
+    with ProcessPoolExecutor(number, context, signal.signal, _DEAF) as pool:
         try:
             yield pool
         except BrokenProcessPool as error:
@@ -148,20 +168,12 @@ def _processes(number: int) -> Iterator[Executor | None]:
 
 def _convert_all(
     request: Request,
-    work: Path,
     index: Index,
     pool: Executor | None,
     items: list[Item],
     records: Records,
 ) -> None:
     wanted = [item for item in items if item.target.prefix and not item.outcome.error]
-    if not wanted:
-        raise DataError(
-            'None of the series is a T1w, T2w, PDw or FLAIR image of a brain.'
-            if request.heuristic == 'mslesseg'
-            else 'The heuristic wants none of the series.',
-            'See why with --dry-run.',
-        )
     request.bids_dir.mkdir(parents=True, exist_ok=True)
     tree.write_top(request.bids_dir, request.deface)
     for label, members in groupby(items, key=lambda item: item.subject.label):
@@ -169,7 +181,7 @@ def _convert_all(
     pending: deque[tuple[Item, str, Future[Outcome]]] = deque()
     with Progress('series converted', len(wanted), request.quiet) as progress:
         for item in wanted:
-            task = _task(request, work, index, records, item)
+            task = _task(request, index, records, item)
             earlier = index.result(task.key)
             if earlier and still_there(earlier['files'], request.bids_dir):
                 item.outcome = Outcome(**earlier)
@@ -206,7 +218,7 @@ def _keep(
     progress.advance()
 
 
-def _task(request: Request, work: Path, index: Index, records: Records, item: Item) -> Task:
+def _task(request: Request, index: Index, records: Records, item: Item) -> Task:
     series, target = item.target.series, item.target
     files = index.files(series.group, series.part)
     versions = [__version__, version('heudiconv'), version('dcm2niix')]
@@ -218,7 +230,7 @@ def _task(request: Request, work: Path, index: Index, records: Records, item: It
         subject=item.subject,
         prefix=target.prefix,
         files=tuple(files),
-        work_dir=work,
+        work_dir=request.work_dir / 'dicom',
         bids_dir=request.bids_dir,
         pictures=records.folder / 'faces' if request.deface else None,
         voxels=series.voxels // series.echoes,

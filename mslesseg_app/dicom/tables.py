@@ -149,7 +149,9 @@ def check(bids_dir: Path, subject_map: Path, quiet: bool = False) -> int:
     UsageError
         If others may read the subject map.
     """
-    records = Records(SubjectMap(subject_map), bids_dir) if subject_map.exists() else None
+    records = None
+    if subject_map.exists():
+        records = Records(SubjectMap(subject_map).path, bids_dir)
     known = records.all_identifiers() if records else set()
     leaks = check_tree(bids_dir, known)
     for leak in leaks:

@@ -309,12 +309,13 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
 def test_two_conversions_at_once_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from mslesseg_app.dicom.identity import SubjectMap
-    from mslesseg_app.dicom.private import Records
+    from mslesseg_app.dicom.private import alone
 
     scan(tmp_path / 'source')
-    records = Records(SubjectMap(tmp_path / 'bids-private' / 'subjects.json'), tmp_path / 'bids')
-    with records.locked():
+    (tmp_path / 'bids-private').mkdir(mode=0o700)
+    with alone(tmp_path / 'work' / 'dicom'):
+        assert convert('source', 'bids') == 75
+    with alone(tmp_path / 'bids-private' / 'subjects-bids'):
         assert convert('source', 'bids') == 75
     assert 'Another conversion' in capsys.readouterr().err
 
@@ -350,6 +351,26 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture) -
     path.unlink()
     assert convert('source', 'bids', '--session-from', 'none') == 0
     assert {r['decision'] for r in table(tmp_path / 'bids/series.tsv')} == {'converted'}
+
+
+def test_subjects_from_elsewhere_are_not_mixed_up(tmp_path: Path) -> None:
+    (tmp_path / 'bids' / 'sub-001').mkdir(parents=True)
+    scan(tmp_path / 'source')
+    assert convert('source', 'bids') == 0
+    assert list((tmp_path / 'bids').glob('sub-002/ses-*/anat/*_FLAIR.nii.gz'))
+    assert not list((tmp_path / 'bids' / 'sub-001').iterdir())
+    scan(tmp_path / 'more', patient=BERT)
+    assert convert('more', 'other', '--subject-map', 'map/s.json') == 0
+    assert convert('more', 'bids', '--subject-map', 'map/s.json') == 64
+
+
+def test_one_patient_id_for_several_people_is_told(tmp_path: Path) -> None:
+    scan(tmp_path / 'source/a')
+    twin = Patient('Muster^Eva', ANNA.patient_id, dt.date(1990, 1, 1), 'F')
+    scan(tmp_path / 'source/b', patient=twin, study=SECOND)
+    assert convert('source', 'bids') == 0
+    rows = table(tmp_path / 'bids' / 'series.tsv')
+    assert ['several dates of birth' in row['remarks'] for row in rows] == [True, True]
 
 
 def test_sessions_by_order_and_runs_of_one_day(tmp_path: Path) -> None:
