@@ -12,7 +12,8 @@ import pytest
 
 from mslesseg_app import errors
 from mslesseg_app.bids.names import io_spec
-from mslesseg_app.cli import bids_app, report
+from mslesseg_app.cli import bids_app, convert, report, run
+from mslesseg_app.dicom.tree import SERIES_COLUMNS
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.metrics.exam import METRIC_COLUMNS
 from mslesseg_app.models.registry import ModelEntry, list_entries
@@ -118,3 +119,18 @@ def test_options_of_the_group_page_exist(pages: dict[Path, str]) -> None:
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     assert len(named) > 12
     assert named <= known
+
+
+def test_options_of_the_dicom_pages_exist(pages: dict[Path, str]) -> None:
+    text = page(pages, 'dicom.md') + page(pages, 'deidentification.md')
+    named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', text))
+    parsers = [convert.build_parser(), run.build_parser()]
+    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
+    own = {o for action in convert.build_parser()._actions for o in action.option_strings}
+    assert named <= known
+    assert {option for option in own if option.startswith('--')} - named <= {'--help', '--n-cpus'}
+
+
+def test_columns_of_the_table_of_series_are_listed(pages: dict[Path, str]) -> None:
+    for column in SERIES_COLUMNS:
+        assert f'`{column}`' in page(pages, 'dicom.md')

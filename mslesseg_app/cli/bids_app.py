@@ -35,6 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     _add_positionals(parser)
+    add_options(parser)
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add everything but the positional arguments."""
     _add_filters(parser)
     _add_performance(parser)
     _add_subset(parser)
@@ -42,14 +48,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_lesions(parser)
     _add_evaluation(parser)
     _add_other(parser)
-    return parser
 
 
 def main(arguments: list[str]) -> int:
     """Run the BIDS App."""
-    parser = build_parser()
-    options = parser.parse_args(arguments)
-    settings = to_settings(options, shlex.join(['mslesseg', *arguments]))
+    return run(build_parser().parse_args(arguments), shlex.join(['mslesseg', *arguments]))
+
+
+def run(options: argparse.Namespace, command: str) -> int:
+    """Run the levels that parsed options ask for."""
+    settings = to_settings(options, command)
     levels = [_ALIASES.get(level, level) for level in options.analysis_level]
     code = 0
     if 'participant' in levels:

@@ -8,7 +8,8 @@ from importlib import import_module
 
 #: Verb, the module of its command, and what it does.
 VERBS = {
-    'run': ('bids_app', 'the BIDS App itself (the word may be left out)'),
+    'convert': ('convert', 'DICOM files to a BIDS dataset without names in it'),
+    'run': ('run', 'convert DICOM files and run the App on them'),
     'demo': ('demo', 'make a small dataset of a synthetic head and run the App on it'),
     'models': ('models', 'list, show, add, fetch, verify and remove models'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status of the BIDS execution specification.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    verb = arguments.pop(0) if arguments and arguments[0] in VERBS else 'run'
-    module = import_module(f'.{VERBS[verb][0]}', __package__)
+    name = VERBS[arguments.pop(0)][0] if arguments and arguments[0] in VERBS else 'bids_app'
+    module = import_module(f'.{name}', __package__)
     command: Callable[[list[str]], int] = module.main
     return guarded(command, arguments)
 

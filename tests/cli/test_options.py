@@ -189,14 +189,13 @@ def test_validation_is_skipped_by_any_of_its_names(alias):
         (['group', 'participant'], ['participant', 'group']),
     ],
 )
-@pytest.mark.parametrize('verb', [[], ['run']], ids=['no-verb', 'run'])
-def test_levels(monkeypatch, levels, called, verb):
+def test_levels(monkeypatch, levels, called):
     done = []
     monkeypatch.setattr(
         'mslesseg_app.app.run_participants', lambda *_, **__: done.append('participant') or 0
     )
     monkeypatch.setattr('mslesseg_app.group.run_group', lambda *_, **__: done.append('group') or 0)
-    assert exit_code([*verb, '/data', '/out', *levels]) == 0
+    assert exit_code(['/data', '/out', *levels]) == 0
     assert done == called
 
 
@@ -300,7 +299,9 @@ def test_unknown_level(level, capsys):
     assert level in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('arguments', [[], ['/data'], ['/data', '/out'], ['run']])
+@pytest.mark.parametrize(
+    'arguments', [[], ['/data'], ['/data', '/out'], ['run'], ['run', '/data']]
+)
 def test_missing_arguments(arguments):
     assert exit_code(arguments) == USAGE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -18,16 +18,6 @@ import pytest
 from heudiconv.utils import SeqInfo
 
 HEURISTIC = Path(__file__).resolve().parents[2] / 'heuristics' / 'mslesseg.py'
-
-
-@pytest.fixture(scope='module')
-def heuristic() -> ModuleType:
-    spec = importlib.util.spec_from_file_location('mslesseg_heuristic', HEURISTIC)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def series(name: str = '', tr: float = -1.0, te: float = -1.0, **changes: Any) -> SeqInfo:
@@ -109,6 +99,22 @@ def test_physics_decides_first(
 ) -> None:
     decision = heuristic.decide(series(name, tr, te, ti=ti, scanning=scanning))
     assert decision.suffix == suffix, decision.reason
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'tr', 'te', 'ti', 'kinds'),
+    [
+        ('FLAIR', (6860, 1751), (276, 89), (2073, 340), 'SE/IR'),
+        ('T2w', (5899, 1976), (103, 11), None, 'SE'),
+    ],
+)
+def test_means_and_two_standard_deviations_of_the_release_are_in_the_rules(
+    heuristic: ModuleType, suffix: str, tr: Any, te: Any, ti: Any, kinds: str
+) -> None:
+    for a, b, c in itertools.product((-1.9, 0, 1.9), repeat=3):
+        values = {'ti': ti[0] + c * ti[1]} if ti else {}
+        given = series('', (tr[0] + a * tr[1]) / 1000, te[0] + b * te[1], scanning=kinds, **values)
+        assert heuristic.decide(given).suffix == suffix
 
 
 BY_NAME = [
@@ -260,7 +266,8 @@ def test_one_study_gets_the_names_of_bids(heuristic: ModuleType) -> None:
     assert stems(heuristic.infotodict(study)) == {
         'acq-3D_T1w': ['2'],
         'acq-2D_T2w': ['3'],
-        'acq-2D_run-{item:02d}_FLAIR': ['4', '5'],
+        'acq-2D_run-01_FLAIR': ['4'],
+        'acq-2D_run-02_FLAIR': ['5'],
         'acq-2D_ce-gadolinium_T1w': ['6'],
     }
 
@@ -298,7 +305,8 @@ def test_physics_is_read_from_classic_and_enhanced_headers(heuristic: ModuleType
         custom = heuristic.custom_seqinfo(wrapper=wrapper, series_files=[])
         assert hash(custom) is not None
         physics = heuristic._physics(series(custom=custom))
-        assert physics[:4] == (9.0, 94.0, 2500.0, frozenset({'SE', 'IR'}))
+        assert physics[:3] == (9.0, 94.0, 2500.0)
+        assert physics.scanning == {'SE', 'IR'}
         assert heuristic.decide(series(custom=custom)).suffix == 'FLAIR'
 
 

@@ -1,0 +1,61 @@
+"""``mslesseg run SOURCE... OUT_DIR``: convert DICOM files, and run the App on the result."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from . import bids_app, parsing
+from . import convert as convert_cli
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the verb ``run``: the options of ``convert`` and of the App."""
+    parser = parsing.Parser(
+        prog='mslesseg run',
+        usage='mslesseg run SOURCE [SOURCE ...] OUT_DIR [options]',
+        description='Convert DICOM files to the BIDS dataset OUT_DIR/rawdata and find the lesions '
+        'in it; masks, tables and pages go to OUT_DIR/derivatives/mslesseg, who the subjects are '
+        'to OUT_DIR-private/subjects.json. The options are those of "mslesseg convert" and of the '
+        'App.',
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        'places',
+        type=Path,
+        nargs='+',
+        metavar='PATH',
+        help='Sources (folders, DICOMDIR, archives, files) and, last, OUT_DIR.',
+    )
+    parser.add_argument(
+        '--analysis-level',
+        nargs='+',
+        choices=['participant', 'group'],
+        default=['participant'],
+        metavar='LEVEL',
+        help='participant, group or both, see "mslesseg --help" (default: participant).',
+    )
+    convert_cli.add_options(parser)
+    bids_app.add_options(parser)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Convert, then run the App; a series that failed does not stop the others."""
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    if len(options.places) < 2:
+        parser.error('two paths are needed at least: SOURCE and OUT_DIR')
+    out = options.places[-1].absolute()
+    options.bids_dir = out / 'rawdata'
+    options.output_dir = out / 'derivatives' / 'mslesseg'
+    if options.subject_map is None:
+        options.subject_map = convert_cli.default_map(out)
+    bids_app.to_settings(options, '')  # its complaints before, not after, the conversion
+    from ..dicom.run import convert
+
+    code = convert(convert_cli.to_request(options, options.places[:-1], options.bids_dir))
+    if options.dry_run:
+        return code
+    return bids_app.run(options, shlex.join(['mslesseg', 'run', *arguments])) or code

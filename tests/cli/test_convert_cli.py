@@ -1,0 +1,168 @@
+"""The verbs ``convert`` and ``run``: values of options, wrong ones, and what they call."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from mslesseg_app.cli import convert, run
+from mslesseg_app.cli.main import main
+from mslesseg_app.dicom.plan import Request
+
+USAGE = 64
+
+
+def exit_code(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as error:
+        return int(error.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def request_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Request:
+    """What a command line asks for."""
+    asked: list[Request] = []
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: asked.append(r) or 0)
+    assert exit_code(['convert', *arguments]) == 0
+    return asked[0]
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
+    request = request_of(monkeypatch, 'a', 'b', 'out')
+    assert request.sources == (elsewhere / 'a', elsewhere / 'b')
+    assert request.bids_dir == elsewhere / 'out'
+    assert request.work_dir == elsewhere / 'work'
+    assert request.subject_map == elsewhere / 'out-private' / 'subjects.json'
+    assert (request.subject, request.session_from, request.heuristic) == (None, 'date', 'mslesseg')
+    assert request.deface
+    assert request.nprocs >= 1
+    assert not request.dry_run
+    assert not request.quiet
+
+
+def test_values(monkeypatch: pytest.MonkeyPatch, elsewhere: Path) -> None:
+    options = """--subject sub-A1 --subject-map m/s.json --session-from order --heuristic reproin
+        --no-deface --nprocs 3 -w w --dry-run -q"""
+    request = request_of(monkeypatch, 'a', 'out', *options.split())
+    assert (request.subject, request.session_from) == ('A1', 'order')
+    assert request.subject_map == elsewhere / 'm' / 's.json'
+    assert (request.heuristic, request.deface, request.nprocs) == ('reproin', False, 3)
+    assert request.work_dir == elsewhere / 'w'
+    assert request.dry_run
+    assert request.quiet
+    assert request_of(monkeypatch, 'a', 'out', '--n-cpus', '2', '--deface').deface
+
+
+WRONG = [
+    '--subject a/b',
+    '--subject sub-',
+    '--subject ../x',
+    '--subject',
+    '--subject-map',
+    '--session-from visit',
+    '--heuristic',
+    '--deface=maybe',
+    '--nprocs 0',
+    '--nprocs many',
+    '-w',
+    '--dry-run=no',
+    '--quiet=no',
+    '--check',
+    '--sub X',
+    '--no-such-option',
+]
+
+
+@pytest.mark.parametrize('verb', ['convert', 'run'])
+@pytest.mark.parametrize('options', WRONG)
+def test_wrong_options(
+    options: str, verb: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: pytest.fail('it went on'))
+    assert exit_code([verb, 'source', 'out', *options.split()]) == USAGE
+    shown = capsys.readouterr()
+    assert shown.out == ''
+    assert 'error:' in shown.err
+    assert 'Traceback' not in shown.err
+
+
+@pytest.mark.parametrize('arguments', [['convert'], ['convert', 'one'], ['run', 'one']])
+def test_two_paths_are_needed(arguments: list[str]) -> None:
+    assert exit_code(arguments) == USAGE
+
+
+def test_check_takes_one_dataset(elsewhere: Path, capsys: pytest.CaptureFixture) -> None:
+    assert exit_code(['convert', '--check', 'absent']) == 66
+    (elsewhere / 'bids').mkdir()
+    assert exit_code(['convert', '--check', 'bids', 'other']) == USAGE
+    assert exit_code(['convert', '--check', 'bids']) == 0
+    assert 'only what is suspect by itself' in capsys.readouterr().out
+    (elsewhere / 'bids' / 'x.json').write_text('{"PatientName": "Doe^John"}')
+    assert exit_code(['convert', '--check', 'bids', '-q']) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ''
+    assert 'x.json' in shown.err
+    assert 'John' not in shown.err
+
+
+def test_a_subject_map_that_others_may_read(elsewhere: Path) -> None:
+    (elsewhere / 'bids').mkdir()
+    (elsewhere / 'open').mkdir(mode=0o755)
+    (elsewhere / 'open' / 's.json').write_text('{"patients": {}}')
+    assert exit_code(['convert', '--check', 'bids', '--subject-map', 'open/s.json']) == USAGE
+
+
+# ------------------------------------------------------------------------------------- run
+
+
+def test_run_converts_and_then_runs_the_app(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: done.append(r) or 1)
+    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda s, **_: done.append(s) or 0)
+    monkeypatch.setattr('mslesseg_app.group.run_group', lambda s, **_: done.append('group') or 0)
+    options = (
+        '--session-from order --model unetr --threshold 0.4 --analysis-level participant group'
+    )
+    code = exit_code(['run', 'a', 'b', 'out', *options.split()])
+    assert code == 1  # a series failed; the others were processed
+    request, settings, last = done
+    assert request.sources == (elsewhere / 'a', elsewhere / 'b')
+    assert request.bids_dir == settings.bids_dir == elsewhere / 'out' / 'rawdata'
+    assert request.subject_map == elsewhere / 'out-private' / 'subjects.json'
+    assert request.session_from == 'order'
+    assert settings.out_dir == elsewhere / 'out' / 'derivatives' / 'mslesseg'
+    assert (settings.model, settings.threshold) == (('unetr',), 0.4)
+    assert last == 'group'
+    assert settings.command.startswith('mslesseg run a b out')
+
+
+def test_run_complains_before_it_converts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: pytest.fail('it went on'))
+    assert exit_code(['run', 'a', 'out', '-w', 'out/rawdata/work']) == USAGE
+    assert exit_code(['run', 'a', 'out', '--derivatives', 'freesurfer=x']) == USAGE
+
+
+def test_a_dry_run_stops_after_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: 0 if r.dry_run else 9)
+    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda *_, **__: pytest.fail('ran'))
+    assert exit_code(['run', 'a', 'out', '--dry-run']) == 0
+
+
+def test_run_has_the_options_of_both() -> None:
+    def options(parser: argparse.ArgumentParser) -> set[str]:
+        return {name for action in parser._actions for name in action.option_strings}
+
+    from mslesseg_app.cli import bids_app
+
+    both = options(convert.build_parser()) | options(bids_app.build_parser())
+    assert both - options(run.build_parser()) == {'--check'}
