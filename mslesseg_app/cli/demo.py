@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from . import parsing
@@ -12,14 +13,16 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``demo``."""
     parser = parsing.Parser(
         prog='mslesseg demo',
-        description='Make a small BIDS dataset of a synthetic head (T1w, T2w and FLAIR of two '
-        'sessions, with lesions whose true mask is known) and run the App on it. Options of the '
-        'App may follow after "--", for example: mslesseg demo DIR -- --nprocs 2',
+        description='Write DICOM files of a synthetic head (T1w, T2w and FLAIR of two visits, '
+        'with lesions whose true mask is known), convert them to BIDS and run the App on them. '
+        'Options of the App may follow after "--", for example: mslesseg demo DIR -- --nprocs 2',
         allow_abbrev=False,
     )
     parser.add_argument('folder', type=Path, metavar='DIR', help='Folder to work in.')
     parser.add_argument(
-        '--data-only', action='store_true', help='Make the dataset and do not run the App.'
+        '--data-only',
+        action='store_true',
+        help='Make and convert the data, and do not run the App.',
     )
     parser.add_argument('--random-seed', type=parsing.seed, default=1, metavar='N')
     parser.add_argument(
@@ -36,19 +39,34 @@ def main(arguments: list[str]) -> int:
     """Make the dataset, run the App and say where to look."""
     own, rest = _split(arguments)
     options = build_parser().parse_args(own)
-    from ..demo.dataset import make_dataset
+    from ..demo.studies import SUBJECT, write_references, write_studies
+    from ..dicom.plan import Request
+    from ..dicom.run import convert
+    from .convert import default_map
 
     folder: Path = options.folder.absolute()
-    dataset = make_dataset(
-        folder / 'bids', seed=options.random_seed, resolution=options.resolution
+    bids_dir = folder / 'bids'
+    sources = write_studies(folder, options.random_seed, options.resolution)
+    print(f'DICOM files: {sources}', flush=True)
+    request = Request(
+        sources=(sources,),
+        bids_dir=bids_dir,
+        work_dir=folder / 'work',
+        subject_map=default_map(bids_dir),
+        subject=SUBJECT,
+        session_from='order',
+        nprocs=len(os.sched_getaffinity(0)),
     )
-    print(f'Dataset: {dataset.bids_dir}', flush=True)
+    if code := convert(request):
+        return code
+    manual_dir = write_references(bids_dir, options.random_seed, options.resolution)
+    print(f'Dataset: {bids_dir}', flush=True)
     if options.data_only:
         return 0
     from .bids_app import main as run_app
 
-    command = [str(dataset.bids_dir), str(folder / 'out'), 'participant', 'group']
-    command += ['-w', str(folder / 'work'), '--derivatives', f'manual={dataset.manual_dir}']
+    command = [str(bids_dir), str(folder / 'out'), 'participant', 'group']
+    command += ['-w', str(folder / 'work'), '--derivatives', f'manual={manual_dir}']
     return run_app([*command, *rest])
 
 

@@ -175,7 +175,7 @@ def _write(
     manual_dir = out_dir / 'derivatives' / 'manual'
     sessions = tuple(str(k) for k in range(1, n_sessions + 1))
     _write_raw_tables(out_dir, subject, sessions, seed, resolution)
-    _write_manual_description(manual_dir)
+    write_manual_description(manual_dir)
     phantom = make_phantom(seed, resolution)
     dataset = DemoDataset(out_dir, manual_dir, subject, sessions, {}, {}, {}, {})
     for session in sessions:
@@ -199,11 +199,19 @@ def _write_session(
         dataset.scanner_from_subject[session, modality] = phantom.scanner_from_subject(
             modality, number
         )
-    path = dataset.manual_dir / folder / f'{stem}_space-orig_label-lesion_mask.nii.gz'
-    save_nifti(session_mask(phantom, protocols['FLAIR'], number), path)
-    _write_json(_sidecar_of(path), _mask_sidecar(folder / f'{stem}_FLAIR.nii.gz'))
+    mask = session_mask(phantom, protocols['FLAIR'], number)
+    path = save_reference(mask, dataset.manual_dir, folder / f'{stem}_FLAIR.nii.gz')
     dataset.masks[session] = path
     dataset.lesions[session] = in_session(phantom.lesions, number)
+
+
+def save_reference(mask: nib.Nifti1Image, manual_dir: Path, flair: Path) -> Path:
+    """Write a known mask and its sidecar; ``flair`` is its image, relative to the raw dataset."""
+    stem = '_'.join(part for part in flair.name.split('_') if part[:4] in ('sub-', 'ses-'))
+    path = manual_dir / flair.parent / f'{stem}_space-orig_label-lesion_mask.nii.gz'
+    save_nifti(mask, path)
+    _write_json(_sidecar_of(path), _mask_sidecar(flair))
+    return path
 
 
 def save_nifti(image: nib.Nifti1Image, path: Path) -> None:
@@ -263,7 +271,8 @@ def _write_raw_tables(
     _write_json(folder / f'sub-{subject}_sessions.json', SESSION_COLUMNS)
 
 
-def _write_manual_description(root: Path) -> None:
+def write_manual_description(root: Path) -> None:
+    """Write what makes a folder a derivative dataset of known masks."""
     description = {
         'Name': 'Known lesions of the synthetic head',
         'BIDSVersion': BIDS_VERSION,
