@@ -11,6 +11,7 @@ VERBS = {
     'run': ('bids_app', 'the BIDS App itself (the word may be left out)'),
     'demo': ('demo', 'make a small dataset of a synthetic head and run the App on it'),
     'models': ('models', 'list, show, add, fetch, verify and remove models'),
+    'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
     'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
