@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mslesseg_app.demo.contrast import Modality
 from mslesseg_app.demo.lesions import in_session, lesion_mask, voxel_shares
 from mslesseg_app.demo.phantom import LESION_EDGE_MM, Phantom, lesion_intensity, make_phantom
 from mslesseg_app.files import write_bytes, write_text
@@ -21,7 +22,7 @@ from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 ROOT = 'MSLesSeg Dataset'
-_TOKENS = {'FLAIR': 'FLAIR', 'T1w': 'T1', 'T2w': 'T2'}
+_TOKENS: dict[Modality, str] = {'FLAIR': 'FLAIR', 'T1w': 'T1', 'T2w': 'T2'}
 _CLINICAL = 'Patient;Timepoint;Sex;Age;MS Type;EDSS;Lesion Number;Lesion Volume;\n'
 _SCANNERS = 'Patient;Timepoint;Rows;Columns;Pixel Spacing;Slice Thickness;Repetition Time;Echo Time\n'
 
@@ -36,7 +37,7 @@ class Visit:
     mask : bool array
     """
 
-    images: Mapping[str, npt.NDArray[np.float32]]
+    images: Mapping[Modality, npt.NDArray[np.float32]]
     mask: npt.NDArray[np.bool_]
 
 

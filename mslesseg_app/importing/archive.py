@@ -66,7 +66,7 @@ def _unpack(archive: Path, target: Path, depth: int) -> None:
             needed = sum(item.file_size for item in file.infolist())
             if needed > shutil.disk_usage(target).free:
                 raise DiskError(
-                    f'{archive} needs {needed / 1e9:.1f} GB unpacked, which {target.parent} lacks.',
+                    f'{archive} needs {needed / 1e9:.1f} GB unpacked: too much for this disk.',
                     'Free some space, or choose another place for the dataset.',
                 )
             before = set(_archives(target))

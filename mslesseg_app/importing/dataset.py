@@ -43,11 +43,16 @@ _COLUMNS = ('source_id', 'participant_id', 'session_id', 'split', 'status', 'ima
 _README = """# {title}
 
 Imported by `{generator}`. Patients have the labels `sub-<label>`, exams `ses-<number>`;
-`source_id` in `participants.tsv` and in `sub-*_sessions.tsv` is what the data set calls them. Images
-are the published ones{state}. The manual lesion masks lie in `derivatives/manual`, on the
+`source_id` in `participants.tsv` and in `sub-*_sessions.tsv` is what the data set calls them.
+Images are the published ones{state}. The manual lesion masks lie in `derivatives/manual`, on the
 grid of each FLAIR. `{report}` says what was taken and what was left out, and why.
 
 Please cite: {citation}
+"""
+_README_MASKS = """# {title}: {name}
+
+One mask an exam, of zeros and ones, on the grid of the exam's FLAIR, with the values that the
+published data set gives. Exams whose mask was damaged, empty or on another grid are not here.
 """
 
 
@@ -189,7 +194,7 @@ def _describe_masks(root: Path, common: Mapping[str, Any], title: str, rater: st
         'DatasetLinks': {'raw': '../../'},
     }
     write_json(root / 'dataset_description.json', description)
-    write_text(root / 'README.md', f'# {title}: {name}\n\nOn the grid of each FLAIR.\n')
+    write_text(root / 'README.md', _README_MASKS.format(title=title, name=name))
 
 
 def _write_case(root: Path, reading: Reading, known: Mapping[Any, dict[str, Any]]) -> None:
