@@ -12,6 +12,8 @@ VERBS = {
     'demo': ('demo', 'make a small dataset of a synthetic head and run the App on it'),
     'models': ('models', 'list, show, add, fetch, verify and remove models'),
     'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
+    'train': ('train', 'train a network on exams with manual masks'),
+    'crossval': ('crossval', "repeat the paper's cross-validation"),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
     'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
