@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +31,7 @@ from monai.transforms.transform import MapTransform, RandomizableTransform, Tran
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from mslesseg_app.errors import MSLesSegError
 from mslesseg_app.inference.windows import brain_box
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, load_case
@@ -107,6 +109,20 @@ class EpochOrder(Sampler[Key]):
 
 
 # --------------------------------------------------------------------------- exams as they are
+
+
+@contextmanager
+def our_errors() -> Iterator[None]:
+    """Raise the error of ours that MONAI wrapped in one of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MSLesSegError):
+                raise cause from error
+            cause = cause.__cause__
+        raise
 
 
 class ReadCase(Transform):
@@ -279,7 +295,8 @@ class CaseFeed(Dataset[dict[str, Tensor]]):
     def prepare(self) -> Iterator[str]:
         """Read every case into the cache and yield its name; an unfit one is an error."""
         for index, case in enumerate(self.cases):
-            self.read[index]
+            with our_errors():
+                self.read[index]
             yield case.name
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
