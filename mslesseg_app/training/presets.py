@@ -120,12 +120,14 @@ MENDED: dict[str, Any] = {
 REDUCED: dict[str, dict[str, Any]] = {
     'unet': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
     'mssegdiff': {
-        'options': {'features': [8, 16, 16, 32, 8], 'time_width': 32, 'time_hidden': 64},
+        'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
         'patch': 32,
-        'sampler': {'overlap': 0.1, 'chains': 1, 'steps': 2, 'fusion': 'probability'},
+        'sampler': {
+            'overlap': 0.0, 'margin': 0, 'chains': 1, 'steps': 1, 'fusion': 'probability',
+        },
     },
     'unetr': {
-        'options': {'edge': 32, 'feature_size': 8, 'hidden_size': 96, 'mlp_dim': 192,
+        'options': {'edge': 32, 'feature_size': 4, 'hidden_size': 96, 'mlp_dim': 192,
                     'num_heads': 4},
         'patch': 32,
     },
@@ -206,13 +208,13 @@ def _mended(network: str) -> Plan:
 
 def _reduced(network: str) -> Plan:
     few: dict[str, Any] = {
-        'epochs': 4,
-        'steps_per_epoch': 25,
-        'learning_rate': 2e-3,
-        'warm_up': 0.4,
-        'ema': 0.95,
+        'epochs': 2,
+        'steps_per_epoch': 50,
+        'learning_rate': 3e-3,
+        'warm_up': 0.2,
+        'ema': 0.9,
         'patches': 4,
-        'sampler': {'overlap': 0.1, 'blending': 'gaussian'},
+        'sampler': {'overlap': 0.0, 'margin': 0},
         'validate_every': 2,
         'batch': 1,
         **REDUCED[network],
