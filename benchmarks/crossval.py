@@ -70,9 +70,7 @@ def run(folder: Path, networks: list[str], folds: list[str], device: str) -> flo
             part = ['crossval', *common, '--network', network, '--fold', fold]
             total += timed(f'{network}, fold {fold}', part)
     if len(set(folds)) == 5:
-        total += timed(
-            'models, tables', ['crossval', *common, '--network', *networks, '--gather']
-        )
+        total += timed('models, tables', ['crossval', *common, '--network', *networks, '--gather'])
     return total
 
 
