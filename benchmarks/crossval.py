@@ -1,4 +1,4 @@
-"""From a release in MSLesSeg's layout to Tables 5 and 6: every verb, all four networks, five folds.
+"""From a release in MSLesSeg's layout to Tables 5 and 6: all verbs, networks and folds.
 
 Synthetic heads, reduced networks, a few steps: the time and the way are real, the figures say
 nothing about real exams. 8 training and 4 test patients, some with several timepoints. Example::
