@@ -17,7 +17,11 @@ import torch
 
 from mslesseg_app.inference.device import choose_device
 from mslesseg_app.training.data import TrainingData, load_data
-from mslesseg_app.training.loop import Settings, Trainer
+from mslesseg_app.training.loop import Trainer
+from mslesseg_app.training.patches import SynthesisFeed, collate
+from mslesseg_app.training.plan import Plan, changed
+from mslesseg_app.training.presets import preset
+from mslesseg_app.training.workers import World
 
 
 def now(device: str) -> float:
@@ -27,23 +31,23 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-def measure(
-    data: TrainingData, settings: Settings, device: str, channels_last: bool, steps: int
-) -> tuple[float, float, float]:
-    """Return median milliseconds of drawing and of the whole step, and peak memory (GiB)."""
-    drawing, whole = [], []
+def measure(data: TrainingData, plan: Plan, device: str, steps: int) -> tuple[float, float, float]:
+    """Return median milliseconds of drawing and of the rest of a step, and peak memory (GiB)."""
+    drawing, rest = [], []
+    feed = SynthesisFeed(data, plan, device)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(Path(folder), data, settings, device, channels_last)
+        trainer = Trainer(Path(folder), plan, feed, world=World(device=device))
         trainer.network.train()
-        for _ in range(steps + 4):
+        for number in range(steps + 4):
             start = now(device)
-            trainer.draw()
+            draws = [feed[0, number * plan.batch + place, 0] for place in range(plan.batch)]
+            batch = {name: tensor.to(device) for name, tensor in collate(draws).items()}
             middle = now(device)
-            trainer.train_step()
+            trainer.train_step(batch)
             drawing.append(1000 * (middle - start))
-            whole.append(1000 * (now(device) - middle))
+            rest.append(1000 * (now(device) - middle))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.startswith('cuda') else 0.0
-    return statistics.median(drawing[4:]), statistics.median(whole[4:]), peak
+    return statistics.median(drawing[4:]), statistics.median(rest[4:]), peak
 
 
 def main() -> None:
@@ -59,16 +63,13 @@ def main() -> None:
     device, _ = choose_device(args.device)
     torch.backends.cudnn.benchmark = True
     data = load_data(args.data)
-    print('| batch | memory format | drawing ms | step ms (drawing in it) | peak GiB |')
-    print('|---|---|---|---|---|')
+    print('| batch | drawing ms | rest of the step ms | peak GiB on the GPU |')
+    print('|---|---|---|---|')
     for batch in args.batch:
-        for last in (False, True):
-            settings = Settings(
-                tuple(args.widths), (args.patch[0], args.patch[1], args.patch[2]), batch
-            )
-            drawing, whole, peak = measure(data, settings, device, last, args.steps)
-            name = 'channels last' if last else 'contiguous'
-            print(f'| {batch} | {name} | {drawing:.0f} | {whole:.0f} | {peak:.1f} |', flush=True)
+        sizes = {'options': {'channels': args.widths}, 'patch': args.patch, 'batch': batch}
+        plan = changed(preset('synthesis', 'unet'), sizes)
+        drawing, rest, peak = measure(data, plan, device, args.steps)
+        print(f'| {batch} | {drawing:.0f} | {rest:.0f} | {peak:.1f} |', flush=True)
 
 
 if __name__ == '__main__':

@@ -89,12 +89,17 @@ def _umask() -> int:
     return current
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically, unless it is there already."""
-    if path.is_file() and path.read_bytes() == text.encode():
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, unless it is there already."""
+    if path.is_file() and path.read_bytes() == content:
         return
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding='utf-8')
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically, unless it is there already."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

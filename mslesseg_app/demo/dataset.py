@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gzip
 import json
 import shutil
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from mslesseg_app.demo.lesions import Lesion, in_session
 from mslesseg_app.demo.phantom import Phantom, make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import SESSIONS, session_protocols, sidecar
 from mslesseg_app.errors import DiskError, OutputError, UsageError
+from mslesseg_app.spatial.grids import compressed
 
 GENERATOR = 'mslesseg demo'
 DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -215,9 +215,9 @@ def save_reference(mask: nib.Nifti1Image, manual_dir: Path, flair: Path) -> Path
 
 
 def save_nifti(image: nib.Nifti1Image, path: Path) -> None:
-    """Write ``.nii.gz`` whose gzip header has neither time nor name: same data, same bytes."""
+    """Write ``.nii.gz``: same data, same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=5, mtime=0))
+    path.write_bytes(compressed(image))
 
 
 def _sidecar_of(path: Path) -> Path:

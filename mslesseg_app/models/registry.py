@@ -347,7 +347,8 @@ def verified_files(entry: ModelEntry) -> tuple[Path, ...]:
     if not entry.files:
         raise ModelError(
             f'The model {entry.name!r} cannot run: it has no trained weights.',
-            f'Train it, or describe weights that you have: mslesseg models add FILE '
+            f'Train it: mslesseg train BIDS_DIR RUN_DIR --network {entry.architecture} '
+            '--model-dir DIR; or describe weights that you have: mslesseg models add FILE '
             f'--architecture {entry.architecture} --model-dir DIR; or choose another model.',
         )
     pairs = zip(entry.files, entry.weights_paths, strict=True)

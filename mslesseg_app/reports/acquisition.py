@@ -14,13 +14,15 @@ import nibabel as nib
 
 from ..errors import DataError, NoInputError
 from ..spatial.checks import UNREADABLE
-from .clinical import number
+from .clinical import number, who
 
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
 
 #: What is tabulated, in the order of the paper's Table 2; times in ms, lengths in mm.
 FIELDS = ('matrix', 'spacing', 'thickness', 'TR', 'TE', 'TI', 'flip')
 
+_PATIENT_HEADINGS = ('patient', 'paziente', 'subject', 'participant', 'id')
+_TIMEPOINT_HEADINGS = ('timepoint', 'time point', 'session', 'visit', 'time')
 _SCANNER_HEADINGS = {
     'rows': ('rows', 'righe', 'height'),
     'columns': ('columns', 'cols', 'colonne', 'width'),
@@ -152,7 +154,17 @@ def read_scanner_tables(folder: Path) -> dict[str, list[dict[str, float]]]:
     DataError
         If one has no column that is known.
     """
-    found: dict[str, list[dict[str, float]]] = {}
+    return {
+        modality: [values for _, values in rows]
+        for modality, rows in read_scanner_rows(folder).items()
+    }
+
+
+def read_scanner_rows(
+    folder: Path,
+) -> dict[str, list[tuple[tuple[str, str], dict[str, float]]]]:
+    """Read the same tables with patient and timepoint (empty where not said) of each row."""
+    found: dict[str, list[tuple[tuple[str, str], dict[str, float]]]] = {}
     for modality, word in zip(MODALITIES, ('FLAIR', 'T1', 'T2'), strict=True):
         paths = sorted(folder.glob(f'**/*scanners_info_{word}.csv'))
         found[modality] = _scanner_rows(paths[0]) if paths else []
@@ -161,11 +173,12 @@ def read_scanner_tables(folder: Path) -> dict[str, list[dict[str, float]]]:
     return found
 
 
-def _scanner_rows(path: Path) -> list[dict[str, float]]:
+def _scanner_rows(path: Path) -> list[tuple[tuple[str, str], dict[str, float]]]:
     lines = path.read_text(encoding='utf-8-sig', errors='replace').splitlines()
     delimiter = max(';\t,', key=(lines or [''])[0].count)
     header, *rows = [*csv.reader(lines, delimiter=delimiter)] or [[]]
-    columns = _scanner_columns([name.strip().lower() for name in header])
+    names = [name.strip().lower() for name in header]
+    columns = _scanner_columns(names)
     if not columns:
         raise DataError(f'{path} has no column that is known.')
     made = []
@@ -175,8 +188,18 @@ def _scanner_rows(path: Path) -> list[dict[str, float]]:
             for what, place in columns.items()
         }
         if any(math.isfinite(value) for value in values.values()):
-            made.append(_matrix(values))
+            patient, timepoint = (
+                _cell(row, names, words) for words in (_PATIENT_HEADINGS, _TIMEPOINT_HEADINGS)
+            )
+            made.append((who(patient, timepoint), _matrix(values)))
     return made
+
+
+def _cell(row: list[str], names: list[str], words: tuple[str, ...]) -> str:
+    """Return the cell below the first heading that begins with one of some words."""
+    fitting = (i for i, name in enumerate(names) if name.startswith(words) and i < len(row))
+    place = next(fitting, None)
+    return '' if place is None else row[place].strip()
 
 
 def _scanner_columns(names: list[str]) -> dict[str, int]:

@@ -214,7 +214,7 @@ def _mend_shift(sheet: _Sheet, names: list[str]) -> None:
 
 
 def _scan(sheet: _Sheet, row: Sequence[str], name: str, where: str) -> Scan:
-    patient, timepoint = _who(name, sheet.get(row, 'timepoint'))
+    patient, timepoint = who(name, sheet.get(row, 'timepoint'))
     kind = sheet.get(row, 'ms_type').upper()
     sex = sheet.get(row, 'sex')
     return Scan(
@@ -230,7 +230,7 @@ def _scan(sheet: _Sheet, row: Sequence[str], name: str, where: str) -> Scan:
     )
 
 
-def _who(name: str, timepoint: str) -> tuple[str, str]:
+def who(name: str, timepoint: str) -> tuple[str, str]:
     """Divide ``P20_T1`` into patient and timepoint; other names stay as they are."""
     found = re.fullmatch(r'(?i)p?_?0*(\d+)(?:[_ -]t?(\d+))?', name.strip())
     if found is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def save(image: Any, path: Path) -> str:
     """Write an image and return its path as text, as Nipype wants it."""
     image.to_filename(path)
     return str(path)
+
+
+def compressed(image: Any, level: int = 5) -> bytes:
+    """Return ``.nii.gz`` whose gzip header has neither time nor name: same data, same bytes."""
+    return gzip.compress(image.to_bytes(), compresslevel=level, mtime=0)
 
 
 def describe_geometry(image: Any) -> str:

@@ -1,7 +1,8 @@
-"""Command line of the training, until ``mslesseg train`` takes over.
+"""Prepared files for training on synthetic exams, and judging weights on them.
 
-``prepare`` turns public data into prepared files, ``train`` trains (and goes on where it
-stopped), ``judge`` compares exported weights with the masks of exams. Run
+``prepare`` turns public data into prepared files, ``train`` trains the residual U-Net on
+them (``mslesseg train PREPARED RUN --preset synthesis`` does the same and ends in an entry of the
+registry), ``judge`` compares exported weights with the masks of exams. Run
 ``python -m mslesseg_app.training COMMAND --help``.
 """
 
@@ -14,8 +15,11 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mslesseg_app.errors import MSLesSegError
+from mslesseg_app.training.plan import Plan, changed
+from mslesseg_app.training.presets import preset
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +65,6 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     )
     add('--seed', type=int, default=1)
     add('--device', default='auto')
-    add('--channels-last', action='store_true', help='Memory format; speed only.')
     add('--start-from', type=Path, help='Weights (safetensors) to start from.')
     add('--export', type=Path, help='Where the weights go (default: RUN/weights.safetensors).')
     add('--save-every', type=int, default=500, help='Steps between checkpoints (%(default)s).')
@@ -100,30 +103,49 @@ def _train(args: argparse.Namespace) -> None:
     from mslesseg_app.inference.device import choose_device
     from mslesseg_app.models.networks import read_tensors
     from mslesseg_app.training.data import load_data
-    from mslesseg_app.training.loop import Settings, Trainer
-    from mslesseg_app.training.synthesis import Recipe
+    from mslesseg_app.training.loop import Trainer
+    from mslesseg_app.training.patches import SynthesisFeed
+    from mslesseg_app.training.tracking import Tracker
+    from mslesseg_app.training.workers import World
 
     device, note = choose_device(args.device)
     logging.info(note)
     torch.backends.cudnn.benchmark = True
-    data = load_data(args.data, args.leave_out)
-    settings = Settings(
-        channels=tuple(args.widths),
-        patch=tuple(args.patch),
-        batch=args.batch,
-        patches=args.patches,
-        steps=args.steps,
-        learning_rate=args.learning_rate,
-        warm_up=args.warm_up,
-        recall=args.recall,
-        seed=args.seed,
-        recipe=Recipe(*args.recipe),
-    )
+    plan = _plan(args)
+    feed = SynthesisFeed(load_data(args.data, args.leave_out), plan, device)
     start = read_tensors(args.start_from) if args.start_from else None
-    trainer = Trainer(args.run, data, settings, device, args.channels_last, start)
-    steps = trainer.train(args.minutes, save_every=args.save_every)
-    trainer.export(args.export or args.run / 'weights.safetensors')
-    logging.info('%d of %d steps in %.0f s', steps, args.steps, trainer.seconds)
+    world = World(device=device)
+    trainer = Trainer(args.run, plan, feed, world=world, start=start, identity=_identity(args))
+    with Tracker(args.run) as tracker:
+        trainer.train(tracker, args.minutes)
+    trainer.export(args.export or args.run / 'weights.safetensors', half=True)
+    done = trainer.progress
+    logging.info('%d of %d steps in %.0f s', done.step, args.steps, done.seconds)
+
+
+def _identity(args: argparse.Namespace) -> dict[str, Any]:
+    return {'left_out': list(args.leave_out)}
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Return the plan of the options; an epoch is what lies between two checkpoints."""
+    epochs = max(1, round(args.steps / args.save_every))
+    steps = max(1, round(args.steps / epochs))
+    values = {
+        'options': {'channels': list(args.widths)},
+        'patch': tuple(args.patch),
+        'batch': args.batch,
+        'patches': args.patches,
+        'epochs': epochs,
+        'steps_per_epoch': steps,
+        'learning_rate': args.learning_rate,
+        'warm_up': args.warm_up / steps,
+        'first_rate': 1 / max(1, args.warm_up),
+        'recall': args.recall,
+        'seed': args.seed,
+        'recipe': dict(zip(('real', 'planted', 'painted'), args.recipe, strict=True)),
+    }
+    return changed(preset('synthesis', 'unet'), values)
 
 
 def _judge(args: argparse.Namespace) -> None:

@@ -1,108 +1,154 @@
-"""The training loop: patches in, a smoothed network out, and nothing lost on the way."""
+"""The training loop: batches in, a judged network out, and nothing lost on the way.
+
+It is a loop of our own rather than an engine of pytorch-ignite because what matters here lies
+between the lines of an engine: a step that runs out of memory is repeated in smaller parts, one
+without finite gradient is skipped on all processes alike, a run that diverges returns to its last
+checkpoint with half the rate, and the state at the end of an epoch, random numbers included, is
+all that the next epoch depends on. Data sets, transforms and losses are MONAI's.
+
+An epoch is the unit of everything that is kept: a crash loses at most one.
+"""
 
 from __future__ import annotations
 
-import csv
-import logging
+import copy
 import math
 import pickle
+import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
-from mslesseg_app.errors import DataError, MSLesSegError, UsageError
+from mslesseg_app.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.files import atomic_path, write_json
-from mslesseg_app.models.networks.unet import AUXILIARY, ResidualUNet
-from mslesseg_app.training.data import TrainingData
-from mslesseg_app.training.fields import Chance
-from mslesseg_app.training.losses import deep_loss
-from mslesseg_app.training.synthesis import Recipe, Synthesiser, patch_starts
+from mslesseg_app.inference.windows import free_memory, is_out_of_memory
+from mslesseg_app.models.networks import build
+from mslesseg_app.models.networks.unet import AUXILIARY
+from mslesseg_app.training.objectives import Objective
+from mslesseg_app.training.patches import EpochOrder, Feed, collate
+from mslesseg_app.training.plan import Plan, rate_factor
+from mslesseg_app.training.tracking import Tracker
+from mslesseg_app.training.workers import World
 
-LOGGER = logging.getLogger(__name__)
 CHECKPOINT = 'checkpoint.pt'
-LOG = 'log.csv'
-_LOG_COLUMNS = ('step', 'loss', 'learning_rate', 'gradient_norm', 'skipped', 'seconds')
-_MOST_BAD_STEPS = 50
+BEST = 'best.safetensors'
+RUN = 'run.json'
+
+MOST_BAD_STEPS = 10
+"""Steps in a row without finite gradient after which the run returns to its checkpoint."""
+MOST_RETURNS = 3
+"""Returns after which it stops."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything that decides what a run computes.
+class Judge(Protocol):
+    """Judges a network on the validation exams."""
 
-    Attributes
-    ----------
-    channels : tuple of int
-        Widths of the network's levels.
-    patch : three ints
-        Edges of a patch (voxels).
-    batch : int
-        Exams drawn for a step.
-    patches : int
-        Patches cut out of each.
-    steps : int
-        Length of the schedule.
-    learning_rate, weight_decay : float
-        AdamW's, the rate at its peak.
-    warm_up : int
-        Steps of the linear rise; a cosine fall to 1 % of the peak follows.
-    ema : float
-        Decay of the running mean of the weights, which is what is kept in the end.
-    clip : float
-        Largest norm of the gradient.
-    recall : float
-        See `mslesseg_app.training.losses.dice_ce`.
-    on_lesion : float
-        Share of patches around a lesion.
-    seed : int
-    normalisation : str
-    recipe : Recipe
-    """
+    def __len__(self) -> int:
+        """Return the number of exams."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 128, 192)
-    patch: tuple[int, int, int] = (96, 96, 96)
-    batch: int = 1
-    patches: int = 2
-    steps: int = 4000
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warm_up: int = 100
-    ema: float = 0.998
-    clip: float = 2.0
-    recall: float = 0.5
-    on_lesion: float = 0.8
-    seed: int = 1
-    normalisation: str = 'robust'
-    recipe: Recipe = field(default_factory=Recipe)
-
-
-def rate_factor(step: int, settings: Settings) -> float:
-    """Return the learning rate of a step relative to its peak."""
-    if step < settings.warm_up:
-        return (step + 1) / settings.warm_up
-    rest = max(1, settings.steps - settings.warm_up)
-    part = min(1.0, (step - settings.warm_up) / rest)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * part))
+    def __call__(self, network: nn.Module, device: str, chosen: Sequence[int]) -> list[float]:
+        """Return the DSC of the chosen exams; the network may be changed by it."""
 
 
 class Smoothed:
-    """Exponential mean of a network's weights, with a short memory at the start."""
+    """Exponential mean of a network's weights, with a short memory at the start.
+
+    Parameters
+    ----------
+    network : nn.Module
+    decay : float
+        0 keeps the weights themselves.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {k: v.detach().clone().float() for k, v in network.state_dict().items()}
+        self.values = {k: v.detach().clone() for k, v in network.state_dict().items()}
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step."""
-        keep = min(self.decay, (1 + step) / (10 + step))
+        """Take in the weights after a step; whole numbers are taken over as they are."""
+        keep = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
         state = network.state_dict()
-        mean = list(self.values.values())
-        torch._foreach_lerp_(mean, [state[k].float() for k in self.values], 1 - keep)
+        floats = [k for k, v in self.values.items() if v.is_floating_point()]
+        mean = [self.values[k] for k in floats]
+        torch._foreach_lerp_(mean, [state[k].detach() for k in floats], 1 - keep)
+        for key in self.values.keys() - set(floats):
+            self.values[key].copy_(state[key])
+
+
+@dataclass
+class Progress:
+    """Where a run stands; part of its checkpoint.
+
+    Attributes
+    ----------
+    epoch, step : int
+        Done.
+    seconds : float
+    bad : int
+        Steps in a row without finite gradient.
+    returns : int
+        Returns to a checkpoint.
+    parts : int
+        Parts in which a process does its share of a step.
+    best : float
+        Highest mean DSC so far; negative before any.
+    best_epoch : int
+    unimproved : int
+        Validations since.
+    history : list of dict
+        Rows of the log.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    bad: int = 0
+    returns: int = 0
+    parts: int = 1
+    best: float = -1.0
+    best_epoch: int = 0
+    unimproved: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Counts:
+    """What the steps of an epoch gave.
+
+    Attributes
+    ----------
+    loss : float
+        Sum over the steps with finite gradient.
+    finite, skipped : int
+    norm : float
+        Of the last gradient.
+    waiting : float
+        Seconds in which the network waited for data.
+    """
+
+    loss: float = 0.0
+    finite: int = 0
+    skipped: int = 0
+    norm: float = 0.0
+    waiting: float = 0.0
+
+    def note(self, loss: float, norm: float) -> None:
+        """Take note of one step."""
+        if math.isfinite(norm):
+            self.loss, self.finite = self.loss + loss, self.finite + 1
+        else:
+            self.skipped += 1
+        self.norm = norm
 
 
 class Trainer:
@@ -111,203 +157,473 @@ class Trainer:
     Parameters
     ----------
     folder : Path
-        Holds the checkpoint, ``log.csv`` and ``run.json``.
-    data : TrainingData
-        All that the run may see.
-    settings : Settings
-    device : str
-    channels_last : bool
-        Memory format on CUDA; changes speed only.
+        Holds the checkpoint, the best weights, ``log.csv`` and ``run.json``.
+    plan : Plan
+    feed : Feed
+        Where batches come from.
+    judge : Judge, optional
+        Judges validation exams; without it the last weights are kept.
+    world : World
+        This process among all.
+    loaders : int
+        Worker processes that read batches; they change nothing but speed.
     start : mapping of str to Tensor, optional
         Weights to start from instead of random ones.
+    identity : mapping
+        What else decides the result (data, split), for the run's record.
 
     Raises
     ------
     UsageError
-        If the folder holds a run with other settings or other data.
+        If the folder holds a run with other settings or other data, or the batch cannot be
+        divided among the processes.
     """
 
     def __init__(
         self,
         folder: Path,
-        data: TrainingData,
-        settings: Settings,
-        device: str = 'cpu',
-        channels_last: bool = False,
+        plan: Plan,
+        feed: Feed,
+        judge: Judge | None = None,
+        world: World | None = None,
+        loaders: int = 0,
         start: Mapping[str, Tensor] | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.settings, self.device = folder, settings, device
+        self.folder, self.plan, self.feed = folder, plan, feed
+        self.judge = judge if judge is not None and len(judge) else None
+        self.world = world or World()
+        self.device = self.world.device
+        if plan.batch % self.world.size:
+            raise UsageError(
+                f'A batch of {plan.batch} exams cannot be divided among {self.world.size} '
+                'processes.',
+                f'Use --set batch={self.world.size} or a multiple of it.',
+            )
         self.identity = {
-            'settings': _plain(settings),
-            'files': data.files,
-            'left_out': list(data.left_out),
+            'plan': plan.to_dict(),
+            'files': feed.files,
+            'processes': self.world.size,
+            **(identity or {}),
         }
-        torch.manual_seed(settings.seed)
-        self.network = ResidualUNet(3, 1, settings.channels).to(device)
+        self._seed()
+        self.network = build(plan.architecture, len(plan.channels), plan.options)
         if start is not None:
-            self.network.load_state_dict({k: v.float() for k, v in start.items()}, strict=False)
-        self.format = torch.channels_last_3d if channels_last else torch.contiguous_format
-        self.network.to(memory_format=self.format)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(
-            self.network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay
-        )
-        self.smoothed = Smoothed(self.network, settings.ema)
-        self.chance = Chance(settings.seed, device)
-        self.synthesiser = Synthesiser(data, self.chance, settings.recipe, settings.normalisation)
-        self.step, self.seconds, self.bad = 0, 0.0, 0
+            self._start_from(start)
+        self.network.to(self.device)
+        self.objective = Objective(self.network, plan, self._autocast())
+        self.optimizer = _optimizer(self.network, plan)
+        half = self.objective.autocast == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.split(':')[0], enabled=half)
+        self.smoothed = Smoothed(self.network, plan.ema)
+        self.order = EpochOrder(plan, len(feed), self.world.rank, self.world.size)
+        self.loader = self._loader(loaders)
+        self.progress = Progress(parts=plan.accumulate)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).is_file():
-            self._resume()
-        write_json(folder / 'run.json', self.identity)
+            self.resume()
+        if self.world.first:
+            write_json(folder / RUN, self.identity)
+        self.wrapped = self._wrapped()
 
-    def train(self, minutes: float = math.inf, every: int = 25, save_every: int = 500) -> int:
-        """Train until the schedule or the time is over, and save.
+    # ------------------------------------------------------------------------- making
+
+    def _seed(self) -> None:
+        """Seed all generators: equal weights on all processes, then numbers of their own."""
+        seed = self.plan.seed
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002  # of libraries
+        torch.manual_seed(seed)
+
+    def _start_from(self, start: Mapping[str, Tensor]) -> None:
+        own = self.network.state_dict()
+        fitting = {k: v for k, v in start.items() if k in own and v.shape == own[k].shape}
+        if len(fitting) < len(start):
+            raise UsageError(
+                'The weights to start from are those of another network.',
+                'Choose the network, and the options, that they were trained with.',
+            )
+        self.network.load_state_dict({k: v.to(own[k]) for k, v in fitting.items()}, strict=False)
+
+    def _autocast(self) -> torch.dtype | None:
+        name = self.plan.precision
+        if name == 'auto':
+            name = 'bfloat16' if self.device.startswith('cuda') else 'float32'
+        return {'bfloat16': torch.bfloat16, 'float16': torch.float16}.get(name)
+
+    def _wrapped(self) -> nn.Module:
+        torch.manual_seed(self.plan.seed + 1_000_003 * self.world.rank)
+        if self.progress.epoch:
+            self._set_random_state()
+        if self.world.size == 1:
+            return self.objective
+        devices = [int(self.device.split(':')[1])] if self.device != 'cpu' else None
+        return DistributedDataParallel(
+            self.objective,
+            device_ids=devices,
+            find_unused_parameters=self.plan.architecture not in ('mssegdiff', 'swinunetr'),
+        )
+
+    def _loader(self, count: int) -> DataLoader[dict[str, Tensor]]:
+        return DataLoader(
+            self.feed,  # type: ignore[arg-type]
+            batch_size=self.plan.batch // self.world.size,
+            sampler=self.order,
+            collate_fn=collate,
+            num_workers=count,
+            persistent_workers=count > 0,
+            generator=torch.Generator(),  # or it would draw from the one that is kept
+            pin_memory=self.device.startswith('cuda') and count > 0,
+        )
+
+    # ------------------------------------------------------------------------ training
+
+    def train(self, tracker: Tracker | None = None, minutes: float = math.inf) -> bool:
+        """Train until the plan, the patience or the time is over.
 
         Parameters
         ----------
+        tracker : Tracker, optional
         minutes : float
-            Stop after this time; the next call goes on.
-        every : int
-            Steps between lines of the log.
-        save_every : int
-            Steps between checkpoints: a crash loses no more.
+            Begin no epoch that would probably end after this time; the next call goes on.
 
         Returns
         -------
-        int
-            Steps done so far.
+        bool
+            Whether the training is complete.
+
+        Raises
+        ------
+        MSLesSegError
+            If it diverges again and again, or not even one patch fits the memory.
         """
-        self.network.train()
-        began = last = time.monotonic()
-        losses: list[float] = []
-        norm = 0.0
-        while self.step < self.settings.steps and time.monotonic() - began < 60 * minutes:
-            loss, norm = self.train_step()
-            losses.append(loss)
-            now = time.monotonic()
-            self.seconds, last = self.seconds + now - last, now
-            if self.step % every == 0 or self.step == self.settings.steps:
-                self._log(losses, norm)
-                losses = []
-            if self.step % save_every == 0:
-                self.save()
+        began, longest = time.monotonic(), 0.0
+        tracker = tracker or Tracker(self.folder, quiet=True)
+        steps = self.feed.steps
+        tracker.begin(self.plan.epochs * steps, self.progress.epoch * steps)
+        while not self.complete:
+            start = time.monotonic()
+            if self._agree(start - began + longest > 60 * minutes):
+                return False
+            if self._epoch(tracker):
+                longest = max(longest, time.monotonic() - start)
+        return True
+
+    @property
+    def complete(self) -> bool:
+        """Whether the plan, or the patience, is over."""
+        patience = self.plan.patience
+        tired = bool(patience) and self.progress.unimproved >= patience
+        return tired or self.progress.epoch >= self.plan.epochs
+
+    def _agree(self, over: bool) -> bool:
+        """Whether the first process says so."""
+        return bool(self.world.gather(over)[0])
+
+    def _epoch(self, tracker: Tracker) -> bool:
+        """Do one epoch, judge and save; False if the run returned to its checkpoint."""
+        progress = self.progress
+        start = time.monotonic()
+        counts = self._steps(tracker)
+        if counts is None:
+            self._return(tracker)
+            return False
+        progress.epoch += 1
+        dsc = self._validate()
+        progress.seconds += time.monotonic() - start
+        best = self._note_best(dsc)
+        progress.history.append(self._row(counts, dsc, best))
+        if best and self.world.first:
+            self._write_weights(self.folder / BEST)
         self.save()
-        return self.step
+        if self.world.first:
+            tracker.epoch(progress.history)
+        return True
 
-    def train_step(self) -> tuple[float, float]:
-        """Do one step and return its loss and the norm of its gradient."""
-        images, target, weight = self.draw()
-        factor = rate_factor(self.step, self.settings)
+    def _steps(self, tracker: Tracker) -> Counts | None:
+        """Do the steps of an epoch; None if too many in a row had no finite gradient."""
+        self.order.epoch = self.progress.epoch
+        self.wrapped.train()
+        counts = Counts()
+        last = time.monotonic()
+        for number, batch in enumerate(self._batches()):
+            counts.waiting += time.monotonic() - last
+            self._set_rate(number)
+            loss, norm = self.train_step(batch)
+            if self.progress.bad >= MOST_BAD_STEPS:
+                return None
+            counts.note(loss, norm)
+            tracker.step(self.progress.epoch, loss)
+            last = time.monotonic()
+        return counts
+
+    def _row(self, counts: Counts, dsc: float | None, best: bool) -> dict[str, Any]:
+        """Return the row of the log."""
+        progress = self.progress
+        mean = self.world.mean(counts.loss / max(1, counts.finite))
+        return {
+            'epoch': progress.epoch,
+            'steps': progress.step,
+            'loss': f'{mean:.6g}',
+            'learning_rate': f'{self.optimizer.param_groups[0]["lr"]:.4g}',
+            'gradient_norm': f'{counts.norm:.4g}',
+            'skipped': counts.skipped,
+            'rate_scale': f'{0.5**progress.returns:g}',
+            'dsc': '' if dsc is None else f'{dsc:.6g}',
+            'best': int(best),
+            'seconds': f'{progress.seconds:.1f}',
+            'waiting': f'{counts.waiting:.1f}',
+        }
+
+    def _batches(self) -> Iterator[dict[str, Tensor]]:
+        for batch in self.loader:
+            yield {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def _set_rate(self, number: int) -> None:
+        factor = rate_factor(self.plan, self.progress.epoch, number, self.feed.steps)
+        rate = self.plan.learning_rate * factor * 0.5**self.progress.returns
+        if self.plan.schedule == 'poly':
+            rate = round(rate, 8)
         for group in self.optimizer.param_groups:
-            group['lr'] = self.settings.learning_rate * factor
-        cuda = self.device.startswith('cuda')
-        with torch.autocast('cuda', torch.bfloat16, enabled=cuda):
-            outputs = self.network.forward_all(images)
-        loss = deep_loss(outputs, target, weight, self.settings.recall)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        value, size = float(loss.detach()), float(norm.detach())
-        self.step += 1
-        if math.isfinite(value) and math.isfinite(size):
-            self.optimizer.step()
-            self.smoothed.update(self.network, self.step)
-            self.bad = 0
+            group['lr'] = rate
+
+    def train_step(self, batch: Mapping[str, Tensor]) -> tuple[float, float]:
+        """Do one step and return its loss and the norm of its gradient.
+
+        A step whose gradient is not finite changes nothing but the count of such steps.
+        """
+        loss = self._gradients(batch)
+        self.scaler.unscale_(self.optimizer)
+        limit = self.plan.clip or math.inf
+        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), limit))
+        self.progress.step += 1
+        self.scaler.step(self.optimizer) if math.isfinite(norm) else self.optimizer.zero_grad()
+        self.scaler.update()
+        if math.isfinite(norm):
+            self.smoothed.update(self.network, self.progress.step)
+            self.progress.bad = 0
         else:
-            self._bad_step()
-        return value, size
+            self.progress.bad += 1
+        return loss, norm
 
-    def _bad_step(self) -> None:
-        self.bad += 1
-        LOGGER.warning('Step %d gave no finite loss and was skipped.', self.step)
-        if self.bad >= _MOST_BAD_STEPS:
+    def _gradients(self, batch: Mapping[str, Tensor]) -> float:
+        """Leave the gradients of a batch, in as many parts as memory asks for."""
+        while True:
+            try:
+                return self._in_parts(batch, min(self.progress.parts, len(batch['image'])))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._smaller_parts(len(batch['image']))
+            free_memory()
+
+    def _in_parts(self, batch: Mapping[str, Tensor], parts: int) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        count = len(batch['image'])
+        total = 0.0
+        chunks = [torch.tensor_split(batch[name], parts) for name in ('image', 'label', 'weight')]
+        for number, (image, label, weight) in enumerate(zip(*chunks, strict=True)):
+            share = len(image) / count
+            with self._no_exchange(number < parts - 1):
+                part = self.wrapped({'image': image, 'label': label, 'weight': weight})
+                self.scaler.scale(part * share).backward()
+            total += float(part.detach()) * share
+        return total
+
+    def _no_exchange(self, later: bool) -> AbstractContextManager[Any]:
+        """Exchange gradients among processes with the last part only."""
+        if later and isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return nullcontext()
+
+    def _smaller_parts(self, count: int) -> None:
+        """Take half of the patches at a time from now on."""
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = self.progress.parts
+        if self.world.size > 1 or parts >= count:
+            edges = ' x '.join(map(str, self.plan.patch))
+            raise BusyError(
+                f'{self.device} has too little memory for a step with patches of {edges} voxels.',
+                'Use smaller parts or patches: --set accumulate=N, --set patch=N, or a smaller '
+                'network by --set options.…; the run goes on from its last epoch where only '
+                'accumulate changes.',
+            )
+        self.progress.parts = min(count, 2 * parts)
+
+    def _return(self, tracker: Tracker) -> None:
+        """Go back to the last checkpoint with half the rate."""
+        returns = self.progress.returns + 1
+        path = self.folder / CHECKPOINT
+        if returns > MOST_RETURNS or not path.is_file():
             raise MSLesSegError(
-                f'{self.bad} steps in a row gave no finite loss.',
-                'Start again with a lower learning rate.',
+                f'{MOST_BAD_STEPS} steps in a row gave no finite gradient'
+                + (f', after {MOST_RETURNS} returns to a lower rate.' if path.is_file() else '.'),
+                'Start again with a lower rate (--set learning_rate=…), a longer warm-up, or '
+                '--set precision=float32; and look at the intensities of the images.',
             )
+        self.resume()
+        self._set_random_state()
+        self.progress.returns = returns
+        self.progress.bad = 0
+        tracker.say(
+            f'No finite gradient in {MOST_BAD_STEPS} steps: back to epoch {self.progress.epoch} '
+            f'with {0.5**returns:g} of the learning rate.'
+        )
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a batch: images (N, 3, ...), target and weight (N, 1, ...)."""
-        images, targets, weights = [], [], []
-        settings = self.settings
-        for _ in range(settings.batch):
-            drawn = self.synthesiser.draw()
-            corners = patch_starts(
-                drawn, settings.patch, settings.patches, self.chance, settings.on_lesion
-            )
-            for corner in corners:
-                x, y, z = (slice(c, c + e) for c, e in zip(corner, settings.patch, strict=True))
-                images.append(drawn.images[:, x, y, z])
-                targets.append(drawn.label[None, x, y, z].float())
-                weights.append(drawn.weight[None, x, y, z])
-        stacked = torch.stack(images).contiguous(memory_format=self.format)
-        return stacked, torch.stack(targets), torch.stack(weights)
+    # ------------------------------------------------------------------------- judging
+
+    def _validate(self) -> float | None:
+        every, epoch = self.plan.validate_every, self.progress.epoch
+        if self.judge is None or not every:
+            return None
+        if epoch % every and epoch < self.plan.epochs:
+            return None
+        with isolated_random_state():
+            network = copy.deepcopy(self.network)
+            network.load_state_dict(self.smoothed.values)
+            chosen = range(self.world.rank, len(self.judge), self.world.size)
+            scores = self.judge(network, self.device, list(chosen))
+        everyone = [score for part in self.world.gather(scores) for score in part]
+        return sum(everyone) / len(everyone)
+
+    def _note_best(self, dsc: float | None) -> bool:
+        progress = self.progress
+        if dsc is None:
+            return False
+        if dsc > progress.best:
+            progress.best, progress.best_epoch, progress.unimproved = dsc, progress.epoch, 0
+            return True
+        progress.unimproved += 1
+        return False
+
+    # ------------------------------------------------------------------------- keeping
 
     def save(self) -> None:
         """Write the checkpoint, atomically."""
-        state = {
-            'identity': self.identity,
-            'network': self.network.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'smoothed': self.smoothed.values,
-            'chance': self.chance.state_dict(),
-            'step': self.step,
-            'seconds': self.seconds,
-        }
-        with atomic_path(self.folder / CHECKPOINT) as temporary:
-            torch.save(state, temporary)
+        states = self.world.gather(random_state(self.device))
+        if self.world.first:
+            state = {
+                'identity': self.identity,
+                'network': self.network.state_dict(),
+                'optimizer': self.optimizer.state_dict(),
+                'scaler': self.scaler.state_dict(),
+                'smoothed': self.smoothed.values,
+                'random': states,
+                'progress': vars(self.progress),
+            }
+            with atomic_path(self.folder / CHECKPOINT) as temporary:
+                torch.save(state, temporary)
+        self.world.wait()
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on from the checkpoint."""
         path = self.folder / CHECKPOINT
         try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            state = torch.load(path, map_location='cpu', weights_only=True)
+            same = _without_memory(state['identity']) == _without_memory(self.identity)
+        except (RuntimeError, OSError, EOFError, ValueError, LookupError,
+                pickle.UnpicklingError) as error:  # fmt: skip
             raise DataError(f'{path} is no checkpoint: {error}', 'Remove it.') from error
-        if state['identity'] != self.identity:
+        if not same:
             raise UsageError(
                 f'{self.folder} holds a run with other settings or other data.',
-                'Choose another folder, or repeat the settings written in its run.json.',
+                f'Choose another folder, or repeat the settings written in its {RUN}.',
             )
         self.network.load_state_dict(state['network'])
         self.optimizer.load_state_dict(state['optimizer'])
-        self.smoothed.values = state['smoothed']
-        self.chance.load_state_dict(state['chance'])
-        self.step, self.seconds = state['step'], state['seconds']
+        self.scaler.load_state_dict(state['scaler'])
+        self.smoothed.values = {k: v.to(self.device) for k, v in state['smoothed'].items()}
+        parts = max(self.plan.accumulate, state['progress']['parts'])
+        self.progress = Progress(**{**state['progress'], 'parts': parts})
+        self._random = state['random']
 
-    def _log(self, losses: Sequence[float], norm: float) -> None:
-        path = self.folder / LOG
-        finite = [value for value in losses if math.isfinite(value)]
-        mean = sum(finite) / max(1, len(finite))
-        rate = self.optimizer.param_groups[0]['lr']
-        new = not path.is_file()
-        with path.open('a', newline='', encoding='utf-8') as stream:
-            writer = csv.writer(stream)
-            if new:
-                writer.writerow(_LOG_COLUMNS)
-            row = (
-                self.step,
-                f'{mean:.5f}',
-                f'{rate:.3e}',
-                f'{norm:.3f}',
-                len(losses) - len(finite),
-                f'{self.seconds:.1f}',
-            )
-            writer.writerow(row)
-        LOGGER.info('step %d loss %.4f %.0f s', self.step, mean, self.seconds)
+    def _set_random_state(self) -> None:
+        set_random_state(self._random[self.world.rank], self.device)
 
-    def export(self, path: Path) -> None:
-        """Write the smoothed weights that inference needs, in half precision."""
+    def _write_weights(self, path: Path, half: bool = False) -> None:
+        """Write the smoothed weights that inference needs."""
         from safetensors.torch import save
 
         kept = {k: v for k, v in self.smoothed.values.items() if not k.startswith(AUXILIARY)}
-        half = {k: v.half().cpu().contiguous() for k, v in kept.items()}
-        if not all(bool(v.isfinite().all()) for v in half.values()):
+        if half:
+            kept = {k: v.half() if v.is_floating_point() else v for k, v in kept.items()}
+        ready = {k: v.cpu().contiguous() for k, v in kept.items()}
+        if not all(bool(v.isfinite().all()) for v in ready.values()):
             raise MSLesSegError('The weights are not finite.', 'Train again.')
         with atomic_path(path) as temporary:
-            temporary.write_bytes(save(half))
+            temporary.write_bytes(save(ready))
+
+    def export(self, path: Path, half: bool = False) -> Path:
+        """Write the weights that the plan keeps: the best, or the last.
+
+        Parameters
+        ----------
+        path : Path
+            Safetensors file.
+        half : bool
+            In half precision.
+
+        Returns
+        -------
+        Path
+        """
+        best = self.folder / BEST
+        if self.plan.keep == 'best' and self.progress.best_epoch and best.is_file():
+            from safetensors.torch import load_file
+
+            self.smoothed.values = {k: v.to(self.device) for k, v in load_file(best).items()}
+        self._write_weights(path, half)
+        return path
 
 
-def _plain(settings: Settings) -> dict[str, Any]:
-    """Return the settings as JSON keeps them."""
-    values = asdict(settings)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+def _without_memory(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without what changes only how much memory a step takes."""
+    plan = {k: v for k, v in identity['plan'].items() if k != 'accumulate'}
+    return {**identity, 'plan': plan}
+
+
+def _optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    if plan.optimizer == 'adam':
+        return torch.optim.Adam(
+            parameters, plan.learning_rate, weight_decay=plan.weight_decay, amsgrad=True
+        )
+    return torch.optim.AdamW(parameters, plan.learning_rate, weight_decay=plan.weight_decay)
+
+
+# ------------------------------------------------------------------------ random numbers
+
+
+def random_state(device: str) -> dict[str, Any]:
+    """Return the state of all generators of this process, as plain values and tensors."""
+    kind, keys, place, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    version, internal, gauss = random.getstate()
+    state: dict[str, Any] = {
+        'python': [version, list(internal), gauss],
+        'numpy': [kind, [int(key) for key in keys], place, has_gauss, cached],
+        'torch': torch.get_rng_state(),
+    }
+    if device.startswith('cuda'):
+        state['cuda'] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: str) -> None:
+    """Go on from a state that `random_state` gave."""
+    version, internal, gauss = state['python']
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, place, has_gauss, cached = state['numpy']
+    np.random.set_state((kind, np.array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state['torch'])
+    if device.startswith('cuda') and 'cuda' in state:
+        torch.cuda.set_rng_state(state['cuda'], device)
+
+
+@contextmanager
+def isolated_random_state() -> Iterator[None]:
+    """Leave the generators as they were, whatever happens within."""
+    state = random_state('cpu')
+    try:
+        yield
+    finally:
+        set_random_state(state, 'cpu')

@@ -24,38 +24,11 @@ from mslesseg_app.training.fields import (
     thick_slices,
     transform,
 )
+from mslesseg_app.training.plan import Recipe
 
 FLAIR, T1W, T2W = range(3)
 CSF, GM, WM, VENTRICLE = range(4)
 _MAD_TO_SD = 1.4826022185056018
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How often what happens.
-
-    Attributes
-    ----------
-    real, planted, painted : float
-        Shares of exams as they are, real exams with planted lesions, and painted brains.
-    drop_t1w, drop_t2w : float
-        Probability that a present channel is dropped.
-    unlabelled : float
-        How often an exam without labelled lesion is taken as it is, relative to one with.
-    thick : float
-        Probability of thick slices.
-    poor_mask : float
-        Probability of a brain mask that is too tight, too wide or cut.
-    """
-
-    real: float = 0.4
-    planted: float = 0.35
-    painted: float = 0.25
-    drop_t1w: float = 0.3
-    drop_t2w: float = 0.3
-    unlabelled: float = 0.1
-    thick: float = 0.5
-    poor_mask: float = 0.5
 
 
 @dataclass

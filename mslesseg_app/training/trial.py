@@ -1,4 +1,4 @@
-"""Judging a network on prepared exams."""
+"""Judging a network: on validation exams during training, and on prepared exams."""
 
 from __future__ import annotations
 
@@ -11,11 +11,47 @@ from scipy import ndimage as ndi
 from torch import nn
 
 from mslesseg_app.inference.normalise import normalise
+from mslesseg_app.inference.predictor import NetworkPredictor
 from mslesseg_app.inference.windows import Windows, predict
+from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.data import CHANNELS, IGNORE, Exam
+from mslesseg_app.training.patches import CaseFeed
 
 WINDOWS = Windows(size=(160, 112, 160), overlap=0.2, fit=True)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+
+
+class CaseJudge:
+    """Judges a network on validation exams by the procedure of the App.
+
+    Parameters
+    ----------
+    feed : CaseFeed
+        The exams.
+    entry : ModelEntry
+        How windows are laid, and the threshold.
+    threads : int
+        CPU threads.
+    """
+
+    def __init__(self, feed: CaseFeed, entry: ModelEntry, threads: int = 1) -> None:
+        self.feed, self.entry, self.threads = feed, entry, threads
+
+    def __len__(self) -> int:
+        return len(self.feed)
+
+    def __call__(self, network: nn.Module, device: str, chosen: Sequence[int]) -> list[float]:
+        """Return the DSC of the chosen exams; 1 where neither mask holds a lesion."""
+        predictor = NetworkPredictor(network, self.entry, device, self.threads)
+        present = (True,) * len(self.entry.channels)
+        scores = []
+        for index in chosen:
+            item = self.feed.read[index]
+            brain = item['weight'][0].numpy() > 0
+            prob = predictor(item['image'].numpy(), brain, present)
+            found = (prob >= self.entry.threshold) & brain
+            scores.append(dice(found, item['label'][0].numpy() > 0))
+        return scores
 
 
 def exam_channels(

@@ -32,7 +32,9 @@ HEAVY = ['nipype', 'niworkflows', 'torch', 'monai', 'nibabel', 'bids', 'SimpleIT
 def report():
     print('HEAVY', [name for name in HEAVY if name in sys.modules], file=sys.stderr)
 """
-VERBS_WITH_HELP = ['convert', 'run', 'demo', 'models', 'evaluate', 'consensus']
+VERBS_WITH_HELP = [
+    'convert', 'run', 'demo', 'models', 'import', 'train', 'crossval', 'evaluate', 'consensus',
+]  # fmt: skip
 HELP = [['--help'], *([verb, '--help'] for verb in VERBS_WITH_HELP), ['--version']]
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel as nb
 import numpy as np
 import pytest
+import torch
 
+from mslesseg_app.training.cases import LabelledCase
 from mslesseg_app.training.data import Exam, Pattern, write_exam, write_pattern
 
 EDGE = 32
@@ -56,3 +60,36 @@ def prepared(tmp_path: Path) -> Path:
     for number in (1, 2, 3):
         write_pattern(folder, make_pattern(f'p{number}', f'person-{number}', number))
     return folder
+
+
+def write_case(folder: Path, subject: str, session: int, seed: int) -> LabelledCase:
+    """Write three images, a brain and a mask of a ball with bright lesions."""
+    exam = make_exam(f'{subject}_ses-{session}', subject, seed)
+    name = f'{subject}_ses-{session}'
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = dict(zip(('FLAIR', 'T1w', 'T2w'), exam.images, strict=True))
+    arrays |= {'brain': (exam.images[0] > 0).astype(np.uint8), 'mask': exam.label}
+    paths = {}
+    for kind, data in arrays.items():
+        paths[kind] = folder / f'{name}_{kind}.nii.gz'
+        kept = data if data.dtype == np.uint8 else data.astype(np.float32)
+        nb.save(nb.Nifti1Image(kept, np.diag([-1, 1, 1, 1])), paths[kind])
+    images = {kind: paths[kind] for kind in ('FLAIR', 'T1w', 'T2w')}
+    return LabelledCase(name, subject, images, paths['mask'], paths['brain'])
+
+
+@pytest.fixture(scope='session')
+def cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[LabelledCase, ...]:
+    """Five exams of four people; the files must not be changed."""
+    folder = tmp_path_factory.mktemp('cases')
+    people = [('sub-P01', 1), ('sub-P01', 2), ('sub-P02', 1), ('sub-P03', 1), ('sub-P04', 1)]
+    return tuple(write_case(folder, p, s, seed) for seed, (p, s) in enumerate(people, 1))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny volumes are computed faster by one thread than by several that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

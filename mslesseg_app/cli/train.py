@@ -1,0 +1,199 @@
+"""``mslesseg train DATA RUN_DIR``: train a network and describe it for the registry."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UsageError
+from . import parsing
+
+if TYPE_CHECKING:
+    from ..learning.run import Job, Trained
+    from ..training.plan import Plan
+
+#: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
+NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PRESETS = ('paper', 'mended', 'reduced', 'synthesis')
+UNFINISHED = 75
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the verb ``train``."""
+    parser = parsing.Parser(
+        prog='mslesseg train',
+        description='Train a network on exams with manual masks. The same command again goes on '
+        'where it stopped, to the same result. Several GPUs or machines: torchrun … -m '
+        'mslesseg_app train …',
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        'data',
+        type=Path,
+        metavar='DATA',
+        help='BIDS dataset with masks in derivatives, or a folder of prepared files (synthesis).',
+    )
+    parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='Folder of this run.')
+    parser.add_argument(
+        '--validation',
+        nargs='+',
+        default=['0.2'],
+        metavar='WHO',
+        help='Participants that choose the epoch: their labels, a share (default: 0.2), or none.',
+    )
+    parser.add_argument(
+        '--leave-out',
+        nargs='+',
+        default=[],
+        metavar='SUBJECT',
+        help='With prepared files: subjects of which nothing is read.',
+    )
+    parser.add_argument('--name', metavar='NAME', help='Of the entry (default: the network).')
+    parser.add_argument(
+        '--network', choices=NETWORKS, default='unet', help='What to train (default: unet).'
+    )
+    parser.add_argument(
+        '--start-from', type=Path, metavar='FILE', help='Weights (safetensors) to start from.'
+    )
+    parser.add_argument('--half', action='store_true', help='Write the weights in half precision.')
+    add_common(parser)
+    return parser
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add what ``train`` and ``crossval`` share."""
+    add = parser.add_argument
+    add(
+        '--preset',
+        choices=PRESETS,
+        default='mended',
+        help="Settings: the paper's repositories, ours that mends their faults (default), ours "
+        'for two CPU cores, or synthetic exams.',
+    )
+    add(
+        '--set',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        dest='settings',
+        help='Change settings of the preset: --set epochs=100 batch=4 patch=64 options.edge=64',
+    )
+    add('--masks', type=Path, metavar='DIR', help='Derivative dataset of the masks.')
+    add(
+        '--preprocessed',
+        type=Path,
+        metavar='DIR',
+        help='Output folder of the App for raw exams; what it lacks is computed (default: in the '
+        'cache).',
+    )
+    add('--exclude', nargs='+', default=[], metavar='EXAM', help='Exams or participants to leave.')
+    add('--cache', type=Path, metavar='DIR', help='Exams that were read (default: in the output).')
+    add(
+        '--model-dir',
+        type=Path,
+        default=parsing.environment_path('MSLESSEG_MODEL_DIR'),
+        metavar='DIR',
+        help='Folder of your models, where the entry goes (default: MSLESSEG_MODEL_DIR, else '
+        '"models" in the output).',
+    )
+    add('--licence', metavar='SPDX', help="For the weights (default: the dataset's).")
+    add('--random-seed', type=parsing.seed, metavar='N', help='Of the training (default: 1).')
+    add('--device', type=parsing.device, default='auto', help='auto, cpu, cuda or cuda:N.')
+    add('--omp-nthreads', type=parsing.count, metavar='N', help='CPU threads (default: all).')
+    add('--loaders', type=int, default=0, metavar='N', help='Processes that read (default: 0).')
+    add(
+        '--minutes',
+        type=parsing.number(0),
+        default=math.inf,
+        metavar='N',
+        help='Begin no epoch that would end later; then the exit code is 75.',
+    )
+    add('--tensorboard', action='store_true', help='Write TensorBoard files too.')
+    add('--force', action='store_true', help='Replace another entry of the same name.')
+    add('-q', '--quiet', action='store_true', help='Print nothing but errors.')
+
+
+def main(arguments: list[str]) -> int:
+    """Train, and say what came out."""
+    options = build_parser().parse_args(arguments)
+    from ..learning.cases import dataset_licence, find_cases
+    from ..learning.run import hold_out, train_cases, train_prepared
+
+    plan = make_plan(options, options.network)
+    job = make_job(options, options.run_dir, options.name or options.network)
+    if plan.source == 'synthesis':
+        done = train_prepared(plan, options.data, options.leave_out, job)
+        return _report(done, job, options.quiet)
+    if options.leave_out:
+        raise UsageError('--leave-out is for prepared files.', 'Use --exclude or --validation.')
+    cases = find_cases(
+        options.data,
+        job.cache,
+        masks=options.masks,
+        preprocessed=options.preprocessed,
+        exclude=options.exclude,
+        threads=job.threads,
+    )
+    split = hold_out(cases, options.validation, plan.seed)
+    if not options.licence:
+        from dataclasses import replace
+
+        job = replace(job, licence=dataset_licence(options.data))
+    return _report(train_cases(plan, split, job), job, options.quiet)
+
+
+def make_plan(options: argparse.Namespace, network: str) -> Plan:
+    """Return the plan that the options ask for."""
+    from ..training.plan import changed, read_settings
+    from ..training.presets import preset
+
+    plan = changed(preset(options.preset, network), read_settings(options.settings))
+    return plan if options.random_seed is None else changed(plan, {'seed': options.random_seed})
+
+
+def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
+    """Return how it is run."""
+    from ..learning.run import Job
+
+    beside = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    cores = max(1, len(os.sched_getaffinity(0)) // beside)
+    return Job(
+        folder=folder,
+        cache=options.cache or folder / 'cache',
+        model_dir=options.model_dir or folder / 'models',
+        name=name,
+        preset=' '.join([options.preset, *options.settings]),
+        dataset=getattr(options, 'data', folder).resolve().name,
+        licence=options.licence or 'NOASSERTION',
+        device=options.device,
+        threads=options.omp_nthreads
+        or max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1))),
+        loaders=options.loaders,
+        minutes=options.minutes,
+        start_from=getattr(options, 'start_from', None),
+        half=getattr(options, 'half', False),
+        force=options.force,
+        tensorboard=options.tensorboard,
+        quiet=options.quiet,
+    )
+
+
+def _report(done: Trained, job: Job, quiet: bool) -> int:
+    if not done.first:
+        return 0
+    if not done.complete:
+        print('Not finished; run the same command again to go on.', file=sys.stderr)
+        return UNFINISHED
+    if not quiet and done.entry is not None:
+        folder = shlex.quote(str(job.model_dir))
+        print(f'The model {done.entry.name} {done.entry.version} is in {job.model_dir}.')
+        print(
+            f'  mslesseg BIDS_DIR OUT_DIR participant --model {done.entry.name} '
+            f'--model-dir {folder}'
+        )
+    return 0

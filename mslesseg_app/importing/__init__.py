@@ -1,0 +1,1 @@
+"""Public data sets of MS lesions into BIDS, manual masks included."""

@@ -1,0 +1,1 @@
+"""From a BIDS dataset with manual masks to trained models in the registry."""

@@ -1,0 +1,209 @@
+"""Labelled exams of a BIDS dataset on the template grid, through the App where they are raw.
+
+Images that lie on the template grid already (as those of MSLesSeg) are taken as they are; the App
+does the same. All others are taken from the output folder of an App's run, which is started
+here for those that are not there yet; their manual masks follow them to the template by the
+transform of the FLAIR.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..bids.exams import Exam, find_exams
+from ..bids.names import output_path
+from ..errors import DataError, MSLesSegError, NoInputError, UsageError
+from ..files import write_bytes, write_json
+from ..metrics.images import read_mask
+from ..settings import Settings
+from ..spatial.affines import read_itk
+from ..spatial.grids import compressed, on_template
+from ..spatial.resample import resample
+from ..spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
+from ..training.cases import LabelledCase, scan_digest
+
+MANUAL = Path('derivatives', 'manual')
+
+
+def find_cases(
+    bids_dir: Path,
+    cache: Path,
+    *,
+    masks: Path | None = None,
+    preprocessed: Path | None = None,
+    exclude: Sequence[str] = (),
+    threads: int = 1,
+) -> list[LabelledCase]:
+    """Find the exams of a dataset that have a manual mask.
+
+    Parameters
+    ----------
+    bids_dir : Path
+    cache : Path
+        Where masks that are moved to the template are kept, and runs of the App by default.
+    masks : Path, optional
+        Derivative dataset with the masks; default: ``derivatives/manual`` of the dataset.
+    preprocessed : Path, optional
+        Output folder of the App for raw exams; what it lacks is computed into it. Default:
+        ``preprocessed`` in the cache.
+    exclude : sequence of str
+        Exams (``sub-01_ses-1``) or participants that are left out; each must exist.
+    threads : int
+
+    Raises
+    ------
+    NoInputError
+        If there is no exam with a mask.
+    UsageError
+        If an exam to leave out does not exist.
+    DataError
+        If an exam with a mask has no FLAIR, or the App could not process it.
+    """
+    root = masks or bids_dir / MANUAL
+    if not root.is_dir():
+        raise NoInputError(
+            f'There are no manual masks: {root} does not exist.',
+            'Name the derivative dataset that holds them: --masks DIR',
+        )
+    settings = _settings(bids_dir, preprocessed or cache / 'preprocessed', cache, root, threads)
+    exams = [exam for exam in find_exams(settings) if exam.reference is not None]
+    exams = _without(exams, exclude)
+    if not exams:
+        raise NoInputError(f'No exam of {bids_dir} has a lesion mask in {root}.')
+    raw = [exam for exam in exams if not exam.registered]
+    _preprocess(raw, settings)
+    splits = _splits(bids_dir)
+    return [_case(exam, settings, cache, splits) for exam in exams]
+
+
+def _settings(bids_dir: Path, out: Path, cache: Path, masks: Path, threads: int) -> Settings:
+    return Settings(
+        bids_dir=bids_dir.absolute(),
+        out_dir=out.absolute(),
+        work_dir=(cache / 'work').absolute(),
+        derivatives={'manual': masks.absolute()},
+        skip_bids_validation=True,
+        nprocs=threads,
+        omp_nthreads=max(1, threads - 1),
+        run_uuid='training',
+        command='mslesseg train',
+    )
+
+
+def _without(exams: list[Exam], exclude: Sequence[str]) -> list[Exam]:
+    names = {f'sub-{name.removeprefix("sub-")}' for name in exclude}
+    known = {exam.label for exam in exams} | {f'sub-{exam.subject}' for exam in exams}
+    if unknown := sorted(names - known):
+        raise UsageError(
+            f'There is no labelled exam or participant {unknown[0]} to leave out.',
+            'Exams are named as sub-01_ses-1, participants as sub-01.',
+        )
+    return [e for e in exams if not names & {e.label, f'sub-{e.subject}'}]
+
+
+def _preprocess(exams: list[Exam], settings: Settings) -> None:
+    """Run the App on the raw exams that its output folder lacks."""
+    absent = [exam for exam in exams if not _is_there(exam, settings.out_dir)]
+    if not absent:
+        return
+    from ..app import run_participants
+
+    subjects = tuple(dict.fromkeys(exam.subject for exam in absent))
+    run_participants(replace(settings, participants=subjects, derivatives={}))
+    failed = [exam.label for exam in absent if not _is_there(exam, settings.out_dir)]
+    if failed:
+        raise DataError(
+            f'The App could not bring {failed[0]} to the template'
+            + (f' (and {len(failed) - 1} more).' if len(failed) > 1 else '.'),
+            f'See its page in {settings.out_dir}, or leave it out: --exclude {failed[0]}',
+        )
+
+
+def _is_there(exam: Exam, out: Path) -> bool:
+    images = [output_path(exam, 'preproc_mni', suffix=name) for name in exam.images]
+    needed = [*images, output_path(exam, 'brain_mni'), _transform(exam)]
+    return all((out / path).is_file() for path in needed)
+
+
+def _transform(exam: Exam) -> Path:
+    return output_path(exam, 'to_mni', **{'from': 'FLAIR'})
+
+
+def _case(exam: Exam, settings: Settings, cache: Path, splits: dict[str, str]) -> LabelledCase:
+    subject = f'sub-{exam.subject}'
+    mask = exam.reference
+    if exam.problem is not None or mask is None:
+        reason = exam.problem.message if exam.problem else 'it has no mask.'
+        raise DataError(f'{exam.label}: {reason}', f'Leave it out: --exclude {exam.label}')
+    if exam.registered:
+        return LabelledCase(exam.label, subject, exam.images, mask, split=splits.get(subject, ''))
+    out = settings.out_dir
+    images = {name: out / output_path(exam, 'preproc_mni', suffix=name) for name in exam.images}
+    moved = _moved_mask(exam, mask, out / _transform(exam), cache / 'masks')
+    brain = out / output_path(exam, 'brain_mni')
+    return LabelledCase(exam.label, subject, images, moved, brain, splits.get(subject, ''))
+
+
+def _moved_mask(exam: Exam, mask: Path, transform: Path, folder: Path) -> Path:
+    """Move a mask from the grid of the FLAIR to the template; half a voxel or more counts."""
+    import nibabel as nb
+
+    from ..metrics.images import on_grid_of
+
+    try:
+        flair: Any = nb.load(exam.images['FLAIR'])
+        native = on_grid_of(flair, read_mask(mask), mask, resampling=False, linear=False)
+    except MSLesSegError as error:
+        raise DataError(f'{exam.label}: {error.message}', error.hint) from error
+    real = nb.Nifti1Image(np.asanyarray(native.dataobj).astype(np.float32), native.affine)
+    moved = resample(real, TEMPLATE_SHAPE, TEMPLATE_AFFINE, read_itk(transform))
+    path = folder / f'{exam.label}_space-MNI152NLin6Asym_res-1_label-lesion_mask.nii.gz'
+    write_bytes(path, compressed(on_template(np.asanyarray(moved.dataobj) >= 0.5, np.uint8)))
+    return path
+
+
+def _splits(bids_dir: Path) -> dict[str, str]:
+    """Return the column ``split`` of ``participants.tsv``, where there is one."""
+    path = bids_dir / 'participants.tsv'
+    if not path.is_file():
+        return {}
+    rows = csv.DictReader(path.read_text(encoding='utf-8-sig').splitlines(), delimiter='\t')
+    known = {str(row.get('participant_id')): str(row.get('split') or '') for row in rows}
+    return {name: split for name, split in known.items() if split in ('train', 'test')}
+
+
+def scan_digests(cases: Sequence[LabelledCase], cache: Path) -> dict[str, str]:
+    """Return the digest of each case's FLAIR, kept in the cache while the file stays the same."""
+    path = cache / 'digests.json'
+    try:
+        kept = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        kept = {}
+    found: dict[str, str] = {}
+    for case in cases:
+        flair = case.images['FLAIR']
+        stat = flair.stat()
+        key = hashlib.sha256(
+            f'{flair.absolute()} {stat.st_size} {stat.st_mtime_ns}'.encode()
+        ).hexdigest()
+        kept[key] = found[case.name] = kept.get(key) or scan_digest(case)
+    write_json(path, kept)
+    return found
+
+
+def dataset_licence(bids_dir: Path) -> str:
+    """Return the licence of a dataset, ``NOASSERTION`` where it states none."""
+    try:
+        content = json.loads((bids_dir / 'dataset_description.json').read_text('utf-8'))
+        licence = content.get('License')
+    except (OSError, ValueError, AttributeError):
+        return 'NOASSERTION'
+    return licence if isinstance(licence, str) and licence != 'n/a' else 'NOASSERTION'

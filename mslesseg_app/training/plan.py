@@ -1,0 +1,333 @@
+"""Everything that decides what a training computes, and how its learning rate goes."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from mslesseg_app.errors import UsageError
+from mslesseg_app.settings import MODALITIES
+
+Triple = tuple[int, int, int]
+
+OBJECTIVES = ('dice+bce+mse', 'dice+ce', 'dice', 'softmax-dice', 'tversky+ce')
+OPTIMIZERS = ('adamw', 'adam')
+SCHEDULES = ('cosine', 'poly', 'constant')
+PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How often what happens to synthetic exams.
+
+    Attributes
+    ----------
+    real, planted, painted : float
+        Shares of exams as they are, real exams with planted lesions, and painted brains.
+    drop_t1w, drop_t2w : float
+        Probability that a present channel is dropped.
+    unlabelled : float
+        How often an exam without labelled lesion is taken as it is, relative to one with.
+    thick : float
+        Probability of thick slices.
+    poor_mask : float
+        Probability of a brain mask that is too tight, too wide or cut.
+    """
+
+    real: float = 0.4
+    planted: float = 0.35
+    painted: float = 0.25
+    drop_t1w: float = 0.3
+    drop_t2w: float = 0.3
+    unlabelled: float = 0.1
+    thick: float = 0.5
+    poor_mask: float = 0.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides what a training computes; devices and processes do not.
+
+    Attributes
+    ----------
+    architecture, options, channels, normalisation, sampler, threshold
+        As in `mslesseg_app.models.registry.ModelEntry`.
+    required : tuple of str
+        Channels without which an exam is not trained on; the others may be dropped.
+    source : {'patches', 'synthesis'}
+        Patches of exams as they are, or of synthetic ones drawn from prepared files.
+    recipe : Recipe
+        Of the synthesis.
+    patch : three ints
+        Edges of a patch (voxels).
+    batch : int
+        Exams drawn for a step, over all processes.
+    patches : int
+        Patches cut out of each.
+    accumulate : int
+        Parts in which a process does its share of a step; saves memory.
+    epochs : int
+    steps_per_epoch : int
+        0: each exam once, what does not fill a batch is dropped.
+    on_lesion : float or None
+        Share of patches around a lesion, the others in the brain; None places all evenly.
+    statistics : {'volume', 'patch'}
+        What an image is normalised by.
+    flip, rotate : float
+        Probability along each axis; of a quarter turn.
+    scale, shift, jitter : float
+        Widths of the factor and of the offset of intensities, and their probability.
+    background : {'kept', 'moved'}
+        Whether zeros outside the brain stay zero.
+    per_slice : bool
+        Draw factor and offset for each slice and channel, as the public TransBTS does.
+    drop : float
+        Probability that a channel that is not required is emptied.
+    objective : str
+        One of `OBJECTIVES`.
+    recall : float
+        Weight of misses against false alarms in ``tversky+ce``.
+    optimizer : {'adamw', 'adam'}
+        ``adam`` is AMSGrad with L2 penalty.
+    learning_rate, weight_decay : float
+        The rate at its peak.
+    schedule : {'cosine', 'poly', 'constant'}
+    per_step : bool
+        Change the rate at each step instead of each epoch.
+    warm_up : float
+        Epochs of linear rise.
+    first_rate, last_rate : float
+        Where the rise begins and the fall ends, relative to the peak.
+    ema : float
+        Decay of the running mean of the weights, which is judged and kept; 0 for none.
+    clip : float
+        Largest norm of the gradient; 0 for no limit.
+    precision : {'auto', 'float32', 'bfloat16', 'float16'}
+        ``auto`` is bfloat16 on CUDA and float32 on the CPU.
+    validate_every : int
+        Epochs between validations, the last epoch included; 0 for none.
+    patience : int
+        Validations without gain after which training stops; 0 never stops early.
+    keep : {'best', 'last'}
+        Whether the weights of the highest mean DSC of the validation exams are kept (of equals
+        the first), or the last.
+    seed : int
+    """
+
+    architecture: str
+    options: dict[str, Any] = field(default_factory=dict)
+    channels: tuple[str, ...] = MODALITIES
+    required: tuple[str, ...] = MODALITIES
+    normalisation: str = 'zscore'
+    sampler: dict[str, Any] = field(default_factory=dict)
+    threshold: float = 0.5
+    source: str = 'patches'
+    recipe: Recipe = field(default_factory=Recipe)
+    patch: Triple = (96, 96, 96)
+    batch: int = 2
+    patches: int = 1
+    accumulate: int = 1
+    epochs: int = 300
+    steps_per_epoch: int = 0
+    on_lesion: float | None = 0.5
+    statistics: str = 'volume'
+    flip: float = 0.5
+    rotate: float = 0.0
+    scale: float = 0.1
+    shift: float = 0.1
+    jitter: float = 1.0
+    background: str = 'kept'
+    per_slice: bool = False
+    drop: float = 0.0
+    objective: str = 'tversky+ce'
+    recall: float = 0.5
+    optimizer: str = 'adamw'
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-2
+    schedule: str = 'cosine'
+    per_step: bool = False
+    warm_up: float = 0.0
+    first_rate: float = 0.0
+    last_rate: float = 0.0
+    ema: float = 0.0
+    clip: float = 0.0
+    precision: str = 'auto'
+    validate_every: int = 10
+    patience: int = 0
+    keep: str = 'best'
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        problem = _problem(self)
+        if problem:
+            raise UsageError(f'This cannot be trained: {problem}.', 'Correct it by --set.')
+
+    @property
+    def missing(self) -> str:
+        """What the trained model does without a channel that is not required."""
+        return 'refuse' if set(self.required) == set(self.channels) else 'zero'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as JSON gives them back."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Make a plan of what `to_dict` gave."""
+        return changed(cls(str(values['architecture'])), values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _problem(plan: Plan) -> str:
+    """Return the first contradiction, or nothing."""
+    choices = {
+        'objective': OBJECTIVES,
+        'optimizer': OPTIMIZERS,
+        'schedule': SCHEDULES,
+        'precision': PRECISIONS,
+        'source': ('patches', 'synthesis'),
+        'statistics': ('volume', 'patch'),
+        'background': ('kept', 'moved'),
+        'keep': ('best', 'last'),
+    }
+    for name, known in choices.items():
+        if getattr(plan, name) not in known:
+            return f'{name} = {getattr(plan, name)!r} is none of {", ".join(known)}'
+    for name in ('batch', 'patches', 'accumulate', 'epochs'):
+        if getattr(plan, name) < 1:
+            return f'{name} is less than 1'
+    for name in ('steps_per_epoch', 'validate_every', 'patience', 'warm_up', 'clip', 'ema'):
+        if getattr(plan, name) < 0:
+            return f'{name} is less than 0'
+    return _problem_of_network(plan)
+
+
+def _problem_of_network(plan: Plan) -> str:
+    if not 0 <= plan.ema < 1:
+        return 'ema does not lie between 0 and 1'
+    if not set(plan.required) <= set(plan.channels) <= set(MODALITIES):
+        return f'channels are not among {", ".join(MODALITIES)}, or required not among channels'
+    if plan.objective == 'softmax-dice' and plan.options.get('classes', 1) < 2:
+        return 'softmax-dice needs a network with two classes or more'
+    if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
+        return f'{plan.objective} needs a network with one class'
+    if plan.source == 'synthesis' and plan.channels != MODALITIES:
+        return 'synthesis makes FLAIR, T1w and T2w, in this order'
+    return ''
+
+
+def changed(plan: Plan, values: Mapping[str, Any]) -> Plan:
+    """Return the plan with some values replaced; tables are merged.
+
+    Raises
+    ------
+    UsageError
+        For a name or a kind of value that a plan does not have.
+    """
+    known = {f.name: getattr(plan, f.name) for f in fields(plan)}
+    new: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise UsageError(
+                f'A training has no setting {key!r}.', f'It has: {", ".join(sorted(known))}.'
+            )
+        new[key] = _typed(key, value, known[key])
+    _match_edges(plan, new, values)
+    return replace(plan, **new)
+
+
+def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> None:
+    """Let patch and ``options.edge`` of networks with a table of positions follow each other."""
+    said = values.get('options', {})
+    if 'edge' in said and 'patch' not in values:
+        edge = said['edge']
+        new['patch'] = (edge, edge, edge) if isinstance(edge, int) else tuple(edge)
+    elif 'patch' in values and 'edge' not in said and 'edge' in plan.options:
+        new['options'] = {**new.get('options', plan.options), 'edge': list(new['patch'])}
+
+
+def _typed(key: str, value: Any, old: Any) -> Any:
+    """Return a value in the type of the one that it replaces."""
+    if isinstance(old, Recipe) and isinstance(value, Mapping):
+        try:
+            return replace(old, **value)
+        except TypeError as error:
+            raise UsageError(f'{key}: {error}.') from error
+    if isinstance(old, dict) and isinstance(value, Mapping):
+        return {**old, **value}
+    if key == 'patch' and isinstance(value, int):
+        return (value, value, value)
+    if isinstance(old, tuple) and isinstance(value, list | tuple):
+        if key == 'patch' and len(value) != 3:
+            raise UsageError('patch has one edge or three.')
+        return tuple(value)
+    if key == 'on_lesion' and (value is None or value is False):
+        return None
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if key == 'on_lesion' or (isinstance(old, float) and number):
+        return float(value)
+    if type(value) is type(old):
+        return value
+    raise UsageError(f'{key} = {value!r} is not of the kind of {old!r}.')
+
+
+def read_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """Read ``key=value`` settings; values are TOML, or words.
+
+    ``options.edge=64`` sets one value of a table.
+
+    Examples
+    --------
+    >>> read_settings(['patch=64', 'objective=dice', 'options.edge=64'])
+    {'patch': 64, 'objective': 'dice', 'options': {'edge': 64}}
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition('=')
+        if not sign or not key:
+            raise UsageError(f'{text!r} is not of the form KEY=VALUE.', 'For example: epochs=100')
+        try:
+            read = tomllib.loads(f'value = {value}')['value']
+        except tomllib.TOMLDecodeError:
+            read = value
+        table, dot, name = key.partition('.')
+        if dot:
+            found.setdefault(table, {})[name] = read
+        else:
+            found[key] = read
+    return found
+
+
+def rate_factor(plan: Plan, epoch: int, step: int = 0, steps: int = 1) -> float:
+    """Return the learning rate relative to its peak.
+
+    Linear warm-up from `first_rate`, reaching 1 at the last of its epochs (or steps), then a
+    fall by half a cosine to `last_rate`, or by (1 - epoch / epochs)^0.9.
+
+    Parameters
+    ----------
+    plan : Plan
+    epoch, step : int
+        From 0.
+    steps : int
+        Of an epoch.
+    """
+    unit = 1 / steps if plan.per_step else 1.0
+    now = epoch + step * unit if plan.per_step else float(epoch)
+    if now < plan.warm_up - 1e-9:
+        rise = min(1.0, now / max(unit, plan.warm_up - unit))
+        return plan.first_rate + (1 - plan.first_rate) * rise
+    if plan.schedule == 'constant':
+        return 1.0
+    if plan.schedule == 'poly':
+        return float((1 - now / plan.epochs) ** 0.9)
+    part = min(1.0, (now - plan.warm_up) / max(unit, plan.epochs - plan.warm_up))
+    return float(plan.last_rate + (1 - plan.last_rate) * 0.5 * (1 + math.cos(math.pi * part)))

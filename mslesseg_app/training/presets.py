@@ -1,0 +1,267 @@
+"""Named presets of training settings.
+
+``paper``
+    What the public repositories behind the paper's four networks do by default. How those were
+    trained on MSLesSeg is stated nowhere (epochs, patches, losses): these are the repositories'
+    numbers, with their oddities, on this project's code. Where a repository cannot be followed,
+    the choice is said beside the number.
+``mended``
+    Ours, for every network. The statistics of an image are those of the whole brain, as at
+    inference, not of a patch; half of the patches lie around lesions; zeros outside the brain
+    stay zero; the loss looks into the brain only and has a defined value without lesion; the
+    rate of the first step is above zero; the gradient is clipped; the mean of the weights over
+    time is what is judged and kept; exams are judged by the procedure of the App.
+``reduced``
+    ``mended`` with a network of a few channels and few steps: what two CPU cores can do. Its
+    figures say nothing about the full networks.
+``synthesis``
+    The residual U-Net on real and synthetic exams from prepared files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from mslesseg_app.errors import UsageError
+from mslesseg_app.models.registry import ModelEntry, list_entries
+from mslesseg_app.training.plan import Plan
+
+PAPER: dict[str, dict[str, Any]] = {
+    'mssegdiff': {
+        'objective': 'dice+bce+mse',
+        'learning_rate': 1e-4,
+        'weight_decay': 1e-3,
+        'epochs': 500,
+        'batch': 2,
+        'warm_up': 50.0,
+        'on_lesion': None,
+        'statistics': 'patch',
+        'background': 'moved',
+        'precision': 'float32',
+        'validate_every': 10,
+        # its validation draws 50 steps of one chain, and its test 10 steps of 4
+        'sampler': {'overlap': 0.25, 'chains': 1, 'steps': 50, 'fusion': 'probability'},
+    },
+    'unetr': {
+        'objective': 'dice+ce',
+        'learning_rate': 1e-4,
+        'weight_decay': 1e-5,
+        'epochs': 5000,
+        'batch': 1,
+        'patches': 4,
+        'warm_up': 50.0,
+        'on_lesion': 0.5,
+        'statistics': 'volume',  # the window of CT values there means nothing in MRI
+        'background': 'moved',
+        'flip': 0.2,
+        'rotate': 0.2,
+        'jitter': 0.1,
+        'validate_every': 100,
+        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+    },
+    'swinunetr': {
+        'objective': 'dice',
+        'learning_rate': 1e-4,
+        'weight_decay': 1e-5,
+        'epochs': 300,
+        'batch': 1,
+        'warm_up': 50.0,
+        'on_lesion': None,
+        'statistics': 'patch',
+        'background': 'moved',
+        'validate_every': 10,
+        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+    },
+    'transbts': {
+        'objective': 'softmax-dice',
+        'optimizer': 'adam',
+        'learning_rate': 2e-4,
+        'weight_decay': 1e-5,
+        'epochs': 1000,
+        'batch': 8,
+        'schedule': 'poly',
+        'on_lesion': None,
+        'statistics': 'volume',
+        'background': 'moved',
+        'per_slice': True,
+        'precision': 'float32',
+        'validate_every': 0,
+        'keep': 'last',
+        'sampler': {'overlap': 0.5, 'blending': 'constant', 'flips': [0, 1, 2]},
+    },
+}
+"""Settings of the public repositories, by network."""
+
+MENDED: dict[str, Any] = {
+    'objective': 'tversky+ce',
+    'learning_rate': 3e-4,
+    'weight_decay': 1e-2,
+    'epochs': 300,
+    'steps_per_epoch': 100,
+    'batch': 2,
+    'patches': 2,
+    'per_step': True,
+    'warm_up': 5.0,
+    'first_rate': 0.01,
+    'last_rate': 0.01,
+    'ema': 0.998,
+    'clip': 2.0,
+    'on_lesion': 0.5,
+    'statistics': 'volume',
+    'background': 'kept',
+    'flip': 0.5,
+    'rotate': 0.0,
+    'validate_every': 10,
+    'patience': 0,
+}
+
+REDUCED: dict[str, dict[str, Any]] = {
+    'unet': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
+    'mssegdiff': {
+        'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
+        'patch': 32,
+        'sampler': {
+            'overlap': 0.0, 'margin': 0, 'chains': 1, 'steps': 1, 'fusion': 'probability',
+        },
+    },
+    'unetr': {
+        'options': {'edge': 32, 'feature_size': 4, 'hidden_size': 96, 'mlp_dim': 192,
+                    'num_heads': 4},
+        'patch': 32,
+    },
+    'swinunetr': {'options': {'feature_size': 12}, 'patch': 64, 'patches': 1},
+    'transbts': {
+        'options': {'edge': 32, 'base': 4, 'groups': 2, 'width': 64, 'heads': 4, 'layers': 2,
+                    'hidden': 128, 'interpolate': True},
+        'patch': 32,
+    },
+}  # fmt: skip
+"""Sizes of the reduced networks."""
+
+SYNTHESIS: dict[str, Any] = {
+    **MENDED,
+    'source': 'synthesis',
+    'required': ('FLAIR',),
+    'normalisation': 'robust',
+    'learning_rate': 1e-3,
+    'epochs': 8,
+    'steps_per_epoch': 500,
+    'batch': 1,
+    'warm_up': 0.2,
+    'on_lesion': 0.8,
+    'validate_every': 0,
+    'keep': 'last',
+}
+
+
+def _base(network: str) -> Plan:
+    """Return the network as its shipped entry describes it."""
+    if network == 'unet':
+        return Plan(
+            'unet',
+            options={'channels': [16, 32, 64, 128, 192]},
+            required=('FLAIR',),
+            normalisation='robust',
+            sampler={'overlap': 0.25, 'blending': 'gaussian'},
+            drop=0.3,
+        )
+    entry = _shipped(network)
+    fast = {key: v for key, v in entry.sampler.get('fast', {}).items() if key != 'compile'}
+    # one class for all, unless the preset asks for a softmax
+    options = {**entry.options, **({'classes': 1} if 'classes' in entry.options else {})}
+    return Plan(
+        network,
+        options=options,
+        channels=entry.channels,
+        required=entry.required,
+        normalisation=entry.normalisation,
+        sampler=fast,
+        patch=entry.patch or (96, 96, 96),
+    )
+
+
+def _shipped(network: str) -> ModelEntry:
+    entries = {e.architecture: e for e in list_entries() if e.needs_weights}
+    if network not in entries:
+        known = ', '.join(sorted({'unet', *entries}))
+        raise UsageError(f'There is no network {network!r} to train.', f'Choose one of: {known}.')
+    return entries[network]
+
+
+def _paper(network: str) -> Plan:
+    if network not in PAPER:
+        raise UsageError(
+            f'The paper did not train {network!r}.',
+            f'--preset paper knows: {", ".join(PAPER)}; take --preset mended.',
+        )
+    base = _base(network)
+    if network == 'transbts':
+        base = replace(base, objective='softmax-dice', options={**base.options, 'classes': 2})
+    return _with(base, {**PAPER[network], 'clip': 0.0, 'ema': 0.0}, replace_sampler=True)
+
+
+def _mended(network: str) -> Plan:
+    return _with(_base(network), MENDED)
+
+
+def _reduced(network: str) -> Plan:
+    few: dict[str, Any] = {
+        'epochs': 2,
+        'steps_per_epoch': 50,
+        'learning_rate': 3e-3,
+        'warm_up': 0.2,
+        'ema': 0.9,
+        'patches': 4,
+        'sampler': {'overlap': 0.0, 'margin': 0},
+        'validate_every': 2,
+        'batch': 1,
+        **REDUCED[network],
+    }
+    return _with(_mended(network), few, replace_sampler=True)
+
+
+def _synthesis(network: str) -> Plan:
+    if network != 'unet':
+        raise UsageError(
+            f'Synthesis is for the network unet, not for {network!r}.',
+            'Leave --network out, or choose another preset.',
+        )
+    return _with(_base(network), SYNTHESIS)
+
+
+PRESETS: dict[str, Callable[[str], Plan]] = {
+    'paper': _paper,
+    'mended': _mended,
+    'reduced': _reduced,
+    'synthesis': _synthesis,
+}
+
+
+def preset(name: str, network: str) -> Plan:
+    """Return the plan of a preset for a network.
+
+    Parameters
+    ----------
+    name : str
+        A key of `PRESETS`.
+    network : str
+        ``unet``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
+
+    Raises
+    ------
+    UsageError
+        For a preset or a network that does not exist, or that do not go together.
+    """
+    if name not in PRESETS:
+        raise UsageError(f'There is no preset {name!r}.', f'Choose one of: {", ".join(PRESETS)}.')
+    return PRESETS[name](network)
+
+
+def _with(plan: Plan, values: dict[str, Any], replace_sampler: bool = False) -> Plan:
+    from mslesseg_app.training.plan import changed
+
+    if replace_sampler and 'sampler' in values:
+        plan = replace(plan, sampler={})
+    return changed(plan, values)

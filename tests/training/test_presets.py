@@ -1,0 +1,146 @@
+"""Presets hold what they say, and settings can be changed by name."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from mslesseg_app.cli.train import NETWORKS
+from mslesseg_app.cli.train import PRESETS as NAMES
+from mslesseg_app.errors import UsageError
+from mslesseg_app.models.networks import BUILDERS
+from mslesseg_app.training.describe import entry_of
+from mslesseg_app.training.objectives import make_loss
+from mslesseg_app.training.plan import Plan, changed, rate_factor, read_settings
+from mslesseg_app.training.presets import PAPER, PRESETS, preset
+
+PAIRS = [(name, n) for name in ('paper', 'mended', 'reduced') for n in PAPER]
+PAIRS += [(name, 'unet') for name in ('mended', 'reduced', 'synthesis')]
+
+
+@pytest.mark.parametrize(('name', 'network'), PAIRS)
+def test_every_preset_makes_a_model_and_survives_json(name: str, network: str) -> None:
+    plan = preset(name, network)
+    assert Plan.from_dict(plan.to_dict()) == plan
+    entry = entry_of(plan, network)
+    assert entry.architecture == network
+    assert entry.missing == ('zero' if network == 'unet' else 'refuse')
+
+
+def test_names_of_the_command_line() -> None:
+    assert set(NETWORKS) == set(BUILDERS)
+    assert tuple(PRESETS) == NAMES
+
+
+def test_the_rates_of_the_public_code_of_mssegdiff() -> None:
+    plan = preset('paper', 'mssegdiff')
+    epochs = (0, 1, 49, 50, 275, 499)
+    rates = [plan.learning_rate * rate_factor(plan, epoch) for epoch in epochs]
+    assert rates == pytest.approx([0, 2.04e-6, 1e-4, 1e-4, 5e-5, 1.2e-9], rel=0.03)
+
+
+def test_the_rates_of_the_public_code_of_transbts() -> None:
+    plan = preset('paper', 'transbts')
+    rates = [plan.learning_rate * rate_factor(plan, epoch) for epoch in (0, 500, 999)]
+    assert rates == pytest.approx([2e-4, 2e-4 * 0.5**0.9, 2e-4 * 0.001**0.9])
+
+
+def test_our_rate_rises_at_each_step_and_never_is_zero() -> None:
+    plan = changed(preset('mended', 'unetr'), {'epochs': 20, 'warm_up': 2.0})
+    rates = [rate_factor(plan, epoch, step, 10) for epoch in range(20) for step in range(10)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[:20] == sorted(set(rates[:20]))
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[-1] == pytest.approx(0.01, abs=1e-3)
+
+
+def test_settings_by_name() -> None:
+    plan = preset('mended', 'unetr')
+    new = changed(plan, read_settings(['patch=64', 'epochs=7', 'objective=dice', 'on_lesion=1']))
+    assert new.patch == (64, 64, 64)
+    assert new.options['edge'] == [64, 64, 64], 'the table of positions follows the patch'
+    assert (new.epochs, new.objective, new.on_lesion) == (7, 'dice', 1.0)
+    other = changed(plan, read_settings(['options.edge=32', 'options.feature_size=4']))
+    assert other.patch == (32, 32, 32)
+    assert other.options['hidden_size'] == 768
+
+
+@pytest.mark.parametrize(
+    ('texts', 'said'),
+    [
+        (['epoch=3'], 'no setting'),
+        (['epochs'], 'KEY=VALUE'),
+        (['epochs=many'], 'not of the kind'),
+        (['epochs=0'], 'less than 1'),
+        (['objective=hope'], 'none of'),
+        (['ema=1'], 'between 0 and 1'),
+        (['objective=softmax-dice'], 'two classes'),
+        (['options.classes=2'], 'one class'),
+        (['patch=[32, 32]'], 'one edge or three'),
+    ],
+)
+def test_settings_that_cannot_be(texts: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        changed(preset('mended', 'unetr'), read_settings(texts))
+
+
+def test_presets_that_do_not_exist() -> None:
+    for name, network in (('paper', 'unet'), ('synthesis', 'unetr'), ('x', 'unetr')):
+        with pytest.raises(UsageError):
+            preset(name, network)
+    with pytest.raises(UsageError, match='no network'):
+        preset('mended', 'resnet')
+    with pytest.raises(UsageError, match='Patches do not fit'):
+        entry_of(changed(preset('mended', 'swinunetr'), {'patch': 48}))
+
+
+def numbers(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(0, 2, (2, 1, 4, 4, 4)), (rng.random((2, 1, 4, 4, 4)) > 0.7).astype(float)
+
+
+def loss_of(network: str, logits: np.ndarray, target: np.ndarray) -> float:
+    make = make_loss(preset('paper', network))
+    logits_, target_ = torch.from_numpy(logits).float(), torch.from_numpy(target).float()
+    return float(make(logits_, target_, torch.zeros_like(target_)))
+
+
+def test_losses_of_the_public_code_by_their_formulas() -> None:
+    """The weight, here zero everywhere, counts in ours only."""
+    logits, target = numbers()
+    prob = 1 / (1 + np.exp(-logits))
+    entropy = -(target * np.log(prob) + (1 - target) * np.log(1 - prob)).mean()
+    error = ((prob - target) ** 2).mean()
+
+    def dice(square: bool, top: float, bottom: float) -> float:
+        axes = (1, 2, 3, 4)
+        both = (prob * target).sum(axes)
+        sums = ((prob**2 if square else prob) + target).sum(axes)
+        return float((1 - (2 * both + top) / (sums + bottom)).mean())
+
+    usual = dice(False, 1e-5, 1e-5)
+    assert loss_of('swinunetr', logits, target) == pytest.approx(usual, rel=1e-5)
+    assert loss_of('mssegdiff', logits, target) == pytest.approx(usual + entropy + error, rel=1e-5)
+    assert loss_of('unetr', logits, target) == pytest.approx(
+        dice(True, 0, 1e-6) + entropy, rel=1e-5
+    )
+
+
+def test_softmax_dice_is_that_of_the_lesions_over_the_whole_batch() -> None:
+    logits, target = numbers()
+    two = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    prob = 1 / (1 + np.exp(-logits))
+    expected = 1 - 2 * (prob * target).sum() / (prob.sum() + target.sum() + 1e-5)
+    assert loss_of('transbts', two, target) == pytest.approx(expected, rel=1e-5)
+
+
+def test_ours_is_defined_without_lesions() -> None:
+    make = make_loss(preset('mended', 'unetr'))
+    logits = torch.full((1, 1, 4, 4, 4), -12.0)
+    value = float(make(logits, torch.zeros_like(logits), torch.ones_like(logits)))
+    assert math.isfinite(value)
+    assert value < 0.01
