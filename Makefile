@@ -35,7 +35,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip check
 	@touch $@
 
-demo: $(STAMP)  ## make a synthetic dataset, segment it, say where the page is
+demo: $(STAMP)  ## write DICOM files of a synthetic head, convert and segment them, say where the page is
 	$(BIN)/mslesseg demo $(DEMO_DIR)
 	@echo 'Pages:'; ls -1 $(abspath $(DEMO_DIR))/out/*.html
 

@@ -10,7 +10,7 @@ from importlib import import_module
 VERBS = {
     'convert': ('convert', 'DICOM files to a BIDS dataset without names in it'),
     'run': ('run', 'convert DICOM files and run the App on them'),
-    'demo': ('demo', 'make a small dataset of a synthetic head and run the App on it'),
+    'demo': ('demo', 'write DICOM files of a synthetic head, convert them, run the App'),
     'models': ('models', 'list, show, add, fetch, verify and remove models'),
     'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
     'train': ('train', 'train a network on exams with manual masks'),
