@@ -39,6 +39,11 @@ FLAIR = {
 }
 
 
+DCM2NIIX = shutil.which(
+    'dcm2niix', path=f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
+)
+
+
 class Cost(NamedTuple):
     """Processor seconds, wall seconds and largest resident size (MiB) of a run."""
 
@@ -73,8 +78,7 @@ def plain(source: Path) -> Cost:
     folders = {path.parent for path in source.rglob('*') if path.is_file()}
     with tempfile.TemporaryDirectory() as scratch:
         lines = [
-            f'{shutil.which("dcm2niix")} -z y -b y -ba y -o {scratch} "{folder}"'
-            for folder in sorted(folders)
+            f'{DCM2NIIX} -z y -b y -ba y -o {scratch} "{folder}"' for folder in sorted(folders)
         ]
         return measure(['bash', '-ec', '\n'.join(lines)], Path(scratch))
 
