@@ -244,6 +244,8 @@ def _finish(task: Task, stage: Path, outcome: Outcome) -> None:
     images = sorted(stage.rglob('*.nii'))
     if not images:
         raise DataError('dcm2niix made no image of it')
+    for path in stage.rglob('*'):  # HeuDiConv makes its files read-only
+        path.chmod(0o700 if path.is_dir() else 0o600)
     if task.prefix.rpartition('_')[2] in _ANATOMICAL:
         images = [_the_one(task, images, stage, outcome)]
     ready: list[Path] = []

@@ -323,6 +323,18 @@ def test_two_conversions_at_once_are_refused(
 # ------------------------------------------------------------------------ existing datasets
 
 
+def test_an_ordinary_user_converts(tmp_path: Path) -> None:
+    without = ['setpriv', '--inh-caps=-all', '--bounding-set=-dac_override,-dac_read_search']
+    if os.geteuid() == 0 and shutil.which('setpriv') is None:
+        pytest.skip('root may write everything, and there is no setpriv to take that right away')
+    rights = without if os.geteuid() == 0 else []
+    scan(tmp_path / 'source')
+    command = [sys.executable, '-m', 'mslesseg_app', 'convert', 'source', 'bids', '--no-deface']
+    done = subprocess.run([*rights, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / 'bids').rglob('*_FLAIR.nii.gz'))
+
+
 def test_a_later_study_is_added(tmp_path: Path) -> None:
     scan(tmp_path / 'one')
     scan(tmp_path / 'two', study=SECOND, seed=5)
