@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError, UsageError
-from .settings import MODALITIES
+from .settings import DEFAULT_MODEL, MODALITIES
 from .spatial import grids
 from .spatial.affines import Affine, invert, read_itk, write_itk
 from .spatial.bias import correct_bias
@@ -86,7 +86,7 @@ def segment(
     flair: Image,
     t1w: Image | None = None,
     t2w: Image | None = None,
-    model: str = 'hyperintensity',
+    model: str = DEFAULT_MODEL,
     *,
     brain_mask: Image | None = None,
     model_dir: str | os.PathLike[str] | None = None,

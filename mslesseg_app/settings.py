@@ -19,6 +19,9 @@ EnsembleMethod = Literal['mean', 'majority', 'staple']
 #: Modalities in the order in which channels, files and tables list them.
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
 
+#: Model of the registry that is taken where none is named.
+DEFAULT_MODEL = 'hyperintensity'
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -57,7 +60,7 @@ class Settings:
     derivatives: dict[str, Path] = field(default_factory=dict)
     bids_database_dir: Path | None = None
     skip_bids_validation: bool = False
-    model: tuple[str, ...] = ('hyperintensity',)
+    model: tuple[str, ...] = (DEFAULT_MODEL,)
     ensemble: EnsembleMethod | None = None
     preset: Literal['fast', 'exact'] = 'fast'
     uncertainty: Literal['none', 'entropy', 'variance'] = 'none'

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import NoInputError, UsageError
+from ..settings import DEFAULT_MODEL
 from . import parsing
 
 if TYPE_CHECKING:
@@ -404,9 +405,9 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--model',
         nargs='+',
-        default=['hyperintensity'],
+        default=[DEFAULT_MODEL],
         metavar='NAME',
-        help='Model of the registry; see "mslesseg models list" (default: hyperintensity). '
+        help='Model of the registry; see "mslesseg models list" (default: %(default)s). '
         'Several are joined, see --ensemble.',
     )
     group.add_argument(

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
-NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
-PRESETS = ('paper', 'mended', 'reduced', 'synthesis')
+NETWORKS = ('unet', 'guided', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PRESETS = ('paper', 'mended', 'reduced', 'synthesis', 'guided')
 UNFINISHED = 75
 
 
@@ -73,7 +73,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         choices=PRESETS,
         default='mended',
         help="Settings: the paper's repositories, ours that mends their faults (default), ours "
-        'for two CPU cores, or synthetic exams.',
+        'for two CPU cores, synthetic exams, or those that made the shipped model.',
     )
     add(
         '--set',
@@ -126,7 +126,7 @@ def main(arguments: list[str]) -> int:
 
     plan = make_plan(options, options.network)
     job = make_job(options, options.run_dir, options.name or options.network)
-    if plan.source == 'synthesis':
+    if plan.source != 'patches':
         done = train_prepared(plan, options.data, options.leave_out, job)
         return _report(done, job, options.quiet)
     if options.leave_out:

@@ -203,6 +203,31 @@ class PooledPredictor(_Detailed):
         return pool([member.detailed(channels, brain, present) for member in self.members])
 
 
+class GuidedPredictor(_Detailed):
+    """A predictor that sees the channels of `mslesseg_app.models.guide` instead of the images."""
+
+    def __init__(self, inner: NetworkPredictor | PooledPredictor) -> None:
+        self.inner = inner
+
+    def detailed(
+        self,
+        channels: npt.NDArray[np.float32],
+        brain: npt.NDArray[np.bool_],
+        present: tuple[bool, ...],
+    ) -> Prediction:
+        """Return probability, variance and notes.
+
+        Raises
+        ------
+        DataError
+            If no tissues can be found in the brain, or the images are not on the template grid.
+        """
+        from mslesseg_app.models.guide import guide_channels
+
+        guides = guide_channels(channels, brain, present)
+        return self.inner.detailed(guides, brain, (True,) * len(guides))
+
+
 class ChainSampler:
     """Windows through a diffusion network, several chains each.
 
@@ -313,4 +338,4 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-__all__ = ['ChainSampler', 'NetworkPredictor', 'PooledPredictor', 'Sampler']
+__all__ = ['ChainSampler', 'GuidedPredictor', 'NetworkPredictor', 'PooledPredictor', 'Sampler']

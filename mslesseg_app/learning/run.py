@@ -144,7 +144,7 @@ def train_prepared(plan: Plan, prepared: Path, leave_out: Sequence[str], job: Jo
     Parameters
     ----------
     plan : Plan
-        With the source ``synthesis``.
+        With the source ``synthesis`` or ``guided``.
     prepared : Path
         Folder that ``python -m mslesseg_app.training prepare`` made.
     leave_out : sequence of str
@@ -152,12 +152,16 @@ def train_prepared(plan: Plan, prepared: Path, leave_out: Sequence[str], job: Jo
     job : Job
     """
     from ..training.data import load_data
+    from ..training.guided import GuidedFeed, load_guided
 
-    data = load_data(prepared, leave_out)
+    guided = plan.source == 'guided'
+    data: Any = (load_guided if guided else load_data)(prepared, leave_out)
 
     def feeds(entry: ModelEntry) -> tuple[Feed, Any]:
         from ..training.patches import SynthesisFeed
 
+        if guided:
+            return GuidedFeed(data, plan), None
         return SynthesisFeed(data, plan, _device(job)), None
 
     return _train(plan, job, {'test': list(leave_out)}, feeds)

@@ -113,7 +113,7 @@ class Hyperintensity:
         present: tuple[bool, ...],
     ) -> npt.NDArray[np.float32]:
         """Return the lesion probability on the template grid."""
-        priors = _template_priors(brain.shape)
+        priors = template_priors(brain.shape)
         used = np.stack([c for c, there in zip(channels, present, strict=True) if there])
         fit = fit_priors(used.astype(np.float64), brain, priors)
         moved = np.stack([fit.move(prior) for prior in priors])
@@ -143,14 +143,14 @@ class Hyperintensity:
             Tissue maps moved onto the exam.
         """
         numbers = self.constants
-        above = np.clip(_brightness(images, mixture), -6, 8)
+        above = np.clip(brightness(images, mixture), -6, 8)
         above = np.where(shown[0], above, -6)
         near = ndimage.gaussian_filter(above, 1)
         evidence = (1 - numbers.around) * above + numbers.around * near
         evidence -= numbers.cortex * ndimage.gaussian_filter(priors[GM], 2)
         elsewhere = np.clip(1 - priors[WM] - priors[GM], 0, 1)
         evidence -= numbers.fluid * ndimage.gaussian_filter(elsewhere, 2)
-        evidence -= numbers.midline * _midline(evidence.shape, fit)
+        evidence -= numbers.midline * midline(evidence.shape, fit)
         if len(images) > 1:
             evidence -= numbers.dark_t1w * np.where(shown[1], _darkness(images, mixture), 0)
         return evidence
@@ -174,7 +174,7 @@ class Hyperintensity:
         return np.where(lesion, prob, np.minimum(prob, 0.49)).astype(np.float32)
 
 
-def _template_priors(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def template_priors(shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior
 
     if shape != TEMPLATE_SHAPE:
@@ -191,7 +191,7 @@ def _denoise(images: npt.NDArray[np.float32], sigma: float) -> Array:
     return np.stack([ndimage.gaussian_filter(i.astype(np.float64), sigma) for i in images])
 
 
-def _brightness(images: Array, mixture: Mixture) -> Array:
+def brightness(images: Array, mixture: Mixture) -> Array:
     """Return how far FLAIR lies above white matter, in its deviations.
 
     In images with little noise the deviation is raised to what holds in common ones, where grey
@@ -210,7 +210,7 @@ def _darkness(images: Array, mixture: Mixture) -> Array:
     return np.asarray(np.clip(2 * dark - 1, 0, 1))
 
 
-def _midline(shape: tuple[int, ...], fit: PriorFit) -> Array:
+def midline(shape: tuple[int, ...], fit: PriorFit) -> Array:
     """Return 1 on the plane between the hemispheres, falling to 0 at 5 mm from it."""
     x, y, z = np.ogrid[tuple(slice(n) for n in shape)]
     row = fit.matrix[0]

@@ -82,6 +82,7 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from mslesseg_app.training import prepare as make
+    from mslesseg_app.training.guided import prepare_guide
 
     args.folder.mkdir(parents=True, exist_ok=True)
     sources = make.find_ljubljana(args.ljubljana) if args.ljubljana else []
@@ -91,7 +92,8 @@ def _prepare(args: argparse.Namespace) -> None:
         make.register_bids(args.bids, registered)
     sources += make.find_unlabelled(registered) if registered else []
     for source in sources:
-        logging.info('%s', make.prepare_exam(source, args.folder))
+        path = make.prepare_exam(source, args.folder)
+        logging.info('%s, %s', path, prepare_guide(path, args.folder))
     for source in make.find_ljubljana_masks(args.ljubljana_masks) if args.ljubljana_masks else []:
         logging.info('%s', make.prepare_pattern(source, args.folder))
     logging.info('%s', make.prepare_anatomy('template', make.template_tissues(), args.folder))

@@ -24,6 +24,9 @@ TISSUES = ('csf', 'gm', 'wm', 'ventricle')
 IGNORE = 255
 """Label of voxels of which nobody knows whether they are lesion."""
 
+KINDS = ('exam', 'guide', 'lesions')
+"""Beginnings of the names of prepared files."""
+
 BOX = (slice(11, 171), slice(13, 205), slice(0, 160))
 """Part of the template grid that is kept: 160 x 192 x 160 voxels around every brain."""
 
@@ -112,7 +115,7 @@ def list_subjects(folder: Path) -> dict[str, list[Path]]:
         If the folder holds none.
     """
     found: dict[str, list[Path]] = {}
-    for path in sorted([*folder.glob('exam-*.npz'), *folder.glob('lesions-*.npz')]):
+    for path in sorted(p for kind in KINDS for p in folder.glob(f'{kind}-*.npz')):
         found.setdefault(_read(path, ('subject',))['subject'], []).append(path)
     if not found:
         raise NoInputError(
@@ -139,6 +142,22 @@ def load_data(folder: Path, leave_out: Sequence[str] = ()) -> TrainingData:
     NoInputError
         If nothing is left to train on.
     """
+    kept = kept_paths(folder, leave_out)
+    exams = tuple(read_exam(p) for p in kept if p.name.startswith('exam-'))
+    patterns = tuple(read_pattern(p) for p in kept if p.name.startswith('lesions-'))
+    if not exams:
+        raise NoInputError('No exam is left to train on.', 'Leave out fewer subjects.')
+    return TrainingData(exams, patterns, tuple(leave_out))
+
+
+def kept_paths(folder: Path, leave_out: Sequence[str] = ()) -> list[Path]:
+    """Return the prepared files of all subjects but those left out, sorted.
+
+    Raises
+    ------
+    UsageError
+        For a subject that the folder does not know.
+    """
     subjects = list_subjects(folder)
     unknown = sorted(set(leave_out) - set(subjects))
     if unknown:
@@ -147,11 +166,7 @@ def load_data(folder: Path, leave_out: Sequence[str] = ()) -> TrainingData:
             f'Known: {", ".join(sorted(subjects))}.',
         )
     kept = [path for name, paths in subjects.items() if name not in leave_out for path in paths]
-    exams = tuple(read_exam(p) for p in sorted(kept) if p.name.startswith('exam-'))
-    patterns = tuple(read_pattern(p) for p in sorted(kept) if p.name.startswith('lesions-'))
-    if not exams:
-        raise NoInputError('No exam is left to train on.', 'Leave out fewer subjects.')
-    return TrainingData(exams, patterns, tuple(leave_out))
+    return sorted(kept)
 
 
 def read_exam(path: Path) -> Exam:
@@ -163,6 +178,16 @@ def read_exam(path: Path) -> Exam:
 def read_pattern(path: Path) -> Pattern:
     """Read one lesion pattern; DataError where it is damaged."""
     return Pattern(**_read(path, ('name', 'subject', 'components')))
+
+
+def read_guided(path: Path) -> dict[str, Any]:
+    """Read the values of a `mslesseg_app.training.guided.GuidedExam`; DataError if damaged."""
+    return _read(path, ('name', 'subject', 'channels', 'label', 'brain'))
+
+
+def write_guided(folder: Path, exam: Any) -> Path:
+    """Write the channels of a guided network for an exam and return their file."""
+    return _write(folder / f'guide-{exam.name}.npz', vars(exam))
 
 
 def write_exam(folder: Path, exam: Exam) -> Path:

@@ -33,6 +33,7 @@ from torch.utils.data import Dataset, Sampler
 
 from mslesseg_app.errors import MSLesSegError
 from mslesseg_app.inference.windows import brain_box
+from mslesseg_app.models.guide import guide_channels
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, load_case
 from mslesseg_app.training.data import TrainingData
@@ -141,9 +142,12 @@ class ReadCase(Transform):
             Path(item['brain']) if item['brain'] else None,
         )
         loaded = load_case(case, self.entry)
+        channels = loaded.channels
+        if self.entry.architecture == 'guided':
+            channels = guide_channels(channels, loaded.brain, loaded.present)
         box = brain_box(loaded.brain | loaded.mask, self.margin)
         return {
-            'image': torch.from_numpy(np.ascontiguousarray(loaded.channels[(slice(None), *box)])),
+            'image': torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)])),
             'label': torch.from_numpy(np.ascontiguousarray(loaded.mask[box][None])),
             'weight': torch.from_numpy(np.ascontiguousarray(loaded.brain[box][None])),
         }
@@ -217,7 +221,10 @@ class RandomDrop(RandomizableTransform, MapTransform):
         kept = [float(self.R.random() >= chance) for chance in self.chances]
         for key in self.keys:
             image = result[key]
-            result[key] = image * torch.tensor(kept).reshape(-1, *(1,) * (image.ndim - 1))
+            more = [1.0] * (image.shape[0] - len(kept))  # maps that guide a network
+            result[key] = image * torch.tensor([*kept, *more]).reshape(
+                -1, *(1,) * (image.ndim - 1)
+            )
         return result
 
 

@@ -57,8 +57,9 @@ class Plan:
         As in `mslesseg_app.models.registry.ModelEntry`.
     required : tuple of str
         Channels without which an exam is not trained on; the others may be dropped.
-    source : {'patches', 'synthesis'}
-        Patches of exams as they are, or of synthetic ones drawn from prepared files.
+    source : {'patches', 'synthesis', 'guided'}
+        Patches of exams as they are, of synthetic ones drawn from prepared files, or of the
+        prepared channels of guided networks with planted lesions.
     recipe : Recipe
         Of the synthesis.
     patch : three ints
@@ -193,7 +194,7 @@ def _problem(plan: Plan) -> str:
         'optimizer': OPTIMIZERS,
         'schedule': SCHEDULES,
         'precision': PRECISIONS,
-        'source': ('patches', 'synthesis'),
+        'source': ('patches', 'synthesis', 'guided'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
         'keep': ('best', 'last'),
@@ -219,8 +220,12 @@ def _problem_of_network(plan: Plan) -> str:
         return 'softmax-dice needs a network with two classes or more'
     if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
         return f'{plan.objective} needs a network with one class'
-    if plan.source == 'synthesis' and plan.channels != MODALITIES:
-        return 'synthesis makes FLAIR, T1w and T2w, in this order'
+    if plan.source != 'patches' and plan.channels != MODALITIES:
+        return 'prepared files hold FLAIR, T1w and T2w, in this order'
+    if plan.source == 'guided' and plan.architecture != 'guided':
+        return 'the source guided is for the network guided'
+    if plan.source == 'synthesis' and plan.architecture == 'guided':
+        return 'synthesis does not make the channels of the network guided'
     return ''
 
 

@@ -12,7 +12,7 @@ from tiny_models import TINY, add_tiny, save_weights
 from mslesseg_app.cli.main import main
 from mslesseg_app.models.registry import file_sha256, get_entry, list_entries
 
-MODELS = ('hyperintensity', 'mssegdiff', 'swinunetr', 'transbts', 'unetr')
+MODELS = ('hyperintensity', 'mssegdiff', 'swinunetr', 'transbts', 'unet', 'unetr')
 
 
 @pytest.fixture(autouse=True)

@@ -157,6 +157,8 @@ def finished(shared: Path, run: Run) -> Finished:
             '2',
             '--derivatives',
             f'manual={dataset.manual_dir}',
+            '--model',
+            'hyperintensity',
             '--write-graph',
             '--write-provenance',
             '--resource-monitor',

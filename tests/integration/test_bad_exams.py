@@ -162,7 +162,7 @@ def test_stop_on_first_crash(tmp_path, run):
     add_bad_exams(bids)
     done = run(
         bids, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', '--nprocs', '1',
-        '--stop-on-first-crash', '--skip-bids-validation',
+        '--stop-on-first-crash', '--skip-bids-validation', '--model', 'hyperintensity',
     )  # fmt: skip
     assert done.code == 65, done.stderr
     assert '0 of 8 exams done' in done.stdout

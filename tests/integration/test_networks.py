@@ -78,7 +78,9 @@ def test_a_network_from_python_is_the_app_bit_by_bit(network_out, three, own_mod
 @pytest.mark.slow
 def test_a_whole_head_from_python_is_the_app_bit_by_bit(finished):
     found = mslesseg_app.segment(
-        *(finished.raw(modality) for modality in ('FLAIR', 'T1w', 'T2w')), threads=1
+        *(finished.raw(modality) for modality in ('FLAIR', 'T1w', 'T2w')),
+        model='hyperintensity',
+        threads=1,
     )
     images = {
         'space-orig_label-lesion_desc-hyperintensity_mask': found.mask,

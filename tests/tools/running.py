@@ -8,7 +8,7 @@ from pathlib import Path
 #: Of the synthetic head, as a factor: coarse, because the tests shall be quick.
 RESOLUTION = 3.0
 #: Options of runs that shall be quick.
-QUICK = ('--nprocs', '2', '--skip-bids-validation')
+QUICK = ('--nprocs', '2', '--skip-bids-validation', '--model', 'hyperintensity')
 
 
 def contents(out: Path) -> dict[str, bytes]:

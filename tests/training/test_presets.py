@@ -19,6 +19,7 @@ from mslesseg_app.training.presets import PAPER, PRESETS, preset
 
 PAIRS = [(name, n) for name in ('paper', 'mended', 'reduced') for n in PAPER]
 PAIRS += [(name, 'unet') for name in ('mended', 'reduced', 'synthesis')]
+PAIRS += [(name, 'guided') for name in ('mended', 'reduced', 'guided')]
 
 
 @pytest.mark.parametrize(('name', 'network'), PAIRS)
@@ -27,7 +28,7 @@ def test_every_preset_makes_a_model_and_survives_json(name: str, network: str) -
     assert Plan.from_dict(plan.to_dict()) == plan
     entry = entry_of(plan, network)
     assert entry.architecture == network
-    assert entry.missing == ('zero' if network == 'unet' else 'refuse')
+    assert entry.missing == ('zero' if network in ('unet', 'guided') else 'refuse')
 
 
 def test_names_of_the_command_line() -> None:
@@ -89,7 +90,12 @@ def test_settings_that_cannot_be(texts: list[str], said: str) -> None:
 
 
 def test_presets_that_do_not_exist() -> None:
-    for name, network in (('paper', 'unet'), ('synthesis', 'unetr'), ('x', 'unetr')):
+    for name, network in (
+        ('paper', 'unet'),
+        ('synthesis', 'unetr'),
+        ('guided', 'unet'),
+        ('x', 'unetr'),
+    ):
         with pytest.raises(UsageError):
             preset(name, network)
     with pytest.raises(UsageError, match='no network'):

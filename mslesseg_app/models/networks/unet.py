@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,10 +21,13 @@ AUXILIARY = 'auxiliary.'
 """Prefix of the state-dict keys that only training needs."""
 
 
-def _norm_act(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.InstanceNorm3d(channels, affine=True), nn.LeakyReLU(0.01, inplace=True)
-    )
+NORMS = {'instance': partial(nn.InstanceNorm3d, affine=True), 'batch': nn.BatchNorm3d}
+"""Normalisations within the network. That of the batch keeps the scale of its input, and does not
+depend on the window."""
+
+
+def _norm_act(channels: int, norm: str) -> nn.Sequential:
+    return nn.Sequential(NORMS[norm](channels), nn.LeakyReLU(0.01, inplace=True))
 
 
 def _expect_rare(head: nn.Module) -> None:
@@ -41,14 +45,16 @@ class ResidualBlock(nn.Module):
         Numbers of channels.
     stride : int
         1 keeps the resolution, 2 halves it.
+    norm : str
+        A key of `NORMS`.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, norm: str = 'instance') -> None:
         super().__init__()
         self.first = nn.Conv3d(inputs, outputs, 3, stride, 1, bias=False)
-        self.between = _norm_act(outputs)
+        self.between = _norm_act(outputs, norm)
         self.second = nn.Conv3d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm = nn.InstanceNorm3d(outputs, affine=True)
+        self.norm = NORMS[norm](outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             pool = nn.AvgPool3d(stride) if stride != 1 else nn.Identity()
@@ -66,10 +72,10 @@ class ResidualBlock(nn.Module):
 class ConvBlock(nn.Module):
     """One 3x3x3 convolution with normalisation and activation."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str = 'instance') -> None:
         super().__init__()
         self.conv = nn.Conv3d(inputs, outputs, 3, 1, 1, bias=False)
-        self.norm_act = _norm_act(outputs)
+        self.norm_act = _norm_act(outputs, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(N, inputs, X, Y, Z)`` to ``(N, outputs, X, Y, Z)``."""
@@ -90,6 +96,8 @@ class ResidualUNet(nn.Module):
         Channels of each level, finest first; one more level halves the resolution once more.
     auxiliary : int
         Number of coarser decoder levels with an output of their own, for training.
+    norm : str
+        A key of `NORMS`.
     """
 
     def __init__(
@@ -98,23 +106,26 @@ class ResidualUNet(nn.Module):
         outputs: int = 1,
         channels: Sequence[int] = (16, 32, 64, 128, 256),
         auxiliary: int = 2,
+        norm: str = 'instance',
     ) -> None:
         super().__init__()
         if len(channels) < 2:
             raise ValueError('a U-Net needs two levels or more')
+        if norm not in NORMS:
+            raise ValueError(f'norm is none of {", ".join(NORMS)}')
         self.multiple = 2 ** (len(channels) - 1)
         pairs = list(pairwise(channels))
-        self.stem = ConvBlock(inputs, channels[0])
-        self.entry = ResidualBlock(channels[0], channels[0])
+        self.stem = ConvBlock(inputs, channels[0], norm)
+        self.entry = ResidualBlock(channels[0], channels[0], norm=norm)
         self.down = nn.ModuleList(
-            nn.Sequential(ResidualBlock(low, high, 2), ResidualBlock(high, high))
+            nn.Sequential(ResidualBlock(low, high, 2, norm), ResidualBlock(high, high, norm=norm))
             for low, high in pairs
         )
         self.up = nn.ModuleList(
             nn.ConvTranspose3d(high, low, 2, 2) for low, high in reversed(pairs)
         )
         self.join = nn.ModuleList(
-            nn.Sequential(ConvBlock(2 * low, low), ConvBlock(low, low))
+            nn.Sequential(ConvBlock(2 * low, low, norm), ConvBlock(low, low, norm))
             for low, _ in reversed(pairs)
         )
         self.head = nn.Conv3d(channels[0], outputs, 1)
