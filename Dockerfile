@@ -35,19 +35,30 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     && /opt/venv/bin/pip install --quiet --upgrade -c /opt/pins.txt pip
 
 # ------------------------------------- libraries first, so that our own changes are cheap
+# Headers of torch and tests of others, 0.3 GB, are of no use here.
 FROM venv AS libraries-cpu
 ARG PIP_INDEX_URL=
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/venv/bin/pip install --quiet -c /opt/pins.txt -r /opt/requirements.txt \
-        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} \
+    && rm -rf /opt/venv/lib/python3*/site-packages/torch/test \
+        /opt/venv/lib/python3*/site-packages/torch/include \
+        /opt/venv/lib/python3*/site-packages/torch/bin/*[Tt]est* \
+        /opt/venv/lib/python3*/site-packages/torch/bin/protoc* \
+        /opt/venv/lib/python3*/site-packages/pandas/tests
 
 FROM venv AS libraries-cuda
 ARG PIP_INDEX_URL=
 ARG TORCH_CUDA_INDEX=
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
     /opt/venv/bin/pip install --quiet -c /opt/pins.txt -r /opt/requirements.txt \
-        ${TORCH_CUDA_INDEX:+--extra-index-url "$TORCH_CUDA_INDEX"}
+        ${TORCH_CUDA_INDEX:+--extra-index-url "$TORCH_CUDA_INDEX"} \
+    && rm -rf /opt/venv/lib/python3*/site-packages/torch/test \
+        /opt/venv/lib/python3*/site-packages/torch/include \
+        /opt/venv/lib/python3*/site-packages/torch/bin/*[Tt]est* \
+        /opt/venv/lib/python3*/site-packages/torch/bin/protoc* \
+        /opt/venv/lib/python3*/site-packages/pandas/tests
 
 # ------------------------------------------------------------------ our wheel, with weights
 FROM venv AS wheel
