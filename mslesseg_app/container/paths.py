@@ -42,7 +42,7 @@ ROLES: dict[str, dict[str, Role]] = {
         'start_from': 'in',
         'run_dir': 'out',
         'model_dir': 'out',
-        'cache': 'work',
+        'cache': 'out',
     },
     'crossval': {
         'data': 'in',
@@ -50,7 +50,7 @@ ROLES: dict[str, dict[str, Role]] = {
         'preprocessed': 'in',
         'out_dir': 'out',
         'model_dir': 'out',
-        'cache': 'work',
+        'cache': 'out',
     },
     'evaluate': {'prediction': 'in', 'reference': 'in', 'probability': 'in', 'output': 'out'},
     'consensus': {
@@ -181,7 +181,7 @@ def _unmounted(item: Named, mounts: Iterable[Mount]) -> bool:
     outside = mount is None or mount.point == Path('/')
     if item.role == 'in':
         return outside and not item.path.exists()
-    return outside and item.role == 'out'
+    return item.role == 'out' and (mount is None or not mount.kept)
 
 
 def _not_mounted(lost: Sequence[Named], environment: Mapping[str, str]) -> NoInputError:
@@ -225,6 +225,8 @@ def _check_filled(path: Path) -> None:
 
 def _check_writable(item: Named, mount: Mount | None) -> None:
     path = item.existing
+    if path.is_file():  # a file is replaced, for which its folder must be writable
+        path = path.parent
     if mount is not None and mount.read_only:
         if item.role == 'work':
             raise OutputError(
@@ -236,7 +238,7 @@ def _check_writable(item: Named, mount: Mount | None) -> None:
             f'{item.path} lies in a read-only file system.',
             'Mount it without ":ro".',
         )
-    if not os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK):
+    if not os.access(path, os.W_OK | os.X_OK):
         owner = path.stat().st_uid
         raise OutputError(
             f'{item.path} cannot be written by user {os.getuid()}: {path} belongs to {owner}.',

@@ -30,7 +30,7 @@ def prepare(environment: MutableMapping[str, str]) -> list[str]:
 
     Any user id may run an image (``docker run -u``): one that has no home of its own, or a home
     that cannot be written (``--read-only``, ``--containall``), gets one below the folder of
-    temporary files, for itself alone.
+    temporary files, for itself alone. Caches are below the home, unless a variable says otherwise.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def prepare(environment: MutableMapping[str, str]) -> list[str]:
         environment['HOME'] = str(own)
         notes.append(f'the home folder {home} cannot be written; {own} is used')
     for name, folder in (('XDG_CACHE_HOME', 'cache'), ('MPLCONFIGDIR', 'matplotlib')):
-        if not _writable(Path(environment.get(name) or '/nowhere')):
+        if environment.get(name) and not _writable(Path(environment[name])):
             own = own or _own_folder(temporary)
             (own / folder).mkdir(exist_ok=True)
             environment[name] = str(own / folder)

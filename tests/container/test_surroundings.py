@@ -28,7 +28,7 @@ def test_a_home_that_works_is_kept(temporary: Path) -> None:
     assert surroundings.prepare(environment) == []
     assert environment['HOME'] == environment['XDG_CACHE_HOME'] == str(home)
     assert environment['USER'] == 'me'
-    assert Path(environment['MPLCONFIGDIR']).is_dir()
+    assert 'MPLCONFIGDIR' not in environment
 
 
 def test_a_user_without_home_and_name_gets_both(
@@ -38,14 +38,14 @@ def test_a_user_without_home_and_name_gets_both(
         raise KeyError(number)
 
     monkeypatch.setattr(pwd, 'getpwuid', unknown)
-    environment = {'HOME': '/nowhere/at/all'}
+    environment = {'HOME': '/nowhere/at/all', 'MPLCONFIGDIR': '/nowhere'}
     said = surroundings.prepare(environment)
     home = Path(environment['HOME'])
     assert home.parent == temporary
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert '/nowhere/at/all' in said[0]
     assert environment['USER'] == environment['LOGNAME'] == f'user{os.getuid()}'
-    assert all(Path(environment[n]).is_dir() for n in ('XDG_CACHE_HOME', 'MPLCONFIGDIR'))
+    assert Path(environment['MPLCONFIGDIR']).parent == home
     assert surroundings.prepare({'HOME': ''}), 'a second time'
 
 
