@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _TABLE = Path('/proc/self/mountinfo')
-#: File systems that end with the container where they are mounted whole.
+#: File systems that may end with the container.
 _PASSING = frozenset({'tmpfs', 'ramfs', 'devtmpfs', 'proc', 'sysfs', 'cgroup', 'cgroup2'})
 
 
@@ -23,14 +23,15 @@ class Mount:
 
     @property
     def kept(self) -> bool:
-        """Whether what is written here outlives the container.
+        """Whether what is written here outlives the container, as far as that can be told.
 
-        The image's own file system does not, nor does memory that was mounted for the container.
-        A folder of the host does, also where that lies in memory (its root is not ``/`` then).
+        The image's own file system does not, nor does memory that was mounted for the container:
+        whole by Docker, its folder of the same name by Apptainer. A folder of the host does, also
+        where that lies in memory.
         """
         if self.point == Path('/'):
             return False
-        return not (self.kind in _PASSING and self.root == '/')
+        return not (self.kind in _PASSING and self.root in ('/', str(self.point)))
 
 
 def parse_mounts(lines: Iterable[str]) -> list[Mount]:

@@ -168,12 +168,7 @@ def check_paths(
             _check_filled(item.path)
         else:
             _check_writable(item, mount_of(item.existing, mounts))
-    return [
-        note
-        for item in named
-        if item.role == 'work'
-        for note in _about_work(item.existing, mounts)
-    ]
+    return [note for item in named for note in _remarks(item, mounts)]
 
 
 def _unmounted(item: Named, mounts: Iterable[Mount]) -> bool:
@@ -181,7 +176,7 @@ def _unmounted(item: Named, mounts: Iterable[Mount]) -> bool:
     outside = mount is None or mount.point == Path('/')
     if item.role == 'in':
         return outside and not item.path.exists()
-    return item.role == 'out' and (mount is None or not mount.kept)
+    return outside and item.role == 'out'
 
 
 def _not_mounted(lost: Sequence[Named], environment: Mapping[str, str]) -> NoInputError:
@@ -246,16 +241,22 @@ def _check_writable(item: Named, mount: Mount | None) -> None:
         )
 
 
-def _about_work(existing: Path, mounts: Sequence[Mount]) -> list[str]:
-    mount = mount_of(existing, mounts)
+def _remarks(item: Named, mounts: Sequence[Mount]) -> list[str]:
+    """Return what is allowed, and may yet be a mistake."""
+    mount = mount_of(item.existing, mounts)
+    passing = mount is not None and not mount.kept
+    if item.role == 'out' and passing:
+        return [f'{item.path} lies in memory, which ends with the container unless you mounted it']
+    if item.role != 'work':
+        return []
     notes = []
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(item.existing).free
     if free < SPACE:
         notes.append(
             f'only {free / 1e9:.1f} GB are free for the work folder; an exam needs up to '
             f'{SPACE / 1e9:.0f} GB: mount a folder and name it with -w'
         )
-    if mount is not None and not mount.kept:
+    if passing:
         notes.append(
             'the work folder ends with this container: a second run starts anew (mount a folder '
             'and name it with -w to keep it)'

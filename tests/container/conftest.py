@@ -101,10 +101,13 @@ def image(docker: Docker, place: Path, project_root: Path, note: list[str]) -> s
 def outside(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Demo:
     """The demo without a container."""
     root = tmp_path_factory.mktemp('outside') / 'demo'
+    # kernels of the numerical libraries are chosen by the processor, as in a container
+    own = ('OPENBLAS_', 'MKL_', 'OMP_', 'NPY_', 'ITK_', 'ATEN_', 'ONEDNN_')
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     start = time.monotonic()
     done = subprocess.run(
         [sys.executable, '-m', 'mslesseg_app', 'demo', root, *DEMO],
-        env={**os.environ, 'PYTHONPATH': str(project_root)},
+        env={**environment, 'PYTHONPATH': str(project_root)},
         cwd=root.parent,
         capture_output=True,
         text=True,

@@ -16,6 +16,7 @@ LINES = r"""
 26 22 8:1 /home/me/out /out rw,relatime master:7 - ext4 /dev/vda rw
 27 22 0:60 /fast /data/fast rw - tmpfs tmpfs rw
 28 22 8:1 /x /my\040data rw - ext4 /dev/vda rw
+30 22 0:40 /var/tmp /var/tmp rw - tmpfs tmpfs rw
 29 22 8:1 /later /out rw - xfs /dev/vdb rw
 nonsense
 """.splitlines()
@@ -30,6 +31,7 @@ nonsense
         ('/database', '/', 'overlay', True, False),
         ('/data/fast/x', '/data/fast', 'tmpfs', False, True),
         ('/my data/x', '/my data', 'ext4', False, True),
+        ('/var/tmp/x', '/var/tmp', 'tmpfs', False, False),
         ('/out', '/out', 'xfs', False, True),
     ],
 )
@@ -43,7 +45,7 @@ def test_deepest_and_last_mount_holds_a_path(
 
 
 def test_lines_without_sense_are_left_out() -> None:
-    assert len(parse_mounts(LINES)) == 8
+    assert len(parse_mounts(LINES)) == 9
 
 
 def test_own_mounts_are_read() -> None:
