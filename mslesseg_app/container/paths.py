@@ -246,7 +246,7 @@ def _remarks(item: Named, mounts: Sequence[Mount]) -> list[str]:
     mount = mount_of(item.existing, mounts)
     passing = mount is not None and not mount.kept
     if item.role == 'out' and passing:
-        return [f'{item.path} lies in memory, which ends with the container unless you mounted it']
+        return [f'what is written to {item.path} ends with the container, unless you mounted it']
     if item.role != 'work':
         return []
     notes = []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from running import contents
 
-_DATE = re.compile(rb'\b(18|19|20)\d\d-\d\d-\d\d\b')
+_DATE = re.compile(rb'\b(18|19|20)\d\d-\d\d-\d\d')
 IMAGE = 'mslesseg:free'
 #: An id that no image knows; who is not root can only be himself.
 UID = 12345 if os.geteuid() == 0 else os.getuid()
