@@ -22,7 +22,7 @@ import engine as engine_tool
 import pytest
 from apptainer import Apptainer
 from engine import Docker
-from images import DEMO, IMAGE, Demo
+from images import DEMO, IMAGE, Demo, reachable
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,7 +42,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     given = os.environ.get('MSLESSEG_CONTAINER_DIR')
     folder = Path(given).resolve() if given else tmp_path_factory.mktemp('containers')
     folder.mkdir(parents=True, exist_ok=True)
-    yield folder
+    folder.chmod(0o755)
+    yield reachable(folder)
     if not given:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -37,10 +37,15 @@ class Demo:
 
 
 def writable(folder: Path, uid: int = UID) -> Path:
-    """Make a folder for an ordinary user, and let that user reach it."""
+    """Make a folder for an ordinary user."""
     folder.mkdir(parents=True)
     if os.geteuid() == 0:
         os.chown(folder, uid, uid)
+    return reachable(folder)
+
+
+def reachable(folder: Path) -> Path:
+    """Let every user reach a folder, as far as its parents are ours."""
     for parent in folder.parents:
         if parent.stat().st_uid == os.geteuid() and parent != Path('/'):
             parent.chmod(parent.stat().st_mode | 0o055)
@@ -78,7 +83,4 @@ def copied(folder: Path, target: Path) -> Path:
     shutil.copytree(folder, target)
     for path in [target, *target.rglob('*')]:
         path.chmod(0o755 if path.is_dir() else 0o644)
-    for parent in target.parents:
-        if parent.stat().st_uid == os.geteuid() and parent != Path('/'):
-            parent.chmod(parent.stat().st_mode | 0o055)
-    return target
+    return reachable(target)
