@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from apptainer import USER_ID, Apptainer
-from images import Demo, copied, different, writable
+from images import APP, Demo, copied, different, writable
 
 from mslesseg_app import __version__
 
@@ -46,7 +46,7 @@ def test_app_is_the_same_inside(
     done = apptainer(
         'run', *ALONE, '--nv',
         *('-B', f'{bids}:/data:ro', '-B', f'{out}:/out', '-B', f'{work}:/scratch'),
-        *(sif, '/data', '/out', 'participant', 'group', '-w', '/scratch', '--nprocs', '2'),
+        *(sif, '/data', '/out', 'participant', 'group', '-w', '/scratch', *APP),
         *('--derivatives', 'manual=/data/derivatives/manual'),
         user=True,
     )  # fmt: skip

@@ -16,8 +16,10 @@ _DATE = re.compile(rb'\b(18|19|20)\d\d-\d\d-\d\d')
 IMAGE = 'mslesseg:free'
 #: An id that no image knows; who is not root can only be himself.
 UID = 12345 if os.geteuid() == 0 else os.getuid()
-#: Options of the demo: coarse, because the tests shall be quick.
-DEMO = ('--resolution', '3', '--', '--nprocs', '2')
+#: Options of the App: one visit and two modalities, because the tests shall be quick.
+APP = ('--nprocs', '2', '--session-label', '1', '--ignore', 't2w')
+#: Options of the demo: coarse, for the same reason.
+DEMO = ('--resolution', '3', '--', *APP)
 
 
 @dataclass(frozen=True)
