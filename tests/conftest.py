@@ -108,8 +108,16 @@ def _lacks_root() -> str:
 
 @functools.cache
 def _lacks_container() -> str:
-    engines = (('docker', 'info'), ('podman', 'info'), ('apptainer', 'version'))
-    return '' if any(_runs(*engine) for engine in engines) else 'no container engine runs'
+    import engine  # of tests/tools
+
+    return engine.why_not()
+
+
+@functools.cache
+def _lacks_apptainer() -> str:
+    import apptainer  # of tests/tools
+
+    return apptainer.why_not()
 
 
 @functools.cache
@@ -122,6 +130,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     'browser': _lacks_browser,
     'root': _lacks_root,
     'container': _lacks_container,
+    'apptainer': _lacks_apptainer,
     'cluster': _lacks_cluster,
 }
 
