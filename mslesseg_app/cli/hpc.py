@@ -223,9 +223,7 @@ def _architectures(settings: Settings, *, inside: bool) -> list[str]:
     return found
 
 
-def resolved(
-    parser: argparse.ArgumentParser, words: list[str]
-) -> tuple[list[str], list[Path]]:
+def resolved(parser: argparse.ArgumentParser, words: list[str]) -> tuple[list[str], list[Path]]:
     """Make paths in options absolute: tasks start in another folder than this command.
 
     Parameters
@@ -442,15 +440,11 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
     add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores a task (default: 2).')
     _add_asked(parser, 'of a task (default: from measured figures)')
     add('--gpu', action='store_true', help='Run networks on a GPU of the node.')
-    add(
-        '--gres', default='gpu:1', metavar='WORD', help='What --gpu asks for (default: gpu:1).'
-    )
+    add('--gres', default='gpu:1', metavar='WORD', help='What --gpu asks for (default: gpu:1).')
     add('--group-cpus', type=parsing.count, metavar='N', help='Cores of the group level.')
     add('--group-mem', type=_mebibytes, metavar='SIZE', help='Memory of the group level.')
     add('--group-time', type=_minutes, metavar='TIME', help='Wall time of the group level.')
-    add(
-        '--limit', type=parsing.count, metavar='N', help='Tasks at the same time (default: all).'
-    )
+    add('--limit', type=parsing.count, metavar='N', help='Tasks at the same time (default: all).')
     add(
         '--block',
         type=parsing.count,

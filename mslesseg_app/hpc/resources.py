@@ -127,10 +127,10 @@ def estimate(
     seconds = exams * (EXAM_SECONDS * 2 / min(cpus, 2) + network / min(cpus, 2))
     minutes = max(SHORTEST_MINUTES, 30 * math.ceil(seconds * TIME_MARGIN / 1800))
     memory = max([EXAM_MEMORY, *(one.memory + 1.0 for one in figures)])
+    many = 's' if exams > 1 else ''
     why = [
-        f'{exams} exam{"s" * (exams > 1)} of at most {seconds / exams:.0f} s on {cpus} '
-        f'core{"s" * (cpus > 1)}, {memory:.1f} GiB; asked for: {TIME_MARGIN:g} times the time, '
-        f'{MEMORY_MARGIN:g} times the memory.'
+        f'{exams} exam{many} of {seconds / exams:.0f} s at most, {memory:.1f} GiB, {cpus} cores.',
+        f'Asked for: {TIME_MARGIN:g} times the time, {MEMORY_MARGIN:g} times the memory.',
     ]
     assumed = sorted(
         name for name, one in zip(architectures, figures, strict=True) if not one.measured

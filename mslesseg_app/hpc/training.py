@@ -1,4 +1,4 @@
-"""A training as a job of submitit: several processes, put into the queue again when it must stop."""
+"""A training as a job of submitit: several processes, queued again when its time is over."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ def submit(request: Request, *, wait: bool = False, quiet: bool = False) -> int:
         job = executor.submit(Training(request.arguments))
     except Exception as error:
         raise BusyError(
-            f'The job was not taken: {error}', 'Ask sinfo and sacctmgr, or change what it asks for.'
+            f'The job was not taken: {error}',
+            'Ask sinfo and sacctmgr, or change what it asks for.',
         ) from error
     if not quiet:
         print(f'Job {job.job_id}; logs: {job.paths.stdout}, {job.paths.stderr}', flush=True)

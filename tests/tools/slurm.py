@@ -60,7 +60,8 @@ MinJobAge=3600
 KillWait=5
 SlurmdParameters=config_overrides
 GresTypes=gpu
-NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:1 State=UNKNOWN
+NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 \\
+    CPUs={cpus} RealMemory={memory} Gres=gpu:1 State=UNKNOWN
 PartitionName=all Nodes=localhost Default=YES MaxTime=120 State=UP
 """
 
