@@ -1,6 +1,7 @@
-"""A training in two processes, as a job starts it:   python ddp_job.py ARGUMENTS OF mslesseg train.
+"""A training in two processes, as a job starts it:   python ddp_job.py ARGUMENTS
 
-``torchrun`` starts both on this node; they speak by Gloo. Leaves with torchrun's exit code.
+The arguments are those of ``mslesseg train``. ``torchrun`` starts both processes on this node;
+they speak by Gloo. Leaves with torchrun's exit code.
 """
 
 from __future__ import annotations
