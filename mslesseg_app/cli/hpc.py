@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import sys
@@ -324,6 +325,11 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
             'mslesseg hpc train --jobs JOBS -- BIDS RUN_DIR --network unetr',
         )
     parsed = train.build_parser().parse_args(rest)
+    if parsed.minutes != math.inf:
+        raise UsageError(
+            'A job has no use for --minutes: it is stopped in time, and goes on by itself.',
+            'Use --time before the "--".',
+        )
     train.make_plan(parsed, parsed.network)  # its complaints now, not on the node
     request = Request(
         arguments=tuple(_absolute_training(rest, parsed)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -64,9 +65,18 @@ class Training:
     arguments: tuple[str, ...]
 
     def __call__(self) -> int:
-        """Train; return the exit code."""
+        """Train; return 0.
+
+        Raises
+        ------
+        MSLesSegError
+            With the exit code of the training in its text, so that SLURM counts the job as failed.
+        """
         command = [sys.executable, '-m', 'mslesseg_app', 'train', *self.arguments]
-        return subprocess.run(command, env=world_environment(), check=False).returncode
+        code = subprocess.run(command, env=world_environment(), check=False).returncode
+        if code:
+            raise MSLesSegError(f'The training left with exit code {code}.')
+        return 0
 
     def checkpoint(self, *_: Any) -> Any:
         """Say how to go on after a stop: by the same call, from the last epoch."""
@@ -171,12 +181,15 @@ def _slurm_parameters(request: Request) -> dict[str, Any]:
 
 
 def _outcome(job: Any) -> int:
-    """Wait, and return the first exit code of the processes that is not 0."""
+    """Wait, and return the exit code of the training."""
     try:
-        codes = job.results()
+        job.results()
     except Exception as error:
+        if found := re.search(r'left with exit code (\d+)', str(error)):
+            print(f'The training failed; see {job.paths.stderr}', file=sys.stderr)
+            return int(found[1])
         raise MSLesSegError(
             f'The job {job.job_id} failed: {str(error).strip().splitlines()[-1]}',
             f'See {job.paths.stderr}.',
         ) from error
-    return next((int(code) for code in codes if code), 0)
+    return 0

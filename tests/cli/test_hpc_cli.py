@@ -167,6 +167,19 @@ def test_a_training_needs_arguments_and_slurm(tmp_path, monkeypatch, capsys) -> 
     monkeypatch.setenv('PATH', str(tmp_path))
     assert main(['hpc', 'train', '--', 'bids', 'run']) == 64
     assert main(['hpc', 'train', '--', 'bids', 'run', '--set', 'nonsense=1']) == 64
+    assert main(['hpc', 'train', '--', 'bids', 'run', '--minutes', '5']) == 64
+    assert 'Use --time' in capsys.readouterr().err
+
+
+def test_a_training_on_this_machine_ends_with_its_exit_code(tmp_path, monkeypatch, capfd) -> None:
+    """By submitit's executor without a cluster; there is nothing to train on."""
+    pytest.importorskip('submitit')
+    monkeypatch.chdir(tmp_path)
+    words = ['--local', '--wait', '--time', '5', '-q', '--', 'nowhere', 'run']
+    assert main(['hpc', 'train', '--jobs', 'jobs', *words]) == 66
+    assert 'The training failed; see' in capfd.readouterr().err
+    logs = [path.read_text() for path in (tmp_path / 'jobs').glob('*_log.err')]
+    assert any('nowhere does not exist' in text for text in logs)
 
 
 def test_without_submitit_it_says_what_to_install(tmp_path) -> None:
