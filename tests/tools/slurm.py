@@ -62,7 +62,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=localhost NodeHostname={host} NodeAddr=127.0.0.1 \\
     CPUs={cpus} RealMemory={memory} Gres=gpu:1 State=UNKNOWN
-PartitionName=all Nodes=localhost Default=YES MaxTime=120 State=UP
+PartitionName=all Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 """
 
 
