@@ -274,7 +274,7 @@ def finished(cluster: Cluster, job: str, folder: Path) -> None:
 def test_submitit_goes_on_after_its_time(cluster: Cluster, exams: Path, tmp_path: Path) -> None:
     """A training that is told to stop is in the queue again, and ends as one."""
     words = training(exams, tmp_path / 'run')
-    words[words.index('epochs=1')] = 'epochs=40'
+    words[words.index('epochs=1')] = 'epochs=12'
     told = cluster.run(
         sys.executable, '-m', 'mslesseg_app', 'hpc', 'train', '--jobs', tmp_path / 'jobs',
         '--cpus', '1', '--mem', '4000M', '--time', '20', '--', *words,
@@ -289,7 +289,7 @@ def test_submitit_goes_on_after_its_time(cluster: Cluster, exams: Path, tmp_path
     (task,) = cluster.wait(job, 300)
     assert task['JobState'] == 'COMPLETED'
     epochs = [row['epoch'] for row in csv.DictReader(rows.open())]
-    assert epochs == [str(number) for number in range(1, 41)]
+    assert epochs == [str(number) for number in range(1, 13)]
 
 
 # ------------------------------------------------------------------------ Nipype's plugin
