@@ -84,18 +84,22 @@ def _tasks(cluster: Cluster, data: Path, root: Path) -> None:
     for at_once in (1, 2):
         folder = root / f'at-once-{at_once}'
         job = _submit(cluster, data, folder, at_once)
-        with _Memory(cluster) as memory:
+        with _Watch(cluster) as watch:
             tasks = cluster.wait(job, 3600)
         failed = [task for task in tasks if task['JobState'] != 'COMPLETED']
         if failed:
             raise RuntimeError(f'{failed}\n{_logs(folder)}')
-        rows.append((at_once, _seconds(tasks), [_seconds([task]) for task in tasks], memory.peak))
-    print('| tasks at once | exams | seconds | seconds a task | exams an hour | GiB a task |')
-    print('|---|---|---|---|---|---|')
+        each = [(_seconds([task]), watch.seconds(task['ArrayTaskId'])) for task in tasks]
+        rows.append((at_once, _seconds(tasks), each, watch.peak))
+    print(
+        '| tasks at once | exams | seconds | of each task | CPU s | exams an hour | GiB a task |'
+    )
+    print('|---|---|---|---|---|---|---|')
     for at_once, whole, each, peak in rows:
-        shown = ', '.join(f'{one:.0f}' for one in each)
+        shown = ', '.join(f'{one:.0f}' for one, _ in each)
+        cpu = ', '.join(f'{one:.0f}' for _, one in each)
         print(
-            f'| {at_once} | {len(each)} | {whole:.0f} | {shown} | {3600 * len(each) / whole:.0f} '
+            f'| {at_once} | {len(each)} | {whole:.0f} | {shown} | {cpu} | {3600 * len(each) / whole:.0f} '
             f'| {peak / 2**30:.2f} |'
         )
     print(f'\nTwice as many at once: {rows[0][1] / rows[1][1]:.2f} times the throughput.\n')
@@ -135,16 +139,17 @@ def _size(folder: Path) -> tuple[int, int]:
     return sum(path.lstat().st_blocks * 512 for path in paths), len(paths)
 
 
-class _Memory:
-    """Watch how much memory the processes of one task hold together, at most."""
+class _Watch:
+    """Watch the memory that the processes of one task hold together, and their CPU time."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.configuration = cluster.environment['SLURM_CONF']
         self.peak = 0
+        self.cpu: dict[tuple[str, int], float] = {}
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> _Watch:
         self.thread.start()
         return self
 
@@ -161,8 +166,14 @@ class _Memory:
                     if variables.get('SLURM_CONF') == self.configuration:
                         task = variables.get('SLURM_ARRAY_TASK_ID', '')
                         held[task] = held.get(task, 0) + process.memory_full_info().pss
+                        times = process.cpu_times()
+                        self.cpu[task, process.pid] = times.user + times.system
             held.pop('', None)
             self.peak = max([self.peak, *held.values()])
+
+    def seconds(self, task: str) -> float:
+        """Return the CPU seconds of a task, those of its last half second left out."""
+        return sum(value for (name, _), value in self.cpu.items() if name == task)
 
 
 # -------------------------------------------------------------------------------- noop
