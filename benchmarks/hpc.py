@@ -98,10 +98,8 @@ def _tasks(cluster: Cluster, data: Path, root: Path) -> None:
     for at_once, whole, each, peak in rows:
         shown = ', '.join(f'{one:.0f}' for one, _ in each)
         cpu = ', '.join(f'{one:.0f}' for _, one in each)
-        print(
-            f'| {at_once} | {len(each)} | {whole:.0f} | {shown} | {cpu} | {3600 * len(each) / whole:.0f} '
-            f'| {peak / 2**30:.2f} |'
-        )
+        words = (f'{whole:.0f}', shown, cpu, f'{3600 * len(each) / whole:.0f}')
+        print(f'| {at_once} | {len(each)} | {" | ".join(words)} | {peak / 2**30:.2f} |')
     print(f'\nTwice as many at once: {rows[0][1] / rows[1][1]:.2f} times the throughput.\n')
     print('| folder | MiB an exam | files and folders an exam |\n|---|---|---|')
     for name in ('out', 'work'):
