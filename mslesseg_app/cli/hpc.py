@@ -114,8 +114,8 @@ def _is_given(parser: argparse.ArgumentParser, name: str, words: list[str]) -> b
     """Whether an option, by any of its spellings, is among words."""
     action = next(one for one in parser._actions if name in one.option_strings)
     return any(
-        word == spelling or word.startswith(f'{spelling}=')
-        for word in words
+        word == spelling
+        for word in _separated(parser, words)
         for spelling in action.option_strings
     )
 
@@ -196,8 +196,11 @@ def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> R
     """Estimate, and put what was said instead of it."""
     from ..hpc.resources import estimate
 
+    architectures = _architectures(settings, inside=options.image is not None)
+    if options.gpu and set(architectures) == {'hyperintensity'}:
+        print('Warning: hyperintensity uses no GPU; leave --gpu out.', file=sys.stderr)
     found = estimate(
-        _architectures(settings, inside=options.image is not None),
+        architectures,
         preset=settings.preset,
         exams=exams,
         cpus=options.cpus,

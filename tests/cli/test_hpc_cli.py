@@ -70,7 +70,7 @@ def test_the_validator_is_asked(bids, capsys) -> None:
         (['--time', '0'], 64),
         (['--mem', 'much'], 64),
         (['--cpus', '0'], 64),
-        *((['--', name, 'x'], 64) for name in ('--nprocs', '--n_cpus', '--mem_mb', '-w')),
+        *((['--', name, 'x'], 64) for name in ('--nprocs', '--n_cpus', '--mem_mb', '-w', '-wx')),
     ],
     ids=str,
 )
@@ -97,9 +97,10 @@ def test_a_script_of_the_user_stays(bids, tmp_path) -> None:
     assert files_below(tmp_path / 'mslesseg-jobs') == ['submit.sh']
 
 
-def test_resources_can_be_said(bids, tmp_path) -> None:
+def test_resources_can_be_said(bids, tmp_path, capsys) -> None:
     words = ['--cpus', '8', '--mem', '10G', '--time', '1-00:00', '--gpu', '--gres', 'gpu:v100:1']
     assert sbatch('-q', *words, '--group-time', '5') == 0
+    assert 'hyperintensity uses no GPU' in capsys.readouterr().err
     text = (tmp_path / 'mslesseg-jobs' / 'participant.sbatch').read_text()
     for line in ('cpus-per-task=8', 'mem=10240M', 'time=1-00:00:00', 'gres=gpu:v100:1'):
         assert f'#SBATCH --{line}\n' in text
