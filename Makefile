@@ -16,7 +16,7 @@ PIN := $(if $(CONSTRAINTS),-c $(CONSTRAINTS),)
 SHELL_SCRIPTS := .ci/run $(wildcard hpc/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-container lint format docs bench clean distclean
+.PHONY: help venv demo test test-slow test-container test-cluster lint format docs bench clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -43,11 +43,14 @@ test: $(STAMP)  ## all tests but the slow ones; what cannot run here is skipped 
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'
 
 test-slow: $(STAMP)  ## the slow tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'slow and not container and not apptainer' \
-	  || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest $(PYTEST_ARGS) \
+	  -m 'slow and not container and not apptainer and not cluster' || [ $$? -eq 5 ]
 
 test-container: $(STAMP)  ## build the image and the def file, run both (10 minutes or more)
 	$(BIN)/python -m pytest -n 0 -m 'container or apptainer'
+
+test-cluster: $(STAMP)  ## the tests on a SLURM of their own; needs root, slurm-wlm and munge
+	$(BIN)/python -m pytest -m cluster
 
 lint: $(STAMP)  ## style, types, spelling, module boundaries, container and shell files
 	$(BIN)/ruff check .

@@ -122,7 +122,12 @@ def _lacks_apptainer() -> str:
 
 @functools.cache
 def _lacks_cluster() -> str:
-    return '' if _runs('sinfo', '--version') else 'no SLURM'
+    if os.geteuid() != 0:
+        return 'a private SLURM needs root'
+    names = ('munged', 'slurmctld', 'slurmd', 'sbatch')
+    path = f'{os.environ.get("PATH", "")}:/usr/sbin:/sbin'
+    missing = [name for name in names if shutil.which(name, path=path) is None]
+    return f'not installed: {", ".join(missing)}' if missing else ''
 
 
 NEEDS: dict[str, Callable[[], str]] = {

@@ -12,7 +12,7 @@ import pytest
 
 from mslesseg_app import errors
 from mslesseg_app.bids.names import io_spec
-from mslesseg_app.cli import bids_app, convert, report, run
+from mslesseg_app.cli import bids_app, convert, hpc, report, run, train
 from mslesseg_app.dicom.tree import SERIES_COLUMNS
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.metrics.exam import METRIC_COLUMNS
@@ -129,6 +129,33 @@ def test_options_of_the_dicom_pages_exist(pages: dict[Path, str]) -> None:
     own = {o for action in convert.build_parser()._actions for o in action.option_strings}
     assert named <= known
     assert {option for option in own if option.startswith('--')} - named <= {'--help', '--n-cpus'}
+
+
+def test_options_of_the_cluster_page_exist(pages: dict[Path, str]) -> None:
+    text = page(pages, 'hpc.md')
+    text = re.sub(r'^ {4}\.venv/bin/python benchmarks.*$', '', text, flags=re.M)
+    named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', text))
+    actions = hpc.build_parser()._actions[-1].choices
+    assert isinstance(actions, dict)
+    parsers = [bids_app.build_parser(), train.build_parser(), *actions.values()]
+    known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
+    known |= {'--containall', '--cleanenv', '--standalone', '--nproc-per-node'}
+    assert named <= known
+    own = {
+        option
+        for parser in actions.values()
+        for action in parser._actions
+        for option in action.option_strings
+    }
+    assert {option for option in own if option.startswith('--')} - named <= {'--help', '--quiet'}
+
+
+def test_templates_of_the_cluster_page_are_those_there(
+    pages: dict[Path, str], project_root: Path
+) -> None:
+    named = set(re.findall(r'`(?:hpc/)?([\w-]+\.(?:sh|yaml|py))`', page(pages, 'hpc.md')))
+    there = {path.name for path in (project_root / 'hpc').iterdir() if path.is_file()}
+    assert there <= named
 
 
 def test_columns_of_the_table_of_series_are_listed(pages: dict[Path, str]) -> None:

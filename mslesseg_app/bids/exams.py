@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: An acquisition whose thickest voxel edge exceeds this, in mm, is not taken for 3D.
 _MAX_3D_THICKNESS = 2.0
+#: With more participants than this, indexing everybody is as quick as leaving others out.
+_MOST_NAMED = 100
 
 
 @dataclass(frozen=True)
@@ -86,14 +90,14 @@ def find_exams(settings: Settings) -> list[Exam]:
         If the filters leave nothing.
     """
     check_dataset(settings.bids_dir)
-    layout = open_layout(settings.bids_dir, settings.bids_database_dir)
+    layout = open_layout(settings.bids_dir, settings.bids_database_dir, settings.participants)
     subjects = _select_subjects(layout, settings)
     exams = [exam for subject in subjects for exam in _subject_exams(layout, subject, settings)]
     if not exams:
         _raise_nothing_found(settings)
     references = settings.derivatives.get('manual')
     if references is not None:
-        exams = _with_references(exams, references)
+        exams = _with_references(exams, references, settings.participants)
     return sorted(exams, key=lambda exam: (exam.subject, exam.session or ''))
 
 
@@ -124,14 +128,32 @@ def with_reference_notes(exams: list[Exam], settings: Settings) -> list[Exam]:
     ]
 
 
-def open_layout(root: Path, database: Path | None = None) -> BIDSLayout:
-    """Index a dataset without validating it and without reading its metadata files."""
+def open_layout(
+    root: Path, database: Path | None = None, subjects: Collection[str] = ()
+) -> BIDSLayout:
+    """Index a dataset without validating it and without reading its metadata files.
+
+    Parameters
+    ----------
+    root : Path
+    database : Path, optional
+        Folder of a PyBIDS database; it holds everybody, whoever is asked for.
+    subjects : collection of str
+        Labels of those to index, where there is no database; empty for all. One task of a
+        large study then does not walk through the folders of the others.
+    """
     from bids import BIDSLayout, BIDSLayoutIndexer
 
+    ignore: list[str | re.Pattern[str]] = [
+        'code', 'sourcedata', 'stimuli', 'models', 'derivatives', 'work',
+    ]  # fmt: skip
+    if 0 < len(subjects) <= _MOST_NAMED and database is None:
+        kept = '|'.join(re.escape(label) for label in sorted(subjects))
+        ignore.append(re.compile(rf'^/sub-(?!(?:{kept})(?:/|$))[^/]*(?:/|$)'))
     indexer = BIDSLayoutIndexer(
         validate=False,
         index_metadata=False,
-        ignore=['code', 'sourcedata', 'stimuli', 'models', 'derivatives', 'work'],
+        ignore=ignore,
     )
     return BIDSLayout(root, validate=False, indexer=indexer, database_path=database)
 
@@ -161,7 +183,7 @@ def check_dataset(root: Path) -> None:
 
 def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
     present = sorted(layout.get_subjects())
-    if not present:
+    if not present and not any(settings.bids_dir.glob('sub-*/**/*.nii*')):
         raise NoInputError(
             f'{settings.bids_dir} holds no sub-* folder with images.',
             'Give the folder that holds the sub-* folders.',
@@ -172,9 +194,13 @@ def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
     if unknown:
         raise NothingSelectedError(
             f'No such participant in {settings.bids_dir}: {", ".join(unknown)}.',
-            f'The dataset holds: {_shortened(present)}.',
+            f'The dataset holds: {_shortened(_folders(settings.bids_dir))}.',
         )
     return [label for label in present if label in settings.participants]
+
+
+def _folders(root: Path) -> list[str]:
+    return sorted(path.name.removeprefix('sub-') for path in root.glob('sub-*') if path.is_dir())
 
 
 def _shortened(labels: list[str], most: int = 20) -> str:
@@ -316,13 +342,13 @@ def _raise_nothing_found(settings: Settings) -> None:
     raise NoInputError(f'{settings.bids_dir} holds no FLAIR, T1w or T2w image.')
 
 
-def _with_references(exams: list[Exam], root: Path) -> list[Exam]:
+def _with_references(exams: list[Exam], root: Path, subjects: Collection[str]) -> list[Exam]:
     if not root.is_dir():
         raise NoInputError(
             f'The folder of reference masks {root} does not exist.',
             'Check --derivatives manual=PATH.',
         )
-    layout = open_layout(root)
+    layout = open_layout(root, subjects=subjects)
     return [replace(exam, reference=_find_reference(layout, exam)) for exam in exams]
 
 

@@ -15,6 +15,7 @@ VERBS = {
     'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
     'train': ('train', 'train a network on exams with manual masks'),
     'crossval': ('crossval', "repeat the paper's cross-validation"),
+    'hpc': ('hpc', 'job scripts for a cluster, and trainings submitted to it'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
     'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),

@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 from skeleton import TEMPLATE, THICK, THIN, write_dataset
 
-from mslesseg_app.bids.exams import Exam, find_exams, share_template, with_reference_notes
+from mslesseg_app.bids.exams import (
+    Exam,
+    find_exams,
+    open_layout,
+    share_template,
+    with_reference_notes,
+)
 from mslesseg_app.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.settings import Settings
 
@@ -282,6 +288,19 @@ def test_no_such_participant(settings):
         find(settings, participants=('01', '03'))
     assert caught.value.exit_code == 18
     assert '01, 02' in caught.value.hint
+
+
+def test_only_the_participants_that_are_asked_for_are_indexed(settings):
+    """One task of ten thousand does not walk through the folders of the others."""
+    labels = ['1', '01', '011', '10', '1+1', '1x']
+    write_dataset(settings.bids_dir, [f'sub-{label}_ses-1_FLAIR' for label in labels])
+    for label in labels:
+        layout = open_layout(settings.bids_dir, subjects=[label])
+        assert layout.get_subjects() == [label]
+        assert [exam.subject for exam in find(settings, participants=(label,))] == [label]
+    pair = open_layout(settings.bids_dir, subjects=['01', '1+1'])
+    assert sorted(pair.get_subjects()) == ['01', '1+1']
+    assert len(open_layout(settings.bids_dir).get_subjects()) == len(labels)
 
 
 def test_no_such_session(settings):

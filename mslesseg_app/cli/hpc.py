@@ -1,0 +1,520 @@
+"""``mslesseg hpc sbatch|train``: job scripts for SLURM, and trainings submitted to it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import NoInputError, NothingSelectedError, UsageError
+from . import bids_app, parsing
+
+if TYPE_CHECKING:
+    from ..hpc.participants import Participant
+    from ..hpc.resources import Resources
+    from ..hpc.slurm import ArrayJob
+    from ..settings import Settings
+
+#: Options of the App that the scripts set themselves.
+OURS = {
+    '--participant-label': '--participant-label before the "--"',
+    '--nprocs': '--cpus before the "--"',
+    '--mem': '--mem before the "--"',
+    '--device': '--gpu before the "--"',
+    '--work-dir': '--work-dir or --scratch before the "--"',
+    '--dry-run': 'nothing: the scripts are there to be read',
+    '--reports-only': 'the command itself, it needs no cluster',
+    '--boilerplate-only': 'the command itself, it needs no cluster',
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the verb ``hpc``."""
+    parser = parsing.Parser(
+        prog='mslesseg hpc',
+        description='Run the App or a training on a computing cluster with SLURM. Templates '
+        'for other schedulers are in the folder hpc of the sources.',
+        allow_abbrev=False,
+    )
+    actions = parser.add_subparsers(dest='action', required=True, metavar='{sbatch,train}')
+    _add_sbatch(
+        actions.add_parser(
+            'sbatch',
+            help='Write the scripts of a job array, one participant a task.',
+            usage='mslesseg hpc sbatch BIDS_DIR OUT_DIR [options] [-- options of the App]',
+            allow_abbrev=False,
+        )
+    )
+    _add_train(
+        actions.add_parser(
+            'train',
+            help='Submit a training by submitit.',
+            usage='mslesseg hpc train [options] -- arguments of mslesseg train',
+            allow_abbrev=False,
+        )
+    )
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Do what is asked for; what follows ``--`` belongs to the App or the training."""
+    cut = arguments.index('--') if '--' in arguments else len(arguments)
+    options = build_parser().parse_args(arguments[:cut])
+    rest = arguments[cut + 1 :]
+    return _sbatch(options, rest) if options.action == 'sbatch' else _train(options, rest)
+
+
+def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
+    from ..hpc.participants import find_participants
+    from ..hpc.slurm import write_scripts
+
+    settings = _settings(options, rest)
+    people = find_participants(settings.bids_dir, options.participant_label, settings.sessions)
+    _warn(people)
+    _check_model(settings, inside=options.image is not None)
+    if not (options.skip_bids_validation or settings.skip_bids_validation):
+        from ..bids.validation import validate
+
+        if warning := validate(settings.bids_dir):
+            print(f'Warning: {warning}', file=sys.stderr)
+    job = _job(options, rest, settings, people)
+    folder = options.scripts.absolute()
+    _check_scripts(folder, settings)
+    written = write_scripts(job, folder)
+    if not options.quiet:
+        _say(job, written)
+    return 0
+
+
+def _settings(options: argparse.Namespace, rest: list[str]) -> Settings:
+    """Read the options of the App as the App would."""
+    from ..hpc.slurm import check_path
+
+    for path in (options.bids_dir, options.output_dir):
+        check_path(path.absolute(), contained=options.image is not None)
+    words = [str(options.bids_dir), str(options.output_dir), 'participant', *rest]
+    parser = bids_app.build_parser()
+    parsed = parser.parse_args(words)
+    if parsed.analysis_level != ['participant']:
+        raise UsageError('After "--" come options of the App, not the analysis level.')
+    for name, instead in OURS.items():
+        if _is_given(parser, name, rest):
+            raise UsageError(f'The scripts set {name} of the App themselves.', f'Use {instead}.')
+    # on scratch, only the node knows it
+    parsed.work_dir = options.work_dir or Path('/nowhere/mslesseg')
+    return bids_app.to_settings(parsed, '')
+
+
+def _is_given(parser: argparse.ArgumentParser, name: str, words: list[str]) -> bool:
+    """Whether an option, by any of its spellings, is among words."""
+    action = next(one for one in parser._actions if name in one.option_strings)
+    return any(
+        word == spelling
+        for word in _separated(parser, words)
+        for spelling in action.option_strings
+    )
+
+
+def _warn(people: list[Participant]) -> None:
+    """Say who has no FLAIR; nobody having one is an error."""
+    without = [one.label for one in people if not one.exams]
+    if len(without) == len(people):
+        raise NothingSelectedError(
+            'None of the participants has a FLAIR image (in the chosen sessions).',
+            'Check the dataset and --session-label.',
+        )
+    if without:
+        shown = ', '.join(without[:10]) + (' …' if len(without) > 10 else '')
+        print(
+            f'Warning: {len(without)} of {len(people)} participants have no FLAIR image, and '
+            f'their tasks will fail: {shown}',
+            file=sys.stderr,
+        )
+
+
+def _check_model(settings: Settings, *, inside: bool) -> None:
+    """Find out now, not in ten thousand tasks, that a model does not exist or has no weights."""
+    from ..app import chosen_model
+    from ..inference.ensemble import models_of
+    from ..models.check import check_model
+
+    if inside and settings.model_dir is None:
+        return  # the image may have other models than this installation
+    for model in models_of(chosen_model(settings)):
+        check_model(model)
+
+
+def _job(
+    options: argparse.Namespace, rest: list[str], settings: Settings, people: list[Participant]
+) -> ArrayJob:
+    from ..hpc.resources import Resources
+    from ..hpc.slurm import GROUP, ArrayJob, Site
+
+    if options.image is not None and not options.image.is_file():
+        raise NoInputError(f'The image {options.image} does not exist.', 'Give the .sif file.')
+    words, paths = resolved(bids_app.build_parser(), rest)
+    for path in paths:
+        if not path.exists():
+            raise NoInputError(f'{path} does not exist.', 'Check the options after "--".')
+    paths += [settings.model_dir] if settings.model_dir not in (None, *paths) else []
+    group = Resources(
+        cpus=options.group_cpus or GROUP.cpus,
+        memory_mb=options.group_mem or GROUP.memory_mb,
+        minutes=options.group_time or GROUP.minutes,
+    )
+    return ArrayJob(
+        bids_dir=settings.bids_dir,
+        out_dir=settings.out_dir,
+        labels=tuple(one.label for one in people),
+        resources=_resources(options, settings, max(one.exams for one in people)),
+        group=group,
+        site=Site(
+            partition=options.partition,
+            account=options.account,
+            qos=options.qos,
+            constraint=options.constraint,
+            setup=tuple(options.setup),
+            block=options.block,
+            limit=options.limit or 0,
+        ),
+        program=tuple(options.program or (sys.executable, '-m', 'mslesseg_app')),
+        image=options.image.absolute() if options.image else None,
+        bound=tuple(path for path in paths if not path.is_relative_to(settings.bids_dir)),
+        options=(*words, *_from_environment(settings, words)),
+        work_dir=options.work_dir.absolute() if options.work_dir else None,
+        scratch=options.scratch,
+        restarts=options.restarts,
+    )
+
+
+def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> Resources:
+    """Estimate, and put what was said instead of it."""
+    from ..hpc.resources import estimate
+
+    architectures = _architectures(settings, inside=options.image is not None)
+    if options.gpu and set(architectures) == {'hyperintensity'}:
+        print('Warning: hyperintensity uses no GPU; leave --gpu out.', file=sys.stderr)
+    found = estimate(
+        architectures,
+        preset=settings.preset,
+        exams=exams,
+        cpus=options.cpus,
+        gpu=options.gres if options.gpu else '',
+    )
+    return replace(
+        found,
+        memory_mb=options.mem or found.memory_mb,
+        minutes=options.time or found.minutes,
+    )
+
+
+def _architectures(settings: Settings, *, inside: bool) -> list[str]:
+    from ..models.registry import get_entry
+
+    found = []
+    for name in settings.model:
+        try:
+            found.append(get_entry(name, settings.model_dir).architecture)
+        except UsageError:
+            if not inside:
+                raise
+            found.append(name)  # of the image; counts as unknown
+    return found
+
+
+def resolved(parser: argparse.ArgumentParser, words: list[str]) -> tuple[list[str], list[Path]]:
+    """Make paths in options absolute: tasks start in another folder than this command.
+
+    Parameters
+    ----------
+    parser : ArgumentParser
+        Of the App; it has accepted the words.
+    words : list of str
+
+    Returns
+    -------
+    words : list of str
+        ``--name=value`` in two words.
+    paths : list of Path
+        All files and folders that they name.
+    """
+    found: list[str] = []
+    paths: list[Path] = []
+    current = ''
+    for word in _separated(parser, words):
+        if word in parser._option_string_actions:
+            current = parser._option_string_actions[word].dest
+            found.append(word)
+            continue
+        path = _path_in(current, word)
+        if path is not None:
+            paths.append(path)
+            word = word[: word.index('=') + 1] if current == 'derivatives' else ''
+            word += str(path)
+        found.append(word)
+    return found, list(dict.fromkeys(paths))
+
+
+def _separated(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
+    """Split ``--name=value`` and ``-dvalue``."""
+    found = []
+    for word in words:
+        name, sign, value = word.partition('=')
+        if word.startswith('--') and sign and name in parser._option_string_actions:
+            found += [name, value]
+        elif word[:1] == '-' and word[1:2] != '-' and word not in parser._option_string_actions:
+            found += [word[:2], word[2:]]
+        else:
+            found.append(word)
+    return found
+
+
+def _path_in(option: str, value: str) -> Path | None:
+    """Return the path that a value of an option is, if any."""
+    if option == 'derivatives':
+        return Path(value.partition('=')[2]).absolute()
+    if option in ('bids_filter_file', 'bids_database_dir', 'model_dir'):
+        return Path(value).absolute()
+    if option == 'session_label' and Path(value).is_file():
+        return Path(value).absolute()
+    return None
+
+
+def _from_environment(settings: Settings, words: list[str]) -> list[str]:
+    """Return options that came from variables, which a node or a container may not have."""
+    found = []
+    if settings.model_dir is not None and '--model-dir' not in words:
+        found += ['--model-dir', str(settings.model_dir)]
+    if settings.offline and '--offline' not in words:
+        found.append('--offline')
+    return found
+
+
+def _check_scripts(folder: Path, settings: Settings) -> None:
+    """Keep scripts and logs out of both datasets."""
+    for dataset in (settings.bids_dir, settings.out_dir):
+        if folder.resolve().is_relative_to(dataset.resolve()):
+            raise UsageError(
+                f'The folder of the scripts, {folder}, lies within the dataset {dataset}.',
+                'Choose another with --scripts.',
+            )
+
+
+def _say(job: ArrayJob, written: list[Path]) -> None:
+    asked = job.resources
+    print(f'{len(job.labels)} participants, one a task.')
+    gpu = f', {asked.gpu}' if asked.gpu else ''
+    print(f'A task: {asked.cpus} cores, {asked.memory_mb} MiB, {asked.time}{gpu}.')
+    for line in asked.why:
+        print(f'  {line}')
+    for path in written:
+        print(f'Wrote {path}')
+    print(f'Submit: bash {shlex.quote(str(written[-1]))}')
+
+
+def _train(options: argparse.Namespace, rest: list[str]) -> int:
+    from ..hpc.training import Request, submit
+    from . import train
+
+    if not rest:
+        raise UsageError(
+            'There is nothing to train.',
+            'After "--" come the arguments of mslesseg train: '
+            'mslesseg hpc train --jobs JOBS -- BIDS RUN_DIR --network unetr',
+        )
+    parsed = train.build_parser().parse_args(rest)
+    if parsed.minutes != math.inf:
+        raise UsageError(
+            'A job has no use for --minutes: it is stopped in time, and goes on by itself.',
+            'Use --time before the "--".',
+        )
+    train.make_plan(parsed, parsed.network)  # its complaints now, not on the node
+    request = Request(
+        arguments=tuple(_absolute_training(rest, parsed)),
+        folder=options.jobs.absolute(),
+        local=options.local,
+        nodes=options.nodes,
+        processes=options.processes,
+        gpus=options.gpus,
+        cpus=options.cpus,
+        memory_mb=options.mem or 16384,
+        minutes=options.time or 1440,
+        partition=options.partition,
+        account=options.account,
+        qos=options.qos,
+        constraint=options.constraint,
+        setup=tuple(options.setup),
+        restarts=options.restarts,
+    )
+    return submit(request, wait=options.wait, quiet=options.quiet)
+
+
+def _absolute_training(words: list[str], parsed: argparse.Namespace) -> list[str]:
+    """Make the paths among arguments of the training absolute."""
+    given = (
+        parsed.data, parsed.run_dir, parsed.masks, parsed.preprocessed, parsed.cache,
+        parsed.model_dir, parsed.start_from,
+    )  # fmt: skip
+    paths = {str(path) for path in given if path is not None}
+    found = []
+    for word in words:
+        name, sign, value = word.partition('=')
+        if word.startswith('--') and sign and str(Path(value)) in paths:
+            found.append(f'{name}={Path(value).absolute()}')
+        elif str(Path(word)) in paths:
+            found.append(str(Path(word).absolute()))
+        else:
+            found.append(word)
+    return found
+
+
+def _minutes(text: str) -> int:
+    """Read a wall time: minutes, ``H:MM:SS`` or ``D-HH[:MM[:SS]]``, as SLURM has it."""
+    days = re.fullmatch(r'(\d+)-(\d{1,2})(?::(\d{2}))?(?::\d{2})?', text)
+    clock = re.fullmatch(r'(\d+):(\d{2}):\d{2}', text)
+    if days:
+        found = int(days[1]) * 1440 + int(days[2]) * 60 + int(days[3] or 0)
+    elif clock:
+        found = int(clock[1]) * 60 + int(clock[2])
+    else:
+        found = int(text) if re.fullmatch(r'\d{1,6}', text) else 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no time of a minute or more; write 90, 1:30:00 or 2-00:00'
+        )
+    return found
+
+
+def _mebibytes(text: str) -> int:
+    return max(1, round(parsing.memory_gb(text) * 1024))
+
+
+def _add_sbatch(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = (
+        'Write participant.sbatch, group.sbatch and submit.sh. Each task is one participant '
+        '(all sessions), works on scratch, and starts again after exit code 75. The group level '
+        'waits for all of them. Nothing is submitted.'
+    )
+    add('bids_dir', type=Path, metavar='BIDS_DIR', help='BIDS dataset, seen by all nodes.')
+    add('output_dir', type=Path, metavar='OUT_DIR', help='Output, seen by all nodes.')
+    add(
+        '--scripts',
+        type=Path,
+        default=Path('mslesseg-jobs'),
+        metavar='DIR',
+        help='Folder of the scripts and logs (default: ./mslesseg-jobs).',
+    )
+    add(
+        '--participant-label',
+        nargs='+',
+        default=(),
+        action=parsing.labels('sub-'),
+        metavar='LABEL',
+        help='Participants, or a file with one a line (default: all).',
+    )
+    add(
+        '--skip-bids-validation',
+        action='store_true',
+        help='Do not validate the dataset now; tasks never do.',
+    )
+    work = parser.add_mutually_exclusive_group()
+    work.add_argument(
+        '--scratch',
+        default='',
+        metavar='DIR',
+        help="Folder of the node for the work, removed at the end; '$NAME' for a variable of the "
+        'node (default: $SLURM_TMPDIR, else $TMPDIR, else /tmp).',
+    )
+    work.add_argument(
+        '-w',
+        '--work-dir',
+        type=Path,
+        metavar='DIR',
+        help='Instead: a shared folder that is kept. A task that starts again goes on there.',
+    )
+    add('--image', type=Path, metavar='FILE', help='Apptainer image of the App.')
+    add(
+        '--program',
+        type=shlex.split,
+        default=(),
+        metavar='WORDS',
+        help='How the App is started without an image (default: as this command was).',
+    )
+    add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores a task (default: 2).')
+    _add_asked(parser, 'of a task (default: from measured figures)')
+    add('--gpu', action='store_true', help='Run networks on a GPU of the node.')
+    add('--gres', default='gpu:1', metavar='WORD', help='What --gpu asks for (default: gpu:1).')
+    add('--group-cpus', type=parsing.count, metavar='N', help='Cores of the group level.')
+    add('--group-mem', type=_mebibytes, metavar='SIZE', help='Memory of the group level.')
+    add('--group-time', type=_minutes, metavar='TIME', help='Wall time of the group level.')
+    add('--limit', type=parsing.count, metavar='N', help='Tasks at the same time (default: all).')
+    add(
+        '--block',
+        type=parsing.count,
+        default=1000,
+        metavar='N',
+        help="Tasks of one array, less than the cluster's MaxArraySize (default: 1000).",
+    )
+    _add_site(parser)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = (
+        'Submit a training by submitit (pip install "mslesseg[hpc]"). When its time is over, or '
+        'it is preempted, it is put into the queue again and goes on.'
+    )
+    add(
+        '--jobs',
+        type=Path,
+        default=Path('mslesseg-jobs'),
+        metavar='DIR',
+        help="Folder of submitit's files and logs, seen by all nodes (default: ./mslesseg-jobs).",
+    )
+    add('--nodes', type=parsing.count, default=1, metavar='N', help='Machines (default: 1).')
+    add(
+        '--processes',
+        type=parsing.count,
+        default=1,
+        metavar='N',
+        help='Processes of the training a machine (default: 1).',
+    )
+    add('--gpus', type=parsing.seed, default=0, metavar='N', help='GPUs a machine (default: 0).')
+    add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores a process (default: 2).')
+    _add_asked(parser, 'a machine (default: 16G, 24 hours)')
+    add('--local', action='store_true', help='Run on this machine instead, by submitit too.')
+    add('--wait', action='store_true', help='Wait for the end, and leave with its exit code.')
+    _add_site(parser)
+
+
+def _add_asked(parser: argparse.ArgumentParser, whose: str) -> None:
+    add = parser.add_argument
+    add('--mem', type=_mebibytes, metavar='SIZE', help=f'Memory {whose}.')
+    add('--time', type=_minutes, metavar='TIME', help=f'Wall time {whose}.')
+
+
+def _add_site(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    for name in ('partition', 'account', 'qos', 'constraint'):
+        add(f'--{name}', default='', metavar='NAME', help=f'As in sbatch --{name}.')
+    add(
+        '--setup',
+        action='append',
+        default=[],
+        metavar='LINE',
+        help='A line of shell to begin with, such as "module load apptainer"; may be repeated.',
+    )
+    add(
+        '--restarts',
+        type=parsing.seed,
+        default=3,
+        metavar='N',
+        help='How often a job may start again by itself (default: 3).',
+    )
+    add('-q', '--quiet', action='store_true', help='Print nothing but errors.')

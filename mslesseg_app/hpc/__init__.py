@@ -1,0 +1,1 @@
+"""Job scripts for computing clusters, and trainings submitted to them."""
