@@ -34,6 +34,7 @@ def report():
 """
 VERBS_WITH_HELP = [
     'convert', 'run', 'demo', 'models', 'import', 'train', 'crossval', 'evaluate', 'consensus',
+    'report', 'completion',
 ]  # fmt: skip
 HELP = [['--help'], *([verb, '--help'] for verb in VERBS_WITH_HELP), ['--version']]
 
