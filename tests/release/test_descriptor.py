@@ -29,7 +29,7 @@ def test_boutiques_accepts_it(tmp_path, capsys):
     broken = json.loads(descriptor.text())
     del broken['inputs'][0]['value-key']
     (tmp_path / 'broken.json').write_text(json.dumps(broken))
-    with pytest.raises(Exception, match='value-key|validation|errors'):
+    with pytest.raises(Exception, match=r'value-key|validation|errors'):
         bosh(['validate', str(tmp_path / 'broken.json')])
 
 
@@ -74,7 +74,7 @@ def test_boutiques_writes_commands_that_mean_what_was_asked(wishes, tmp_path, ca
     read = vars(build_parser().parse_args(command[1:]))
     defaults = vars(build_parser().parse_args(['/data', '/out', 'participant', 'group']))
     changed = {name for name in read if read[name] != defaults[name]}
-    assert changed == {name for name in wishes if name not in ()} - unchanged(wishes, defaults)
+    assert changed == set(wishes) - unchanged(wishes, defaults)
     assert read['bids_dir'] == Path('/data')
     for name in set(wishes) & {'engine', 'ensemble', 'threshold', 'model', 'connectivity'}:
         assert read[name] == wishes[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import pairwise
 
 import networkx as nx
 import pytest
@@ -42,5 +43,5 @@ def test_boxes_do_not_overlap():
     rows, _ = drawings.layers(nx.transitive_reduction(graph))
     place = drawings.corners(rows, 2000)
     for row in rows:
-        for left, right in zip(row, row[1:], strict=False):
+        for left, right in pairwise(row):
             assert place[left][0] + drawings.width(left) <= place[right][0]
