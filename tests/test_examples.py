@@ -56,20 +56,18 @@ def test_placeholders_are_filled() -> None:
     assert filled('mslesseg BIDS_DIR OUT_DIR group -d manual=MASKS') == (
         'mslesseg bids out group -d manual=references'
     )
-    assert (
-        filled('mslesseg convert SOURCE ... BIDS_DIR') == 'mslesseg convert demo/dicom converted'
-    )
+    assert filled('mslesseg run SOURCE ... OUT_DIR') == 'mslesseg run demo/dicom straight'
     assert filled('mslesseg consensus MASK MASK -o x') == (
         'mslesseg consensus rater1.nii.gz rater2.nii.gz -o x'
     )
 
 
 def test_every_row_of_the_table_has_a_reason_and_a_use() -> None:
-    """Patterns of a whole program (``docker *``) may be unused, so that they hold for all pages."""
+    """Patterns of a whole program (``docker *``) may be unused: they hold for pages to come."""
     assert len(TABLE) > 10
     for pattern, reason in TABLE.items():
         assert len(reason) > 15, pattern
-        one_program = re.fullmatch(r'[\w.-]+ \*', pattern) and not pattern.startswith('mslesseg')
+        one_program = re.fullmatch(r'[\w.]+( install)? \*', pattern)
         if not one_program:
             used = [one for one in EVERY if reason_for(one, {pattern: reason})]
             assert used, f'no page has a command like {pattern}'
@@ -105,10 +103,8 @@ def test_our_commands_are_understood(example: Example, tmp_path: Path, monkeypat
     verb = words.pop(0) if words[0] in VERBS else ''
     module = VERBS[verb][0] if verb else 'bids_app'
     parser = import_module(f'mslesseg_app.cli.{module}').build_parser()
-    try:
+    if not {'--help', '--version'} & set(words):
         parser.parse_args(words)
-    except SystemExit as stop:
-        assert stop.code == 0, example  # help and version
 
 
 # ------------------------------------------------------------------------------ running
