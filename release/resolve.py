@@ -100,10 +100,10 @@ def write(upgrade: bool) -> int:
         old = read(path)
         found = resolve(version, *([] if upgrade else ['--constraint', str(path)]))
         pip = {'pip': old.get('pip', '')} if 'pip' in old else {}
-        kept = {
-            n: old[n] if old.get(n, '').lower() == found[n].lower() else found[n] for n in found
-        }
-        lines = sorted({**kept, **pip}.values(), key=str.lower)
+        for name, line in found.items():  # the spelling stays
+            same = old.get(name, '').partition('==')[2] == line.partition('==')[2]
+            found[name] = old[name] if same else line
+        lines = sorted({**found, **pip}.values(), key=str.lower)
         path.write_text(HEAD.format(version=version) + '\n'.join(lines) + '\n', encoding='utf-8')
         print(f'{path.relative_to(ROOT)}: {len(lines)} pins')
     return 0

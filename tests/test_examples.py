@@ -143,6 +143,8 @@ def copy_subject(source: Path, target: Path, old: str, new: str) -> None:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in ('.json', '.tsv', '.md'):
             text = path.read_text(encoding='utf-8').replace(f'sub-{old}', f'sub-{new}')
+            if name == 'participants.tsv' and (target / name).exists():
+                text = (target / name).read_text(encoding='utf-8') + text.partition('\n')[2]
             (target / name).write_text(text, encoding='utf-8')
         else:
             shutil.copyfile(path, target / name)
