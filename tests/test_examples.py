@@ -166,13 +166,20 @@ def spread(folder: Path) -> None:
     )
 
 
+def model_of(folder: Path) -> str:
+    """Return the name of the model whose masks lie in the output folder, if there are any."""
+    masks = (folder / 'out').glob('sub-01/**/*_space-orig_label-lesion_desc-*_mask.nii.gz')
+    names = [re.findall(r'_desc-([A-Za-z0-9]+)_', path.name)[0] for path in sorted(masks)]
+    return names[0] if names else ''
+
+
 def start(folder: Path, command: str, language: str = 'sh') -> None:
     """Run a command as a user does, in a shell; it must succeed."""
     path = os.pathsep.join([str(folder / 'bin'), os.environ['PATH']])
     done = subprocess.run(
         [sys.executable, '-c', command] if language == 'python' else ['bash', '-c', command],
         cwd=folder,
-        env={**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT)},
+        env={**os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'MODEL': model_of(folder)},
         capture_output=True,
         text=True,
         check=False,

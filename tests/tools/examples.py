@@ -27,6 +27,12 @@ SPECIAL = [
     (re.compile(r'^mslesseg convert (?!--check)'), {'BIDS_DIR': 'converted'}),
     (re.compile(r'^mslesseg run '), {'OUT_DIR': 'straight'}),
     (re.compile(r'^mslesseg demo DIR'), {'DIR': 'demo'}),
+    # $MODEL is the name of the model whose masks are there
+    (
+        re.compile(r'^mslesseg report '),
+        {'DIR': 'handed_on', 'NAME': '$MODEL'},
+    ),
+    (re.compile(r'^mslesseg report roi '), {'BIDS_DIR': 'fmriprep_input'}),
 ]
 MASKS = ('rater1.nii.gz', 'rater2.nii.gz', 'rater3.nii.gz')
 
