@@ -78,10 +78,15 @@ def is_copyleft(expression: str, classifiers: list[str], text: str) -> bool:
 
 def licence(found: metadata.Distribution) -> tuple[str, list[str], str]:
     """Return SPDX expression, classifiers and free text of a distribution."""
-    fields = found.metadata
-    lines = fields.get_all('Classifier') or []
+    lines = found.metadata.get_all('Classifier') or []
     own = [line for line in lines if line.startswith('License ::') and line.count('::') > 1]
-    return fields.get('License-Expression') or '', own, fields.get('License') or ''
+    return field(found, 'License-Expression'), own, field(found, 'License')
+
+
+def field(found: metadata.Distribution, name: str) -> str:
+    """Return a field of the metadata of a distribution, empty if it has none."""
+    values: list[str] = found.metadata.get_all(name) or ['']
+    return values[0] or ''
 
 
 def licence_name(found: metadata.Distribution) -> str:

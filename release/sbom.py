@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
-from .licences import closure, licence_name, required_by
+from .licences import closure, field, licence_name, required_by
 
 
 def write(path: Path) -> None:
@@ -39,7 +39,7 @@ def make() -> Bom:
     found = {canonicalize_name(one.name): one for one in closure('mslesseg')}
     parts = {name: _component(name, one) for name, one in found.items()}
     bom = Bom()
-    bom.metadata.component = parts['mslesseg']
+    bom.metadata.component = parts[canonicalize_name('mslesseg')]
     bom.metadata.timestamp = datetime.fromtimestamp(
         int(os.environ.get('SOURCE_DATE_EPOCH', '0')), UTC
     )
@@ -58,7 +58,7 @@ def _component(name: str, found: metadata.Distribution) -> Component:
         type=ComponentType.APPLICATION if name == 'mslesseg' else ComponentType.LIBRARY,
         name=name,
         version=found.version,
-        description=found.metadata.get('Summary'),
+        description=field(found, 'Summary'),
         purl=PackageURL('pypi', name=name, version=found.version),
         bom_ref=f'{name}=={found.version}',
         licenses=[LicenseFactory().make_from_string(licence_name(found))],

@@ -154,7 +154,8 @@ def spread(folder: Path) -> None:
     """Lay out the single files that examples name."""
     raw = folder / 'bids' / 'sub-01' / 'ses-1' / 'anat'
     for suffix in ('FLAIR', 'T1w', 'T2w'):
-        shutil.copyfile(raw / f'sub-01_ses-1_{suffix}.nii.gz', folder / f'{suffix}.nii.gz')
+        (image,) = raw.glob(f'*_{suffix}.nii.gz')
+        shutil.copyfile(image, folder / f'{suffix}.nii.gz')
     (mask,) = (folder / 'out' / 'sub-01' / 'ses-1').rglob('*space-orig_label-lesion*_mask.nii.gz')
     (reference,) = (folder / 'references' / 'sub-01' / 'ses-1').rglob('*_mask.nii.gz')
     for name in ('prediction', 'rater1'):
