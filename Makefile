@@ -16,7 +16,8 @@ PIN := $(if $(CONSTRAINTS),-c $(CONSTRAINTS),)
 SHELL_SCRIPTS := .ci/run $(wildcard hpc/*.sh)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow test-container test-cluster lint format docs bench clean distclean
+.PHONY: help venv demo test test-slow test-container test-cluster lint format docs derived release
+.PHONY: resolve bench clean distclean
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -60,6 +61,7 @@ lint: $(STAMP)  ## style, types, spelling, module boundaries, container and shel
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/check-jsonschema --builtin-schema vendor.circle-ci .circleci/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
+	$(BIN)/bosh validate release/boutiques.json
 	@if [ -x $(BIN)/shellcheck ]; then set -x; $(BIN)/shellcheck $(SHELL_SCRIPTS); fi
 	@if [ -x $(BIN)/hadolint ]; then set -x; $(BIN)/hadolint Dockerfile; fi
 
@@ -70,6 +72,15 @@ format: $(STAMP)  ## let ruff rewrite the sources
 docs: $(STAMP)  ## the documentation, warnings as errors, into docs/_build/html
 	$(BIN)/python -m pip install -qq $(PIN) -e '.[docs]'
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+derived: $(STAMP)  ## files that come from the code: drawings, Boutiques descriptor, table of licences
+	$(BIN)/python -m release.make derived
+
+release: $(STAMP)  ## wheel, sdist, manuals, completion, SBOM and licences, into dist
+	$(BIN)/python -m release.make dist
+
+resolve: $(STAMP)  ## do the versions in constraints/ and the ends of our ranges fit together?
+	$(BIN)/python -m release.resolve
 
 bench: $(STAMP)  ## the benchmarks; results in benchmarks/results
 	@set -e; for script in benchmarks/[a-z]*.py; do \

@@ -2,55 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
-COPYLEFT = re.compile(
-    r'(?<!l)(?<!lesser )\b(agpl|gpl|gnu (affero )?general public)', re.IGNORECASE
-)
-
-
-def closure(root: str) -> Iterator[metadata.Distribution]:
-    """A distribution and everything that it requires, extras left out."""
-    waiting, seen = [root], set[str]()
-    while waiting:
-        name = canonicalize_name(waiting.pop())
-        if name in seen:
-            continue
-        seen.add(name)
-        found = metadata.distribution(name)
-        yield found
-        needs = (Requirement(text) for text in found.requires or ())
-        waiting += [r.name for r in needs if not r.marker or r.marker.evaluate({'extra': ''})]
-
-
-def is_copyleft(expression: str, classifiers: list[str], text: str) -> bool:
-    """Whether a licence, as its metadata state it, is GPL or AGPL without a way round.
-
-    LGPL is allowed, so are exceptions for run-time libraries (``WITH``) and a choice
-    (``OR``) that has another side.
-    """
-    if expression:
-        return all(
-            any(COPYLEFT.match(part) and 'WITH' not in part for part in side.split(' AND '))
-            for side in expression.replace('(', '').replace(')', '').split(' OR ')
-        )
-    if classifiers:
-        return any(COPYLEFT.search(line.rpartition('::')[2]) for line in classifiers)
-    return bool(COPYLEFT.search(text[:200]))
-
-
-def licence(found: metadata.Distribution) -> tuple[str, list[str], str]:
-    """SPDX expression, classifiers and free text of a distribution."""
-    fields = found.metadata
-    lines = fields.get_all('Classifier') or []
-    own = [line for line in lines if line.startswith('License ::') and line.count('::') > 1]
-    return fields.get('License-Expression') or '', own, fields.get('License') or ''
+from release.licences import closure, is_copyleft, licence, licence_name, table
 
 
 @pytest.mark.parametrize(
@@ -96,3 +53,39 @@ def test_required_libraries_are_not_under_the_gpl(
 
 def test_required_libraries_state_a_licence(required: list[metadata.Distribution]) -> None:
     assert not [found.name for found in required if not any(licence(found))]
+
+
+#: Parts of the CUDA builds of torch, which the CPU build does not have.
+CUDA = ('nvidia-', 'cuda-', 'triton')
+
+
+def test_the_page_lists_what_is_required(
+    required: list[metadata.Distribution], project_root: Path
+) -> None:
+    """Out of date? `make derived` writes it anew."""
+    text = (project_root / 'docs' / 'licences.md').read_text(encoding='utf-8')
+    expected = [f'| {found.name} |' for found in required if not found.name.startswith(CUDA)]
+    assert [line for line in expected if line not in text] == []
+    assert 'commercial' in text
+
+
+def test_the_list_holds_tools_too(required: list[metadata.Distribution]) -> None:
+    rows = {name: (licence, use) for name, _, licence, use in table()}
+    assert {rows[found.name][1] for found in required} == {'required'}
+    assert rows['pytest'][1] == 'test'
+    assert all(len(name.splitlines()) == 1 for name, _ in rows.values())
+
+
+def test_licence_in_one_line() -> None:
+    class Fake:
+        def __init__(self, **fields: str) -> None:
+            self.metadata = Message(fields)
+
+    class Message(dict):
+        def get_all(self, name):
+            return [self[name]] if name in self else None
+
+    assert licence_name(Fake(**{'License-Expression': 'MIT'})) == 'MIT'
+    assert licence_name(Fake(Classifier='License :: OSI Approved :: MIT License')) == 'MIT License'
+    assert licence_name(Fake(License='one\ntwo\nthree\nfour')) == 'several, see its own text'
+    assert licence_name(Fake()) == 'not stated'

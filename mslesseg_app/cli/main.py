@@ -19,6 +19,7 @@ VERBS = {
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
     'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
+    'completion': ('completion', 'print a completion script for bash, zsh or fish'),
 }
 
 

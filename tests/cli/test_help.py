@@ -34,7 +34,7 @@ def report():
 """
 VERBS_WITH_HELP = [
     'convert', 'run', 'demo', 'models', 'import', 'train', 'crossval', 'evaluate', 'consensus',
-    'hpc',
+    'report', 'completion', 'hpc',
 ]  # fmt: skip
 HELP = [['--help'], *([verb, '--help'] for verb in VERBS_WITH_HELP), ['--version']]
 
