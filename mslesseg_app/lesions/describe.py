@@ -21,12 +21,7 @@ from mslesseg_app.lesions.regions import (
     place_lesions,
     template_voxels,
 )
-from mslesseg_app.lesions.topography import (
-    INFRATENTORIAL_SHARE,
-    JUXTACORTICAL_MM,
-    PERIVENTRICULAR_MM,
-    REGIONS,
-)
+from mslesseg_app.lesions.topography import REGIONS
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE
 
 if TYPE_CHECKING:
@@ -109,15 +104,6 @@ def describe_lesions(
     columns = region_columns(completed)
     columns |= {f'dissemination_{year}': item['Verdict'] for year, item in judged.items()}
     return Described(completed, _region_image(labels, completed), columns, metadata)
-
-
-def region_rule() -> dict[str, Any]:
-    """Return the numbers of the rule, for sidecars."""
-    return {
-        'PeriventricularTolerance_mm': PERIVENTRICULAR_MM,
-        'JuxtacorticalTolerance_mm': JUXTACORTICAL_MM,
-        'InfratentorialShare': INFRATENTORIAL_SHARE,
-    }
 
 
 def region_columns(table: pd.DataFrame) -> dict[str, Any]:

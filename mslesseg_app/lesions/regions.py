@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -28,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 _SAMPLE_MM = 1.0
 _NOISE_SIGMA = 0.6
 _VENTRICLE_REACH = 8
-_CORTEX_REACH = 4
+_CORTEX_REACH = 3
 _SMALLEST_SHARE = 0.3
 _SMALLEST_RIBBON = 200
 
@@ -111,7 +112,7 @@ def fit_landmarks(
     - Fluid is what FLAIR and T1w together show nearer to fluid than to tissue; what of it hangs
       together with the moved ventricles, within 8 mm of them, are the ventricles.
     - Grey is what is more likely grey than white by its intensities and the moved tissue maps;
-      what of it lies within 4 mm of the moved cortex is the cortex.
+      what of it lies within 3 mm of the moved cortex is the cortex.
 
     Where a step does not succeed, the one before it holds, and ``note`` says why.
 
@@ -155,7 +156,11 @@ def _refine(
     fluid = _fluid(images, mixture) & shown & ~lesions & ~fitted.cortex
     ventricles = _own_ventricles(fluid, fitted.ventricles)
     grey = _grey(images, mixture, priors) & shown & ~fitted.infratentorial
-    cortex = _own_cortex(grey, fitted.cortex, lesions, alone=len(images) == 1)
+    cortex = _own_cortex(grey, fitted.cortex, lesions)
+    if len(images) == 1:
+        # the rim of a lesion on FLAIR is wider than the voxel left out: the maps decide there
+        rim = ndimage.binary_dilation(lesions, structure(6), iterations=2) & ~lesions
+        cortex = (cortex & ~rim) | (rim & fitted.cortex & (priors[GM] > 0.5))
     pairs = ((ventricles, fitted.ventricles), (cortex, fitted.cortex))
     if any(own.sum() < _SMALLEST_SHARE * expected.sum() for own, expected in pairs):
         note = 'Ventricles and cortex were not found in the images: the fitted atlas was used.'
@@ -209,21 +214,17 @@ def _own_ventricles(fluid: Bools, expected: Bools) -> Bools:
     return own
 
 
-def _own_cortex(grey: Bools, expected: Bools, lesions: Bools, alone: bool) -> Bools:
+def _own_cortex(grey: Bools, expected: Bools, lesions: Bools) -> Bools:
     """Return the large pieces of grey matter near the expected cortex.
 
-    The rim of a lesion is as grey as cortex and takes no part: one voxel, or two on a FLAIR
-    `alone`, whose rims are wider; there the expected cortex holds.
+    The rim of a lesion is as grey as cortex and takes no part.
     """
     near = ndimage.binary_dilation(expected, structure(6), iterations=_CORTEX_REACH)
-    rim = lesions
-    if lesions.any():
-        rim = ndimage.binary_dilation(lesions, structure(6), iterations=2 if alone else 1)
+    rim = ndimage.binary_dilation(lesions, structure(6))
     labels, count = ndimage.label(grey & near & ~rim, structure(6))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
-    own = (sizes >= _SMALLEST_RIBBON)[labels]
-    return np.asarray(own | (rim & expected & ~lesions) if alone else own)
+    return np.asarray((sizes >= _SMALLEST_RIBBON)[labels])
 
 
 def _crop(mask: Bools, margin: int) -> tuple[slice, slice, slice]:

@@ -85,3 +85,12 @@ def region_of(to_ventricle: float, to_cortex: float, infratentorial: float) -> s
     if to_cortex <= JUXTACORTICAL_MM:
         return 'juxtacortical'
     return 'deep_white_matter'
+
+
+def region_rule() -> dict[str, float]:
+    """Return the numbers of the rule, for sidecars."""
+    return {
+        'PeriventricularTolerance_mm': PERIVENTRICULAR_MM,
+        'JuxtacorticalTolerance_mm': JUXTACORTICAL_MM,
+        'InfratentorialShare': INFRATENTORIAL_SHARE,
+    }
