@@ -64,7 +64,7 @@ def run(files: dict[str, str], tmp_path: Path, places: list[tuple[float, float, 
 
 
 def test_regions_of_three_lesions(files, tmp_path):
-    done = run(files, tmp_path, [(-24, 28, 16), (-26, -12, 37), (3, -26, -34)])
+    done = run(files, tmp_path, [(30, -48, 12), (-26, -12, 37), (3, -26, -34)])
     with open(done.table_file, encoding='utf-8') as file:
         rows = list(csv.DictReader(file, delimiter='\t'))
     regions = ['periventricular', 'deep_white_matter', 'infratentorial']

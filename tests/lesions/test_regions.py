@@ -31,7 +31,7 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_
 
 #: Balls (centre in MNI, radius, mm) at places that any anatomist would name alike.
 KNOWN = {
-    'beside the left frontal horn': ((-24, 28, 16), 4.5, 'periventricular'),
+    'beside the left frontal horn': ((-20, 26, 15), 4.5, 'periventricular'),
     'beside the right trigone': ((35, -48, 12), 5.0, 'periventricular'),
     'corpus callosum': ((-8, 14, 20), 4.0, 'periventricular'),
     'left semioval centre': ((-26, -12, 37), 3.0, 'deep_white_matter'),
