@@ -7,8 +7,8 @@ Usage::
 ``--masks``: masks in MNI152 1 mm (``*.nii.gz``); prints the share of each region by number and by
 volume. There are no images with them, so the atlas lies where it is.
 
-``--heads``: as many synthetic heads, each with 10 lesions planted in each region (fewer where no
-place is found). FLAIR (2D and 3D in turn) and T1w are corrected, aligned and measured as in the
+``--heads``: as many synthetic heads of the demo with the lesions of one session each (the plan of
+`mslesseg_app.demo.lesions`). FLAIR (2D and 3D in turn) and T1w are corrected, aligned and measured as in the
 App; the planted masks are described, so the figures are those of the regions alone.
 """
 
@@ -22,8 +22,8 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 
-from mslesseg_app.demo.lesions import lesion_mask, place_lesions
-from mslesseg_app.demo.phantom import Phantom, make_phantom, scan
+from mslesseg_app.demo.lesions import in_session, lesion_mask
+from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import session_protocols
 from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.describe import on_template
@@ -37,10 +37,6 @@ from mslesseg_app.spatial.exam import align_exam
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
-KINDS = ('periventricular', 'deep', 'juxtacortical', 'infratentorial')
-VOLUMES = (900, 500, 300, 200, 150, 110, 80, 60, 45, 30)
-#: Larger ones do not fit between ventricle and cortex, or into the phantom's pons.
-LARGEST = {'deep': 420, 'infratentorial': 150, 'juxtacortical': 260}
 NAMES = {'deep': 'deep_white_matter'}
 
 
@@ -63,20 +59,10 @@ def shares(folder: Path) -> None:
     print(total.round(1).to_string())
 
 
-def crowded(seed: int) -> Phantom:
-    """Return a head with many lesions in each region."""
-    head = make_phantom(seed)
-    plan = tuple(
-        (kind, min(volume, LARGEST.get(kind, volume)), 'stable')
-        for volume in VOLUMES
-        for kind in KINDS
-    )
-    return Phantom(seed, head.brain, place_lesions(head.brain, np.random.default_rng(seed), plan))
-
-
 def planted(seed: int, with_t1w: bool) -> tuple[list[tuple[str, str]], float]:
     """Return the true and the found region of each lesion of one head, and the seconds."""
-    head, session = crowded(seed), 1 + seed % 2
+    head, session = make_phantom(seed), 2 - seed % 2
+    lesions = in_session(head.lesions, session)
     protocols = session_protocols(session)
     names = ('FLAIR', 'T1w') if with_t1w else ('FLAIR',)
     raw = {name: scan(head, protocols[name], session) for name in names}
@@ -89,17 +75,16 @@ def planted(seed: int, with_t1w: bool) -> tuple[list[tuple[str, str]], float]:
     flair = raw['FLAIR']
     subject = np.linalg.inv(head.scanner_from_subject('FLAIR', session)) @ flair.affine
     labels = np.zeros(flair.shape, np.int32)
-    for lesion in head.lesions:
+    for lesion in lesions:
         labels[lesion_mask((lesion,), flair.shape, subject) > 0] = lesion.number
     brain = np.asarray(brain_mask(mni).dataobj) > 0
     start = time.perf_counter()
     from_native = np.linalg.inv(moving['FLAIR'])
     data = {name: np.asarray(image.dataobj) for name, image in mni.items()}
-    lesions = on_template(labels, flair.affine, from_native)
-    landmarks = fit_landmarks(data, brain, lesions)
+    landmarks = fit_landmarks(data, brain, on_template(labels, flair.affine, from_native))
     places = places_of(labels, flair.affine, from_native, landmarks)
     seconds = time.perf_counter() - start
-    kinds = {lesion.number: NAMES.get(lesion.kind, lesion.kind) for lesion in head.lesions}
+    kinds = {lesion.number: NAMES.get(lesion.kind, lesion.kind) for lesion in lesions}
     return [(kinds[number], place.region) for number, place in places.items()], seconds
 
 

@@ -142,12 +142,8 @@ def in_session(lesions: tuple[Lesion, ...], session: int) -> tuple[Lesion, ...]:
     return tuple(out)
 
 
-def place_lesions(
-    brain: Brain,
-    rng: np.random.Generator,
-    plan: tuple[tuple[Kind, float, Change], ...] = PLAN,
-) -> tuple[Lesion, ...]:
-    """Find places in white matter for all lesions of a plan.
+def place_lesions(brain: Brain, rng: np.random.Generator) -> tuple[Lesion, ...]:
+    """Find places in white matter for all lesions of `PLAN`.
 
     Parameters
     ----------
@@ -155,8 +151,6 @@ def place_lesions(
         The subject.
     rng : numpy.random.Generator
         Decides places, directions and shapes.
-    plan : tuple
-        Kind, volume (mm3) and change of each lesion; default: `PLAN`.
 
     Returns
     -------
@@ -166,7 +160,7 @@ def place_lesions(
     """
     maps = _PlacementMaps(brain)
     placed: list[Lesion] = []
-    for number, (kind, volume, change) in enumerate(plan, start=1):
+    for number, (kind, volume, change) in enumerate(PLAN, start=1):
         candidates = maps.candidates(kind, volume)
         order = rng.permutation(len(candidates))[:400]
         for index in candidates[order]:
