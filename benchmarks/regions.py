@@ -7,9 +7,10 @@ Usage::
 ``--masks``: masks in MNI152 1 mm (``*.nii.gz``); prints the share of each region by number and by
 volume. There are no images with them, so the atlas lies where it is.
 
-``--heads``: as many synthetic heads of the demo with the lesions of one session each (the plan of
-`mslesseg_app.demo.lesions`). FLAIR (2D and 3D in turn) and T1w are corrected, aligned and measured as in the
-App; the planted masks are described, so the figures are those of the regions alone.
+``--heads``: as many synthetic heads of the demo, with the lesions of one session each (the plan
+of `mslesseg_app.demo.lesions`). FLAIR (2D and 3D in turn) and T1w are corrected, aligned and
+measured as in the App; the planted masks are described, so the figures are those of the regions
+alone.
 """
 
 from __future__ import annotations
