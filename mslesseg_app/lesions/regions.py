@@ -162,7 +162,7 @@ def _refine(
         rim = ndimage.binary_dilation(lesions, structure(6), iterations=2) & ~lesions
         cortex = (cortex & ~rim) | (rim & fitted.cortex & (priors[GM] > 0.5))
     pairs = ((ventricles, fitted.ventricles), (cortex, fitted.cortex))
-    if any(own.sum() < _SMALLEST_SHARE * expected.sum() for own, expected in pairs):
+    if any(own.sum() <= _SMALLEST_SHARE * expected.sum() for own, expected in pairs):
         note = 'Ventricles and cortex were not found in the images: the fitted atlas was used.'
         return replace(fitted, note=note)
     return replace(fitted, ventricles=ventricles, cortex=cortex, source='subject')
@@ -205,11 +205,13 @@ def _grey(images: Array, mixture: Mixture, priors: npt.NDArray[np.float32]) -> B
 
 def _own_ventricles(fluid: Bools, expected: Bools) -> Bools:
     """Return the fluid that hangs together with the expected ventricles, within reach."""
+    own = np.zeros(fluid.shape, dtype=bool)
+    if not expected.any():
+        return own
     near = _crop(expected, _VENTRICLE_REACH + 1)
     distance = ndimage.distance_transform_edt(~expected[near])
     labels, _ = ndimage.label(fluid[near] & (distance <= _VENTRICLE_REACH), structure(6))
     met = np.unique(labels[expected[near]])
-    own = np.zeros(fluid.shape, dtype=bool)
     own[near] = np.isin(labels, met[met > 0])
     return own
 

@@ -192,8 +192,8 @@ def lesion_table(
     ]
     known = list(LESION_COLUMNS)[: list(LESION_COLUMNS).index('region')]
     table = pd.DataFrame(rows, columns=known, dtype=float).reindex(columns=list(LESION_COLUMNS))
-    types = {'lesion_id': np.int64, 'n_voxels': np.int64} | dict.fromkeys(TEXT_COLUMNS, object)
-    return table.astype(types)
+    types: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, object)
+    return table.astype(types | {'lesion_id': np.int64, 'n_voxels': np.int64})
 
 
 def _check_grid(labels: npt.NDArray[np.integer], image: npt.NDArray[Any] | None) -> None:
