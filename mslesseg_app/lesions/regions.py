@@ -29,7 +29,7 @@ Bools = npt.NDArray[np.bool_]
 _SAMPLE_MM = 1.0
 _NOISE_SIGMA = 0.6
 _VENTRICLE_REACH = 8
-_CORTEX_REACH = 3
+_CORTEX_REACH = 4
 _SMALLEST_SHARE = 0.3
 _SMALLEST_RIBBON = 200
 
@@ -112,7 +112,7 @@ def fit_landmarks(
     - Fluid is what FLAIR and T1w together show nearer to fluid than to tissue; what of it hangs
       together with the moved ventricles, within 8 mm of them, are the ventricles.
     - Grey is what is more likely grey than white by its intensities and the moved tissue maps;
-      what of it lies within 3 mm of the moved cortex is the cortex.
+      what of it lies within 4 mm of the moved cortex is the cortex.
 
     Where a step does not succeed, the one before it holds, and ``note`` says why.
 
