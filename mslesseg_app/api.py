@@ -55,10 +55,17 @@ class Segmentation:
         Brain mask, uint8, same grid.
     uncertainty : nibabel.Nifti1Image or None
         The map of doubt that was asked for, float32, same grid.
+    regions : nibabel.Nifti1Image
+        Number of the region of each lesion voxel, uint8, see
+        `mslesseg_app.lesions.topography.REGIONS`; same grid.
     lesions : pandas.DataFrame
         One row a lesion, the columns of `mslesseg_app.lesions.table.LESION_COLUMNS`.
     volumes : dict
-        ``lesion_count``, ``lesion_volume_ml``, ``largest_lesion_ml``, ``brain_volume_ml``.
+        ``lesion_count``, ``lesion_volume_ml``, ``largest_lesion_ml``, ``brain_volume_ml``,
+        ``lesion_load_percent`` (NaN without a brain), and for each region ``<region>_lesions`` and
+        ``<region>_volume_ml``.
+    dissemination : dict
+        Dissemination in space, see `mslesseg_app.lesions.dissemination`.
     transforms : dict of str to array (4, 4)
         For each modality, template points to points of the image (RAS+ mm).
     quality : list of dict
@@ -74,8 +81,10 @@ class Segmentation:
     instances: Any
     brain: Any
     uncertainty: Any
+    regions: Any
     lesions: pd.DataFrame
     volumes: dict[str, float]
+    dissemination: dict[str, dict[str, Any]]
     transforms: dict[str, Affine]
     quality: list[dict[str, Any]]
     probability_mni: Any
@@ -324,6 +333,7 @@ def _gather(
 ) -> Segmentation:
     """Bring the maps home and find the lesions; `rule` is threshold, connectivity, volume."""
     from .lesions.components import label_lesions
+    from .lesions.describe import describe_lesions, region_columns
     from .lesions.table import lesion_table
 
     threshold, connectivity, min_volume = rule
@@ -335,14 +345,20 @@ def _gather(
     labels = label_lesions(data >= threshold, voxel, connectivity, min_volume)
     doubt = None if doubt_mni is None else np.clip(exam.home(doubt_mni, np.float32), 0, 1)
     from_native = invert(exam.transforms['FLAIR'])
+    table = lesion_table(labels, prob.affine, data, from_native, doubt)
+    images = {name: np.asanyarray(image.dataobj) for name, image in exam.mni.items()}
+    described = describe_lesions(table, labels, prob.affine, from_native, images, inside > 0)
+    volumes = _volumes(labels, np.asanyarray(brain.dataobj), voxel)
     return Segmentation(
         mask=exam.like_flair(labels > 0, np.uint8),
         probability=prob,
         instances=exam.like_flair(labels, np.int32),
         brain=brain,
         uncertainty=None if doubt is None else exam.like_flair(doubt, np.float32),
-        lesions=lesion_table(labels, prob.affine, data, from_native, doubt),
-        volumes=_volumes(labels, np.asanyarray(brain.dataobj), voxel),
+        regions=exam.like_flair(described.regions, np.uint8),
+        lesions=described.table,
+        volumes=volumes | region_columns(described.table),
+        dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
         quality=exam_quality(
             exam.raw['FLAIR'], exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
@@ -356,9 +372,11 @@ def _volumes(
     labels: npt.NDArray[np.int32], brain: npt.NDArray[np.uint8], voxel_mm3: float
 ) -> dict[str, float]:
     sizes = np.bincount(labels.ravel())[1:]
+    lesions, inside = float(sizes.sum()), float((brain > 0).sum())
     return {
         'lesion_count': len(sizes),
-        'lesion_volume_ml': float(sizes.sum()) * voxel_mm3 / 1000,
+        'lesion_volume_ml': lesions * voxel_mm3 / 1000,
         'largest_lesion_ml': float(sizes.max(initial=0)) * voxel_mm3 / 1000,
-        'brain_volume_ml': float((brain > 0).sum()) * voxel_mm3 / 1000,
+        'brain_volume_ml': inside * voxel_mm3 / 1000,
+        'lesion_load_percent': 100 * lesions / inside if inside else float('nan'),
     }

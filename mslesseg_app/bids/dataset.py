@@ -11,6 +11,7 @@ from .. import __version__
 from ..errors import OutputError
 from ..files import write_json, write_text
 from ..inference.ensemble import AnyModel, Ensemble, models_of
+from ..lesions.lookup import lookup_files
 from ..settings import Settings
 from .names import io_spec
 
@@ -68,12 +69,17 @@ def _check_writable(folder: Path) -> None:
 
 
 def write_dataset_files(settings: Settings, entry: AnyModel, engine: str) -> None:
-    """Write ``dataset_description.json``, ``README.md``, ``.bidsignore`` and the like."""
+    """Write ``dataset_description.json``, ``README.md``, ``.bidsignore`` and the like.
+
+    Among the like are the names and colours of label images, for viewers and editors.
+    """
     out_dir = settings.out_dir
     write_json(out_dir / 'dataset_description.json', _description(settings, entry, engine))
     write_text(out_dir / 'README.md', _README)
     write_text(out_dir / '.bidsignore', '\n'.join(io_spec()['bidsignore']) + '\n')
     write_text(out_dir / 'descriptions.tsv', _descriptions(out_dir, entry))
+    for name, text in lookup_files().items():
+        write_text(out_dir / name, text)
 
 
 def _read_description(folder: Path) -> dict[str, Any] | None:

@@ -79,7 +79,8 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     paths += [output_path(exam, key) for key in ('brain_native', 'brain_mni')]
     kinds = ('lesion', 'prob', 'instances', *(('uncertainty',) if uncertainty else ()))
     lesion_keys = [f'{kind}_{space}' for kind in kinds for space in ('native', 'mni')]
-    paths += [output_path(exam, key, desc=model) for key in (*lesion_keys, 'lesions', 'metrics')]
+    lesion_keys += ['regions_native', 'lesions', 'metrics']
+    paths += [output_path(exam, key, desc=model) for key in lesion_keys]
     paths += [sidecar_of(path) for path in paths]
     paths += [output_path(exam, 'to_mni', **{'from': name}) for name in exam.images]
     paths += [output_path(exam, 'from_mni', to=name) for name in exam.images]

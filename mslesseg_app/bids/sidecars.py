@@ -6,6 +6,7 @@ from typing import Any
 
 from ..inference.ensemble import AnyModel, Ensemble, final_threshold, model_thresholds
 from ..inference.presets import has_presets
+from ..lesions.topography import region_rule
 from ..models.registry import ModelEntry
 from ..settings import Settings
 from ..spatial.template import TEMPLATE_NAME
@@ -15,6 +16,8 @@ _KINDS = {
     'lesion': 'Binary mask of the lesions.',
     'prob': 'Probability of lesion, 0 to 1.',
     'instances': 'Number of the lesion that a voxel belongs to; 1 is the largest, 0 is no lesion.',
+    'regions': 'Region of each lesion by the topography of the McDonald criteria; '
+    'seg-mcdonald_dseg.tsv names the values.',
 }
 _DOUBT = {
     'entropy': 'Entropy of the lesion probability in bits: 0 is certain, 1 is a probability of '
@@ -65,7 +68,7 @@ class Sidecars:
         return content | self._space(space, 'FLAIR')
 
     def lesion(self, kind: str, space: str) -> dict[str, Any]:
-        """Sidecar of a lesion mask, probability map, map of doubt or instance image."""
+        """Sidecar of a lesion mask, probability map, map of doubt, instances or regions."""
         own = kind in ('prob', 'uncertainty')
         text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
         content: dict[str, Any] = {
@@ -85,6 +88,8 @@ class Sidecars:
             content |= self._rule()
         if kind == 'uncertainty' and self.settings.uncertainty == 'entropy':
             content['Units'] = 'bit'
+        if kind == 'regions':
+            content |= region_rule()
         if kind == 'lesion':
             content['Type'] = 'Lesion'
         return content | self._space(space, 'FLAIR')
@@ -93,7 +98,7 @@ class Sidecars:
         """Dictionary of the lesion table."""
         from ..lesions.table import LESION_COLUMNS
 
-        return {**LESION_COLUMNS, **self._rule()}
+        return {**LESION_COLUMNS, **self._rule(), **region_rule()}
 
     def metrics(self) -> dict[str, Any]:
         """Dictionary of the metrics table."""

@@ -27,6 +27,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
     mask_native = File(mandatory=True, exists=True, desc='lesions on the native grid')
     mask_mni = File(mandatory=True, exists=True, desc='lesions on the template grid')
     summary = traits.Dict(mandatory=True, desc='count and volume of the lesions')
+    regions = traits.Dict(mandatory=True, desc='numbers of the regions')
     info = traits.Dict(mandatory=True, desc='what the model used')
     reference = File(exists=True, desc='reference lesion mask')
 
@@ -86,6 +87,7 @@ class MeasureExam(GuardedInterface):
             'largest_lesion_ml': summary['LargestLesion_mm3'] / 1000,
             'brain_volume_ml': brain_ml,
             'lesion_load_percent': 100 * lesions_ml / brain_ml if brain_ml else None,
+            **self.inputs.regions,
             'modalities_used': ','.join(info['used']),
             'modalities_missing': ','.join(info['missing']) or None,
         }

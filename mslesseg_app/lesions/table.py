@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,19 @@ from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
 from mslesseg_app.errors import DataError
+from mslesseg_app.lesions.shape import elongation, min_feret_diameter, outer_corners
+from mslesseg_app.lesions.topography import REGIONS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _MM3 = 'mm^3'
+_RATIO = (
+    'Mean intensity of the lesion on the preprocessed {} over the median of white matter without '
+    'lesions; n/a without that image.'
+)
 
-LESION_COLUMNS: dict[str, dict[str, str]] = {
+LESION_COLUMNS: dict[str, dict[str, Any]] = {
     'lesion_id': {
         'Description': 'Number of the lesion in the instance image; 1 is the largest.',
     },
@@ -32,6 +37,15 @@ LESION_COLUMNS: dict[str, dict[str, str]] = {
         'Description': 'Largest extent (maximal Feret diameter): the longest straight line '
         'between two points of the lesion, taken over the outer corners of its voxels.',
         'Units': 'mm',
+    },
+    'min_diameter_mm': {
+        'Description': 'Smallest width (minimal Feret diameter): the smallest distance of two '
+        'parallel planes that hold the lesion between them, one on a face of its convex hull.',
+        'Units': 'mm',
+    },
+    'elongation': {
+        'Description': 'Longest over shortest axis of the ellipsoid that has the second moments '
+        'of the lesion; 1 is a ball.',
     },
     'centroid_x': {'Description': 'Centre of the voxels, left to right (RAS).', 'Units': 'mm'},
     'centroid_y': {
@@ -74,7 +88,36 @@ LESION_COLUMNS: dict[str, dict[str, str]] = {
         'Description': 'Share of the models that mark a voxel, mean over the voxels, 0 to 1; n/a '
         'unless several models were joined.',
     },
+    'region': {
+        'Description': 'Region by the topography of the McDonald criteria; n/a without an '
+        'alignment.',
+        'Levels': {name: region.rule for name, region in REGIONS.items()},
+    },
+    'distance_ventricle_mm': {
+        'Description': 'Smallest distance to a lateral ventricle, 0 where it is touched.',
+        'Units': 'mm',
+    },
+    'distance_cortex_mm': {
+        'Description': 'Smallest distance to the cortex of the cerebrum, 0 where it is touched.',
+        'Units': 'mm',
+    },
+    'flair_ratio': {'Description': _RATIO.format('FLAIR')},
+    't1w_ratio': {'Description': _RATIO.format('T1w') + ' Below 1 is T1-hypointense.'},
+    't2w_ratio': {'Description': _RATIO.format('T2w')},
+    'status': {
+        'Description': 'Change since the session before; n/a where none was compared.',
+        'Levels': {
+            'new': 'not there before',
+            'enlarging': 'grown',
+            'shrinking': 'smaller',
+            'stable': 'unchanged',
+            'resolved': 'no longer there',
+        },
+    },
 }
+
+#: Columns of `LESION_COLUMNS` that hold words.
+TEXT_COLUMNS = ('region', 'status')
 
 
 def feret_diameter(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64]) -> float:
@@ -91,16 +134,12 @@ def feret_diameter(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64])
     affine : array (4, 4)
         Voxel indices to millimetres; shears and rotations count.
     """
-    first = mask.argmax(axis=2)
-    last = mask.shape[2] - 1 - mask[:, :, ::-1].argmax(axis=2)
-    x, y = np.nonzero(mask.any(axis=2))
-    ends = np.concatenate(
-        [np.stack([x, y, first[x, y]], axis=1), np.stack([x, y, last[x, y]], axis=1)]
-    )
-    offsets = np.array(list(itertools.product((-0.5, 0.5), repeat=3)))
-    corners = np.unique((ends[:, None, :] + offsets).reshape(-1, 3), axis=0)
+    corners = outer_corners(mask)
     outline = corners[ConvexHull(corners).vertices]
     return float(pdist(outline @ np.asarray(affine, dtype=float)[:3, :3].T).max())
+
+
+_SHAPES = (feret_diameter, min_feret_diameter, elongation)
 
 
 def lesion_table(
@@ -132,7 +171,8 @@ def lesion_table(
     -------
     pandas.DataFrame
         The columns of `LESION_COLUMNS`, ordered by ``lesion_id``; no rows without lesions.
-        What is unknown (such as MNI coordinates without ``mni_from_native``) is NaN.
+        What is unknown (such as MNI coordinates without ``mni_from_native``) is NaN, and so
+        are the columns from ``region`` on, which `mslesseg_app.lesions.describe` completes.
 
     Raises
     ------
@@ -150,8 +190,10 @@ def lesion_table(
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]
-    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS), dtype=float)
-    return table.astype({'lesion_id': np.int64, 'n_voxels': np.int64})
+    known = list(LESION_COLUMNS)[: list(LESION_COLUMNS).index('region')]
+    table = pd.DataFrame(rows, columns=known, dtype=float).reindex(columns=list(LESION_COLUMNS))
+    types: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, object)
+    return table.astype(types | {'lesion_id': np.int64, 'n_voxels': np.int64})
 
 
 def _check_grid(labels: npt.NDArray[np.integer], image: npt.NDArray[Any] | None) -> None:
@@ -185,7 +227,8 @@ def _row(
         values = np.asarray(prob[box][mask], dtype=np.float64)
         mean_prob, max_prob = values.mean(), values.max()
     volume = size * abs(float(np.linalg.det(affine[:3, :3])))
-    return [number, volume, size, feret_diameter(mask, affine), *centre, *mni, mean_prob, max_prob]
+    shape = [shape_of(mask, affine) for shape_of in _SHAPES]
+    return [number, volume, size, *shape, *centre, *mni, mean_prob, max_prob]
 
 
 def _doubt(

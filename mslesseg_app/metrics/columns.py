@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..lesions.dissemination import BRAIN_REGIONS, MET, NOT_ASSESSED, NOT_MET, SMALLEST_MM
+from ..lesions.topography import REGIONS
 from ..spatial.qc import QC_COLUMNS
 from .exam import METRIC_COLUMNS
 
@@ -26,6 +28,7 @@ def metric_columns() -> dict[str, dict[str, Any]]:
             'Description': 'Lesion volume in percent of the brain volume.',
             'Units': 'percent',
         },
+        **_region_columns(),
         'modalities_used': {'Description': 'Images that the model used.'},
         'modalities_missing': {'Description': 'Images that the model knows and the exam lacks.'},
         **QC_COLUMNS,
@@ -39,3 +42,26 @@ def metric_columns() -> dict[str, dict[str, Any]]:
         },
         **METRIC_COLUMNS,
     }
+
+
+def _region_columns() -> dict[str, dict[str, Any]]:
+    columns: dict[str, dict[str, Any]] = {}
+    for name, region in REGIONS.items():
+        words = name.replace('_', ' ')
+        columns[f'{name}_lesions'] = {'Description': f'Number of {words} lesions: {region.rule}.'}
+        columns[f'{name}_volume_ml'] = {
+            'Description': f'Volume of the {words} lesions.',
+            'Units': 'mL',
+        }
+    for edition, unseen in NOT_ASSESSED.items():
+        total = len(BRAIN_REGIONS) + len(unseen)
+        columns[f'dissemination_{edition}'] = {
+            'Description': f'Dissemination in space by the McDonald criteria of {edition}: '
+            f'lesions from {SMALLEST_MM:g} mm on in two of its {total} regions; '
+            f'not assessed: {", ".join(unseen).replace("_", " ")}.',
+            'Levels': {
+                MET: 'two regions of the brain or more',
+                NOT_MET: 'fewer regions of the brain; those not assessed may add to them',
+            },
+        }
+    return columns

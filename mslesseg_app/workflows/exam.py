@@ -24,6 +24,7 @@ from ..interfaces.images import (
 )
 from ..interfaces.lesions import FindLesions, JoinModels, LabelsToMask, SegmentLesions
 from ..interfaces.measure import MeasureExam
+from ..interfaces.regions import DescribeLesions
 from ..interfaces.subject import TakeAnchor
 from ..models.registry import ModelEntry
 from ..settings import Settings
@@ -159,6 +160,8 @@ LESION_FIELDS = (
     'lesion_mni',
     'instances_native',
     'instances_mni',
+    'regions_native',
+    'regions',
     'lesions',
     'metrics',
     'summary',
@@ -208,6 +211,7 @@ def init_lesion_wf(
     )
     labels_mni = Node(ToTemplate(interpolation='nearest'), name='labels_mni', mem_gb=0.5)
     mask_mni = Node(LabelsToMask(), name='labels_mask_mni', mem_gb=0.5)
+    regions = Node(DescribeLesions(), name='regions', mem_gb=1.5)
     measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
     workflow.connect([
         (inputnode, restore_prob, [('flair_xfm', 'transform')]),
@@ -220,6 +224,10 @@ def init_lesion_wf(
         (segment, find, [('info', 'info')]),
         (restore_prob, find, [('out_file', 'prob_file')]),
         (find, labels_mni, [('labels_file', 'in_file')]),
+        (inputnode, regions, [('flair_xfm', 'transform'), ('brain_mask', 'brain_mask')]
+                             + [(f'{item}_mni', item) for item in names]),
+        (find, regions, [('labels_file', 'labels_file'), ('table_file', 'table_file')]),
+        (regions, measure, [('columns', 'regions')]),
         (labels_mni, mask_mni, [('out_file', 'in_file')]),
         (find, measure, [('mask_file', 'mask_native'), ('summary', 'summary')]),
         (mask_mni, measure, [('out_file', 'mask_mni')]),
@@ -229,8 +237,9 @@ def init_lesion_wf(
         (restore_prob, outputnode, [('out_file', 'prob_native')]),
         (restore_brain, outputnode, [('out_file', 'brain_native')]),
         (find, outputnode, [('mask_file', 'lesion_native'), ('labels_file', 'instances_native'),
-                            ('table_file', 'lesions'), ('summary', 'summary'),
-                            ('metadata', 'metadata')]),
+                            ('summary', 'summary'), ('metadata', 'metadata')]),
+        (regions, outputnode, [('table_file', 'lesions'), ('regions_file', 'regions_native'),
+                               ('metadata', 'regions')]),
         (labels_mni, outputnode, [('out_file', 'instances_mni')]),
         (mask_mni, outputnode, [('out_file', 'lesion_mni')]),
         (measure, outputnode, [('out_file', 'metrics'), ('qc', 'qc'),
@@ -356,6 +365,9 @@ White-matter lesions were segmented with {_describe_models(settings, entry)}.
 {_joined_map(entry)} was brought back to the grid of the subject's own FLAIR and thresholded at
 {threshold:g}; {settings.connectivity}-connected components of at least
 {settings.min_lesion_volume:g} mm³ were kept.
+Each lesion was assigned to a region of the McDonald criteria by its distances to ventricles and
+cortex, which come from FreeSurfer's average brain in MNI152 space (Desikan et al., NeuroImage
+2006), fitted to the exam and refined by its own fluid and grey matter.
 """
 
 

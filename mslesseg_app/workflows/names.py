@@ -24,6 +24,7 @@ STAGES = {
     'model': 'lesions',
     'restore': 'back to the FLAIR',
     'find': 'lesions',
+    'regions': 'lesions',
     'labels': 'lesions',
     'measure': 'numbers',
     'figure': 'pictures',

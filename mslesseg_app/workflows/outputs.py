@@ -37,7 +37,7 @@ def init_outputs_wf(
     fields += ['brain_native', 'brain_mni', 'prob_native', 'prob_mni', 'summary']
     fields += ['lesion_native', 'lesion_mni', 'instances_native', 'instances_mni']
     fields += ['lesions', 'metrics', 'info', 'qc', 'reference', 'metadata', 'subject_reference']
-    fields += ['quality']
+    fields += ['quality', 'regions_native', 'regions']
     doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
     fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
@@ -55,6 +55,8 @@ def init_outputs_wf(
         sinks.add('brain_' + space, texts.brain(space), extra=reference)
         for kind in ('lesion', 'prob', 'instances', *doubt):
             sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=both, desc=entry.name)
+    regions = (inputnode, 'regions')
+    sinks.add('regions_native', texts.lesion('regions', 'native'), extra=regions, desc=entry.name)
     sinks.add('lesions', texts.lesion_table(), desc=entry.name)
     sinks.add('metrics', texts.metrics(), desc=entry.name)
     pictures = _add_figures(sinks, exam, entry)

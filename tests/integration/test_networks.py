@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nibabel as nb
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from running import QUICK
@@ -86,6 +87,7 @@ def test_a_whole_head_from_python_is_the_app_bit_by_bit(finished):
         'space-orig_label-lesion_desc-hyperintensity_mask': found.mask,
         'space-orig_label-lesion_desc-hyperintensity_probseg': found.probability,
         'space-orig_seg-lesions_desc-hyperintensity_dseg': found.instances,
+        'space-orig_seg-mcdonald_desc-hyperintensity_dseg': found.regions,
         'space-MNI152NLin6Asym_res-1_label-lesion_desc-hyperintensity_probseg': (
             found.probability_mni
         ),
@@ -96,6 +98,10 @@ def test_a_whole_head_from_python_is_the_app_bit_by_bit(finished):
         assert np.array_equal(values(path), np.asanyarray(image.dataobj)), name
         assert nb.load(path).affine.tobytes() == image.affine.tobytes(), name
     assert found.volumes['lesion_count'] > 0
+    stored = pd.read_csv(finished.file('desc-hyperintensity_lesions.tsv'), sep='\t')
+    assert list(found.lesions['region']) == list(stored['region'])
+    for name in ('distance_ventricle_mm', 'distance_cortex_mm', 'flair_ratio', 't1w_ratio'):
+        np.testing.assert_allclose(found.lesions[name], stored[name], rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow

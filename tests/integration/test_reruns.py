@@ -18,6 +18,7 @@ AFTER_THRESHOLD = {
     'find',
     'labels_mni',
     'labels_mask_mni',
+    'regions',
     'measure',
     'figure_lesions',
     'describe',

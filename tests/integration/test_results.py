@@ -21,6 +21,7 @@ NATIVE_IMAGES = {
     f'space-orig_label-lesion_desc-{MODEL}_mask.nii.gz': np.uint8,
     f'space-orig_label-lesion_desc-{MODEL}_probseg.nii.gz': np.float32,
     f'space-orig_seg-lesions_desc-{MODEL}_dseg.nii.gz': np.int16,
+    f'space-orig_seg-mcdonald_desc-{MODEL}_dseg.nii.gz': np.uint8,
     'desc-brain_mask.nii.gz': np.uint8,
     'desc-preproc_FLAIR.nii.gz': np.float32,
 }
@@ -33,6 +34,8 @@ MNI_IMAGES = {
     f'{MNI}desc-preproc_T1w.nii.gz': np.float32,
     f'{MNI}desc-preproc_T2w.nii.gz': np.float32,
 }
+LOOKUP = 'seg-mcdonald_dseg.tsv'
+SEGS = ('mcdonald', 'lesions')
 FORMS = ['qform_code', 'sform_code', 'srow_x', 'srow_y', 'srow_z', 'quatern_b', 'quatern_c']
 FORMS += ['quatern_d', 'qoffset_x', 'qoffset_y', 'qoffset_z']
 
@@ -56,7 +59,8 @@ def test_the_files_are_exactly_those_expected(finished):
     top = ['.bidsignore', 'README.md', 'dataset_description.json', 'descriptions.tsv']
     tables = ('agreement', 'cohort', 'evaluation', 'exams', 'outliers', 'sizes', 'summary')
     top += [f'group_{name}.{end}' for name in (*tables, 'volumes') for end in ('tsv', 'json')]
-    top += ['group_lesions.html', 'group_tables.md', 'group_tables.tex', 'sub-demo.html']
+    top += [f'seg-{name}_dseg.{end}' for name in SEGS for end in ('label', 'ctbl', 'lut')]
+    top += [LOOKUP, 'group_lesions.html', 'group_tables.md', 'group_tables.tex', 'sub-demo.html']
     # Another test may run the App again meanwhile, so leave out what it is about to rename.
     found = [
         name
@@ -369,6 +373,35 @@ def test_lesion_table_describes_the_labels(finished):
         centre = nb.affines.apply_affine(image.affine, np.argwhere(here).mean(axis=0))
         stored = [float(row[f'centroid_{axis}']) for axis in 'xyz']
         assert np.allclose(stored, centre, atol=0.01)
+
+
+def test_every_lesion_has_a_region_and_its_image_agrees(finished):
+    rows = table(finished.file(f'desc-{MODEL}_lesions.tsv'))
+    labels = values(finished.file(f'space-orig_seg-lesions_desc-{MODEL}_dseg.nii.gz'))
+    image = finished.file(f'space-orig_seg-mcdonald_desc-{MODEL}_dseg.nii.gz')
+    names = {row['name']: int(row['index']) for row in table(finished.out / LOOKUP)}
+    assert np.array_equal(values(image) > 0, labels > 0)
+    (metrics,) = table(finished.file(f'desc-{MODEL}_metrics.tsv'))
+    volumes = dict.fromkeys(names, 0.0)
+    for row in rows:
+        region = row['region'].replace('_', ' ')
+        assert set(values(image)[labels == int(row['lesion_id'])]) == {names[region]}
+        assert float(row['distance_ventricle_mm']) >= 0
+        assert float(row['distance_cortex_mm']) >= 0
+        assert float(row['flair_ratio']) > 1
+        assert float(row['min_diameter_mm']) <= float(row['max_diameter_mm'])
+        volumes[region] += float(row['volume_mm3']) / 1000
+    for region, volume in volumes.items():
+        stored = float(metrics[region.replace(' ', '_') + '_volume_ml'])
+        assert stored == pytest.approx(volume, rel=1e-4, abs=1e-6)
+    sidecar = json.loads(image.with_name(image.name.replace('.nii.gz', '.json')).read_text())
+    assert sidecar['Landmarks'] == {'Source': 'subject'}
+    for edition in ('2017', '2024'):
+        judged = sidecar['DisseminationInSpace'][edition]
+        assert metrics[f'dissemination_{edition}'] == judged['Verdict']
+    assert float(metrics['lesion_load_percent']) == pytest.approx(
+        100 * float(metrics['lesion_volume_ml']) / float(metrics['brain_volume_ml']), rel=1e-4
+    )
 
 
 def test_template_centroids_follow_the_transform(finished):
