@@ -31,9 +31,9 @@ def session_date(bids_dir: Path, subject: str, session: str | None, flair: str) 
     """
     folder = bids_dir / f'sub-{subject}'
     for row in _rows(folder / f'sub-{subject}_sessions.tsv'):
-        if session and row.get('session_id') in (f'ses-{session}', session):
-            if found := _time(row.get('acq_time')):
-                return found
+        named = session and row.get('session_id') in (f'ses-{session}', session)
+        if named and (found := _time(row.get('acq_time'))):
+            return found
     name = f'sub-{subject}' + (f'_ses-{session}' if session else '')
     folder = folder / f'ses-{session}' if session else folder
     rows = _rows(folder / f'{name}_scans.tsv')
@@ -52,9 +52,8 @@ def years_between(before: datetime | None, after: datetime | None) -> float | No
 def in_order(dates: dict[str, datetime | None]) -> list[str]:
     """Return sessions in the order of time; by their labels unless all dates are known."""
     names = sorted(dates, key=_natural)
-    if any(dates[name] is None for name in names):
-        return names
-    return sorted(names, key=lambda name: dates[name] or datetime.min)
+    known = {name: when for name, when in dates.items() if when is not None}
+    return sorted(names, key=known.__getitem__) if len(known) == len(names) else names
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

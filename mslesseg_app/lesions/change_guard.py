@@ -94,15 +94,11 @@ def _one_way(source: Any, other: Any, other_from_source: Affine) -> Floats:
     border[[0, -1]] = border[:, [0, -1]] = border[:, :, [0, -1]] = False
     where = np.argwhere(border)
     where = where[:: max(1, len(where) // _MOST_POINTS)]
-    index = apply_affine(
-        compose(invert(other.affine), other_from_source, source.affine), where
-    )
+    index = apply_affine(compose(invert(other.affine), other_from_source, source.affine), where)
     inside = np.all((index >= 1) & (index <= np.array(target.shape) - 2), axis=1)
     size = np.linalg.norm(other.affine[:3, :3], axis=0)
     distance = ndimage.distance_transform_edt(~_edge(target), sampling=size)
-    return np.asarray(
-        ndimage.map_coordinates(distance, index[inside].T, order=1, mode='nearest')
-    )
+    return np.asarray(ndimage.map_coordinates(distance, index[inside].T, order=1, mode='nearest'))
 
 
 def _edge(mask: Bools) -> Bools:
@@ -191,9 +187,7 @@ class ContrastChange:
                 mode='constant',
                 cval=np.nan,
             )
-            for data, image, places in zip(
-                self._data, self._images, (moved, points), strict=True
-            )
+            for data, image, places in zip(self._data, self._images, (moved, points), strict=True)
         )
         return old.astype(np.float64), new.astype(np.float64)
 

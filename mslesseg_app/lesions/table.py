@@ -74,6 +74,10 @@ LESION_COLUMNS: dict[str, dict[str, str]] = {
         'Description': 'Share of the models that mark a voxel, mean over the voxels, 0 to 1; n/a '
         'unless several models were joined.',
     },
+    'status': {
+        'Description': 'What became of the lesion since the session before: new, enlarging, '
+        'shrinking or stable; n/a without an earlier session, or where that cannot be judged.',
+    },
 }
 
 
@@ -147,6 +151,7 @@ def lesion_table(
     rows = [
         _row(labels, number, box, affine, prob, mni_from_native)
         + _doubt(labels[box] == number, box, uncertainty, models)
+        + [np.nan]  # the status is known once sessions have been compared
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]
