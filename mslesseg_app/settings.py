@@ -100,6 +100,11 @@ class Settings:
         return 'bias-correction' not in self.ignore and self.strategy != 'independent'
 
     @property
+    def result_name(self) -> str:
+        """What results are named after: the model, or the method that joins several."""
+        return self.model[0] if len(self.model) == 1 else self.ensemble or 'mean'
+
+    @property
     def unbiased(self) -> bool:
         """Whether the sessions of a subject share a within-subject template."""
         return self.subject_anatomical_reference == 'unbiased'

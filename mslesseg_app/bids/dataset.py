@@ -105,7 +105,12 @@ def _description(settings: Settings, entry: AnyModel, engine: str) -> dict[str, 
         'DatasetType': 'derivative',
         'GeneratedBy': ours + sorted(models, key=lambda item: item['Name']),
         'HowToAcknowledge': f'Please cite: {CITATION}',
-        'DatasetLinks': {'raw': os.path.relpath(settings.bids_dir, settings.out_dir)},
+        'DatasetLinks': {'raw': os.path.relpath(settings.bids_dir, settings.out_dir)}
+        | {
+            name: os.path.relpath(path, settings.out_dir)
+            for name, path in settings.derivatives.items()
+            if name == 'edited'
+        },
     }
     return content | _from_source(settings.bids_dir)
 

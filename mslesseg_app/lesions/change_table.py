@@ -190,9 +190,36 @@ def _over(part: float, whole: float | None) -> float | None:
 
 
 def as_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a pair as the entries of a sidecar: without what is unknown."""
+    """Return the row of a pair as the entries of a sidecar; ``n/a`` for what is unknown.
+
+    Parameters
+    ----------
+    row : mapping
+        With the names of `SUMMARY_COLUMNS`.
+    """
+
+    def known(name: str) -> Any:
+        value = row.get(name)
+        return 'n/a' if value is None else round(value, 6) if isinstance(value, float) else value
+
     return {
-        key: round(value, 6) if isinstance(value, float) else value
-        for key, value in row.items()
-        if value is not None and value == value
+        'PreviousSession': known('session_before'),
+        'Session': known('session_after'),
+        'IntervalYears': known('years'),
+        'EditedSessions': known('edited'),
+        'Guard': {
+            'Verdict': known('verdict'),
+            'Reason': known('reason'),
+            'BrainEdge_mm': known('brain_edge_mm'),
+            'FLAIRCorrelation': known('flair_correlation'),
+            'BoundaryShift_mm': known('boundary_shift_mm'),
+            'BoundaryTolerance_mm': known('boundary_tolerance_mm'),
+        },
+        'Counts': {name: known(f'n_{name}') for name in (*STATUS_CODES, 'not_judged')},
+        'Volumes_mm3': {
+            name: known(f'{name}_volume_mm3') for name in STATUS_CODES if name != 'stable'
+        },
+        'LesionVolumeBefore_ml': known('volume_before_ml'),
+        'LesionVolumeAfter_ml': known('volume_after_ml'),
+        'Rate_ml_per_year': known('rate_ml_per_year'),
     }
