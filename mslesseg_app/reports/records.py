@@ -178,11 +178,12 @@ def _edit_in_words(summary: Mapping[str, Any]) -> tuple[str, ...]:
     if not summary.get('Edited'):
         return ()
     mask = summary['EditedMask']
-    return (
+    words = (
         f'The mask was edited by hand ({mask["Name"]}): {mask["AddedVolume_mm3"]:.0f} mm³ were '
         f'added to what the model found, {mask["RemovedVolume_mm3"]:.0f} mm³ removed. All '
-        'numbers below follow from the edited mask.',
+        'numbers below follow from the edited mask.'
     )
+    return (words,)
 
 
 def _models_in_words(info: Mapping[str, Any]) -> tuple[str, ...]:
