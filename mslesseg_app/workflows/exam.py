@@ -99,7 +99,8 @@ def init_exam_wf(
             ('outputnode.subject_reference', 'inputnode.subject_reference'),
         ]),
         (lesions, outputs, [
-            (f'outputnode.{field}', f'inputnode.{field}') for field in lesion_fields(settings, exam)
+            (f'outputnode.{field}', f'inputnode.{field}')
+            for field in lesion_fields(settings, exam)
         ]),
     ])  # fmt: skip
     return workflow
