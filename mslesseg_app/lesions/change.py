@@ -443,13 +443,28 @@ def _kinship(group: Group) -> str:
     return 'split' if len(group.after) > 1 else ''
 
 
+def _landing(before: Session, after: Session, move: Affine, number: int) -> npt.NDArray[np.int64]:
+    """Return the voxels of the later grid whose centres lie in an earlier lesion, shape (n, 3).
+
+    Where a lesion is too small to hold a centre, they are those that it touches.
+    """
+    where = np.argwhere(before.labels == number)
+    points = apply_affine(move, voxel_points(before, where)).reshape(-1, 3)
+    index = np.rint(apply_affine(invert(after.affine), points)).astype(np.int64)
+    index = np.unique(index, axis=0)
+    index = index[np.all((index >= 0) & (index < after.labels.shape), axis=1)]
+    centres = apply_affine(compose(invert(move), after.affine), index)
+    held = labels_at(before, centres) == number
+    return index[held] if held.any() else index
+
+
 def change_image(comparison: Comparison, before: Session, after: Session, move: Affine) -> Any:
     """Paint the status of each lesion on the grid of the later FLAIR.
 
     Returns
     -------
     uint8 array (X, Y, Z)
-        The values of `STATUS_CODES`; of lesions that are gone, where they were (nearest voxel),
+        The values of `STATUS_CODES`; of lesions that are gone, where they were,
         unless another lesion is there now.
     """
     painted = np.zeros(after.labels.shape, dtype=np.uint8)
@@ -457,12 +472,8 @@ def change_image(comparison: Comparison, before: Session, after: Session, move: 
     for number, status in comparison.statuses().items():
         codes[number] = STATUS_CODES[status] if status else 0
     gone = [n for g in comparison.groups if g.status == 'resolved' for n in g.before]
-    if gone:
-        where = np.argwhere(np.isin(before.labels, gone))
-        points = apply_affine(move, voxel_points(before, where)).reshape(-1, 3)
-        index = np.rint(apply_affine(invert(after.affine), points)).astype(int)
-        inside = np.all((index >= 0) & (index < painted.shape), axis=1)
-        painted[tuple(index[inside].T)] = STATUS_CODES['resolved']
+    for number in gone:
+        painted[tuple(_landing(before, after, move, number).T)] = STATUS_CODES['resolved']
     lesion = after.labels > 0
     painted[lesion] = codes[after.labels[lesion]]
     return painted
