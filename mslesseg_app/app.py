@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .bids.dataset import check_output_folder, write_dataset_files
+from .bids.dataset import check_output_folder, write_dataset_files, write_lookup
 from .bids.exams import (
     Exam,
     check_dataset,
@@ -173,6 +173,7 @@ def _compare(
     exams: list[Exam], settings: Settings, entry: AnyModel, quiet: bool
 ) -> tuple[dict[str, MSLesSegError], dict[str, float]]:
     """Compare the sessions of each subject; return what failed, and the seconds of the nodes."""
+    from .lesions.change_rules import STATUS_CODES
     from .pages import extend_citation
     from .workflows.base import configured_nipype, execute_change
     from .workflows.change import init_change_wf
@@ -182,6 +183,7 @@ def _compare(
     if workflow is None:
         return {}, {}
     _say('Comparing sessions', quiet)
+    write_lookup(settings.out_dir, 'change', {str(k): code for k, code in STATUS_CODES.items()})
     with configured_nipype(settings):
         extend_citation(settings, workflow.visit_desc())
         failures, seconds = execute_change(workflow, settings)

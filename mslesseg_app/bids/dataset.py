@@ -76,6 +76,12 @@ def write_dataset_files(settings: Settings, entry: AnyModel, engine: str) -> Non
     write_text(out_dir / 'descriptions.tsv', _descriptions(out_dir, entry))
 
 
+def write_lookup(out_dir: Path, name: str, values: dict[str, int]) -> None:
+    """Write ``seg-<name>_dseg.tsv``: what the values of a label image mean."""
+    lines = ['index\tname', *(f'{value}\t{label}' for label, value in values.items())]
+    write_text(out_dir / f'seg-{name}_dseg.tsv', '\n'.join(lines) + '\n')
+
+
 def _read_description(folder: Path) -> dict[str, Any] | None:
     path = folder / 'dataset_description.json'
     if not path.is_file():

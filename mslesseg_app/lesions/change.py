@@ -9,6 +9,7 @@ merge or split are neither new nor gone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,12 @@ from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 
 Labels = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
+Contrast = Callable[[Floats, Floats, bool], tuple[float, float]]
 
 #: Distance of the points that stand for a voxel, mm.
 _POINT_MM = 0.7
+#: Voxels this far from a lesion (mm) are its surroundings.
+_AROUND_MM = (2.0, 5.0)
 #: Surface of a staircase of voxels over that of the smooth body within (mean over directions).
 _STAIRCASE = 1.5
 
@@ -92,6 +96,9 @@ class Group:
     contrast : float
         How much brighter it is on the later FLAIR than on the earlier one, in standard
         deviations of the difference of both (NaN if unknown).
+    contrast_share : float
+        The same as a share of how much brighter than its surroundings it is in the session
+        that has it: 1 for a lesion that appeared, -1 for one that is gone, 0 for no change.
     """
 
     before: tuple[int, ...]
@@ -104,6 +111,7 @@ class Group:
     status: Status | None = None
     note: str = ''
     contrast: float = float('nan')
+    contrast_share: float = float('nan')
 
     @property
     def difference(self) -> float:
@@ -170,7 +178,7 @@ def compare_sessions(
     rules: ChangeRules,
     *,
     near_mm: float = 1.0,
-    contrast: Any = None,
+    contrast: Contrast | None = None,
     trust_contrast: bool = True,
 ) -> Comparison:
     """Compare the lesions of two sessions.
@@ -186,9 +194,9 @@ def compare_sessions(
         A lesion that only the later session has and one that only the earlier has are the same
         lesion, seen at slightly different places, when they come closer than this.
     contrast : callable, optional
-        Given points of the later FLAIR, shape (n, 3), RAS+ mm, it returns how much brighter
-        they are on the later FLAIR than on the earlier one, in standard deviations; see
-        `mslesseg_app.lesions.change_guard.ContrastChange`.
+        Given points of a lesion and of its surroundings, shape (n, 3), RAS+ mm in the later
+        FLAIR, and whether the later session has it, returns ``contrast`` and
+        ``contrast_share`` of `Group`; see `mslesseg_app.lesions.change_guard.ContrastChange`.
     trust_contrast : bool
         Whether a lesion is new (resolved) only where the FLAIR became brighter (darker). Masks
         that a person has edited are taken at their word.
@@ -208,9 +216,8 @@ def compare_sessions(
                 group.note = _NOT_SEEN
                 continue
             if contrast is not None:
-                found = np.asarray(contrast(points))
-                known = np.isfinite(found)
-                group.contrast = float(found[known].mean()) if known.any() else np.nan
+                around = _surroundings(group, before, after, move)
+                group.contrast, group.contrast_share = contrast(points, around, bool(group.after))
         _judge(group, rules, boundary, trust_contrast)
     return Comparison(groups, boundary)
 
@@ -382,6 +389,21 @@ def _group_points(group: Group, before: Session, after: Session, move: Affine) -
     return apply_affine(compose(move, before.affine), where)
 
 
+def _surroundings(group: Group, before: Session, after: Session, move: Affine) -> Floats:
+    """Return the centres of voxels around a group, lesions left out, in the later FLAIR."""
+    one, numbers, back = (
+        (after, group.after, np.eye(4)) if group.after else (before, group.before, move)
+    )
+    mask = np.isin(one.labels, numbers)
+    reach = np.ceil(_AROUND_MM[1] / one.edges).astype(int) + 1
+    where = np.argwhere(mask)
+    low = np.maximum(where.min(axis=0) - reach, 0)
+    box = tuple(slice(a, b) for a, b in zip(low, where.max(axis=0) + reach + 1, strict=True))
+    distance = ndimage.distance_transform_edt(~mask[box], sampling=one.edges)
+    ring = (distance > _AROUND_MM[0]) & (distance <= _AROUND_MM[1]) & (one.labels[box] == 0)
+    return apply_affine(compose(back, one.affine), np.argwhere(ring) + low)
+
+
 def _covered(points: Floats, before: Session, after: Session, move: Affine) -> float:
     """Return the share of points (later FLAIR) that lie in the field of view of both sessions."""
     inside = np.ones(len(points), dtype=bool)
@@ -391,8 +413,9 @@ def _covered(points: Floats, before: Session, after: Session, move: Affine) -> f
     return float(inside.mean())
 
 
-#: How many standard deviations brighter (darker) a new (resolved) lesion must have become.
-CONTRAST_LIMIT = 2.0
+#: How many standard deviations brighter (darker) a new (resolved) lesion must have become, and
+#: which share of what sets it off from its surroundings.
+CONTRAST_LIMIT, CONTRAST_SHARE_LIMIT = 2.0, 1 / 3
 
 _NOT_SEEN = 'outside of the other scan'
 _TOO_SMALL = 'too small to be judged'
@@ -429,7 +452,10 @@ def _judge_lonely(group: Group, rules: ChangeRules, trust_contrast: bool) -> Non
     sign = 1 if group.after else -1
     if volume < rules.min_volume * (1 - 1e-6):
         group.note = _TOO_SMALL
-    elif trust_contrast and sign * group.contrast < CONTRAST_LIMIT:
+    elif trust_contrast and (
+        sign * group.contrast < CONTRAST_LIMIT
+        or sign * group.contrast_share < CONTRAST_SHARE_LIMIT
+    ):
         group.status, group.note = 'stable', _SAME_CONTRAST
     else:
         group.status = 'new' if group.after else 'resolved'

@@ -159,7 +159,7 @@ class ContrastChange:
         if np.std(matched) > 0 and np.std(new) > 0:
             self.correlation = float(np.corrcoef(matched, new)[0, 1])
 
-    def __call__(self, points: Floats) -> Floats:
+    def at(self, points: Floats) -> Floats:
         """Return the change at points (n, 3) of the later FLAIR, in standard deviations.
 
         NaN outside of either image.
@@ -168,6 +168,32 @@ class ContrastChange:
             return np.full(len(points), np.nan)
         old, new = self._sample(points)
         return np.asarray((new - self._match(old) - self._middle) / self._sigma)
+
+    def __call__(self, points: Floats, around: Floats, later: bool) -> tuple[float, float]:
+        """Return the change of a lesion: in standard deviations, and as a share of its contrast.
+
+        Parameters
+        ----------
+        points, around : arrays (n, 3)
+            Of the lesion and of its surroundings, in the later FLAIR (RAS+ mm).
+        later : bool
+            The later session has it; otherwise the earlier one.
+
+        Returns
+        -------
+        deviations, share : float
+            Positive where it became brighter; NaN where that is unknown. A lesion that is no
+            brighter than its surroundings where its mask is has a share of 0.
+        """
+        if not self._known:
+            return float('nan'), float('nan')
+        (old, new), (far_old, far_new) = self._sample(points), self._sample(around)
+        off = _mean(new - self._match(old)) - self._middle
+        own, far = (new, far_new) if later else (self._match(old), self._match(far_old))
+        excess = _mean(own) - _mean(far)
+        if np.isnan(off) or np.isnan(excess):
+            return off / self._sigma, float('nan')
+        return off / self._sigma, off / excess if excess > 0 else 0.0
 
     def _match(self, old: Floats) -> Floats:
         """Map intensities of the earlier FLAIR; beyond the quantiles by the overall scale."""
@@ -190,6 +216,11 @@ class ContrastChange:
             for data, image, places in zip(self._data, self._images, (moved, points), strict=True)
         )
         return old.astype(np.float64), new.astype(np.float64)
+
+
+def _mean(values: Floats) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float('nan')
 
 
 def _inner(brain: Any, lesions: Bools) -> Bools:

@@ -50,6 +50,10 @@ CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'How much brighter the FLAIR became there, in standard deviations of the '
         'difference of both FLAIRs over the brain; of lesions that one session has.',
     },
+    'contrast_share': {
+        'Description': 'The same as a share of how much brighter than its surroundings it is in '
+        'the session that has it: 1 for a lesion that appeared, -1 for one that is gone.',
+    },
     'centroid_x': {'Description': 'Centre in the later FLAIR, left to right.', 'Units': 'mm'},
     'centroid_y': {
         'Description': 'Centre in the later FLAIR, posterior to anterior.',
@@ -151,6 +155,7 @@ def _row(group: Group, years: float | None) -> dict[str, Any]:
         'rate_mm3_per_year': _over(group.difference, years),
         'boundary_mm': group.displacement,
         'contrast': group.contrast,
+        'contrast_share': group.contrast_share,
         'centroid_x': x,
         'centroid_y': y,
         'centroid_z': z,

@@ -233,19 +233,33 @@ def test_a_small_lesion_seen_beside_its_place_is_neither_new_nor_gone():
 
 def test_no_new_lesion_where_the_flair_stayed_the_same():
     before, after = session(A), session(A, B)
-    for change, status in ((5.0, 'new'), (0.5, 'stable'), (np.nan, 'new')):
+    seen = []
 
-        def contrast(points, change=change):
-            return np.full(len(points), change)
+    def found_with(*numbers, trust=True):
+        def contrast(points, around, later):
+            seen.append((points, around, later))
+            return numbers
 
-        assert found(before, after, contrast=contrast) == [status, 'stable']
-        assert found(before, after, contrast=contrast, trust_contrast=False)[0] == 'new'
+        return found(before, after, contrast=contrast, trust_contrast=trust)[0]
+
+    assert found_with(5.0, 0.9) == 'new'
+    assert found_with(0.5, 0.9) == 'stable'
+    assert found_with(5.0, 0.1) == 'stable'
+    assert found_with(np.nan, np.nan) == 'new'
+    assert found_with(0.5, 0.1, trust=False) == 'new'
+    points, around, later = seen[0]
+    assert later
+    near, far = (np.linalg.norm(one - B[0], axis=1) for one in (points, around))
+    assert near.max() <= B[1]
+    assert far.min() > B[1] + 1
+    assert far.max() <= B[1] + 5.1
 
 
 def test_no_lesion_is_gone_where_the_flair_stayed_bright():
     before, after = session(A, B), session(A)
-    assert found(before, after, contrast=lambda p: np.full(len(p), -5.0))[1] == 'resolved'
-    assert found(before, after, contrast=lambda p: np.full(len(p), 5.0))[1] == 'stable'
+    assert found(before, after, contrast=lambda *_: (-5.0, -0.9))[1] == 'resolved'
+    assert found(before, after, contrast=lambda *_: (5.0, 0.9))[1] == 'stable'
+    assert found(before, after, contrast=lambda *_: (-5.0, -0.1))[1] == 'stable'
 
 
 def test_what_the_other_scan_did_not_cover_is_not_judged():

@@ -87,11 +87,16 @@ def test_only_the_new_lesion_became_brighter(heads):
     one, two, brain, lesion, old = heads
     change = ContrastChange(one, two, brain, lesion | old, STILL)
     assert change.correlation > 0.9
-    values = change(np.argwhere(lesion).astype(float))
-    assert values.mean() > 5
-    assert abs(change(np.argwhere(old).astype(float)).mean()) < 2
+    around = np.argwhere(ndimage.binary_dilation(lesion, iterations=5) & ~lesion).astype(float)
+    deviations, share = change(np.argwhere(lesion).astype(float), around, True)
+    assert deviations > 5
+    assert share == pytest.approx(1, abs=0.3)
+    around = np.argwhere(ndimage.binary_dilation(old, iterations=5) & ~old).astype(float)
+    deviations, share = change(np.argwhere(old).astype(float), around, True)
+    assert abs(deviations) < 2
+    assert abs(share) < 0.2
     inner = np.argwhere(ball((30, 30, 30), 20) & ~lesion & ~old).astype(float)
-    spread = change(inner)
+    spread = change.at(inner)
     assert abs(np.median(spread)) < 0.2
     assert 1.4826 * np.median(np.abs(spread)) == pytest.approx(1, abs=0.2)
 
@@ -99,17 +104,42 @@ def test_only_the_new_lesion_became_brighter(heads):
 def test_swapped_it_became_darker(heads):
     one, two, brain, lesion, old = heads
     change = ContrastChange(two, one, brain, old, STILL)
-    assert change(np.argwhere(lesion).astype(float)).mean() < -5
+    around = np.argwhere(ndimage.binary_dilation(lesion, iterations=5) & ~lesion).astype(float)
+    deviations, share = change(np.argwhere(lesion).astype(float), around, False)
+    assert deviations < -5
+    assert share == pytest.approx(-1, abs=0.3)
+
+
+def test_a_little_less_contrast_is_not_gone(heads):
+    """Noise that both scans share would make any difference look large."""
+    one, _, brain, _, old = heads
+    data = np.asarray(one.dataobj)
+    later = image(np.where(old, data - 8, data))
+    change = ContrastChange(one, later, brain, np.zeros(SHAPE, bool), STILL)
+    around = np.argwhere(ndimage.binary_dilation(old, iterations=5) & ~old).astype(float)
+    deviations, share = change(np.argwhere(old).astype(float), around, False)
+    assert deviations < -2
+    assert -1 / 3 < share < 0
+
+
+def test_a_lesion_that_is_not_bright_is_not_confirmed(heads):
+    one, two, brain, lesion, _ = heads
+    change = ContrastChange(one, two, brain, lesion, STILL)
+    dark, bright = np.argwhere(ball((30, 40, 30), 3)), np.argwhere(lesion)
+    assert change(dark.astype(float), bright.astype(float), True)[1] == 0
 
 
 def test_a_brain_that_is_not_there_says_nothing(heads):
     one, two, _, lesion, _ = heads
     change = ContrastChange(one, two, image(np.zeros(SHAPE)), lesion, STILL)
     assert np.isnan(change.correlation)
-    assert np.isnan(change(np.array([[30.0, 30, 30]]))).all()
+    point = np.array([[30.0, 30, 30]])
+    assert np.isnan(change(point, point, True)).all()
+    assert np.isnan(change.at(point)).all()
 
 
 def test_places_outside_are_unknown(heads):
     one, two, brain, lesion, _ = heads
     change = ContrastChange(one, two, brain, lesion, STILL)
-    assert np.isnan(change(np.array([[-100.0, 0, 0]]))).all()
+    point = np.array([[-100.0, 0, 0]])
+    assert np.isnan(change(point, point, True)).all()
