@@ -250,7 +250,7 @@ def execute_change(
         part = workflow.get_node(name)
         subject = 'sub-' + name.removeprefix('sub_').removesuffix('_change_wf')
         _keep_crashes(part, settings.out_dir / subject / 'log' / settings.run_uuid)
-    _run(workflow, settings, listen, failures)
+    _run(workflow, settings, listen, failures, part='_change')
     return failures, seconds
 
 
@@ -259,6 +259,7 @@ def _run(
     settings: Settings,
     listen: Listener,
     failures: Mapping[str, ExamFailure],
+    part: str = '',
 ) -> None:
     """Run a workflow to its end, whatever fails in it."""
     # Nipype's records of nodes go to the current folder; it shall not be the user's.
@@ -278,13 +279,13 @@ def _run(
                 raise
         finally:
             plugin.pool.shutdown(wait=False, cancel_futures=True)
-    _keep_records(workflow, settings)
+    _keep_records(workflow, settings, part)
 
 
-def _keep_records(workflow: Workflow, settings: Settings) -> None:
+def _keep_records(workflow: Workflow, settings: Settings, part: str) -> None:
     """Bring what Nipype records on request from the work folder to ``logs/``."""
     logs = settings.out_dir / 'logs'
-    stem = f'mslesseg-{settings.run_uuid}'
+    stem = f'mslesseg-{settings.run_uuid}{part}'
     for path in settings.work_dir.glob('workflow_provenance_*'):
         publish(path, logs / f'{stem}_prov{path.suffix}')
         path.unlink()
