@@ -415,7 +415,7 @@ def _covered(points: Floats, before: Session, after: Session, move: Affine) -> f
 
 #: How many standard deviations brighter (darker) a new (resolved) lesion must have become, and
 #: which share of what sets it off from its surroundings.
-CONTRAST_LIMIT, CONTRAST_SHARE_LIMIT = 2.0, 1 / 3
+CONTRAST_LIMIT, CONTRAST_SHARE_LIMIT = 2.0, 0.5
 
 _NOT_SEEN = 'outside of the other scan'
 _TOO_SMALL = 'too small to be judged'

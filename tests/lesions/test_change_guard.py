@@ -119,7 +119,7 @@ def test_a_little_less_contrast_is_not_gone(heads):
     around = np.argwhere(ndimage.binary_dilation(old, iterations=5) & ~old).astype(float)
     deviations, share = change(np.argwhere(old).astype(float), around, False)
     assert deviations < -2
-    assert -1 / 3 < share < 0
+    assert -0.5 < share < 0
 
 
 def test_a_lesion_that_is_not_bright_is_not_confirmed(heads):
