@@ -179,10 +179,14 @@ def check_marks(out: Path, added: int, removed: int, data: np.ndarray) -> None:
 
 def check_as_labels(done: Path, out: Path) -> None:
     """Of an output folder only the edited mask is learned from."""
-    from mslesseg_app.learning.cases import find_cases
+    from mslesseg_app.bids.exams import find_exams
+    from mslesseg_app.learning.cases import _is_label
+    from mslesseg_app.settings import Settings
 
-    cases = find_cases(done / 'bids', out.parent / 'cache', masks=out, preprocessed=out)
-    assert [case.name for case in cases] == ['sub-demo_ses-2']
+    settings = Settings(done / 'bids', out, done / 'work', derivatives={'manual': out})
+    exams = find_exams(settings)
+    assert all(exam.reference is not None for exam in exams)
+    assert [exam.label for exam in exams if _is_label(exam.reference)] == ['sub-demo_ses-2']
 
 
 @pytest.mark.slow
