@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from .bids.dataset import check_output_folder, write_dataset_files
+from .bids.dataset import check_output_folder, write_dataset_files, write_lookup
 from .bids.exams import (
     Exam,
     check_dataset,
@@ -142,6 +142,7 @@ def _process(
     problems: dict[str, MSLesSegError] = {e.label: e.problem for e in exams if e.problem}
     steps: dict[str, str] = {}
     stopped: list[str] = []
+    unlike: dict[str, MSLesSegError] = {}
     if ready:
         with configured_nipype(settings):
             workflow = init_run_wf(exams=ready, settings=settings, engine=engine, entry=entry)
@@ -151,18 +152,42 @@ def _process(
             failures, progress = execute(workflow, ready, settings, quiet)
         problems |= {label: failure.error for label, failure in failures.items()}
         steps = {label: failure.step for label, failure in failures.items()}
-        _keep_timings(progress.seconds, settings)
         stopped = [label for label in progress.unfinished() if label not in problems]
     record_failures(exams, problems, steps, settings, entry)
+    if ready:
+        unlike, seconds = ({}, {}) if stopped else _compare(exams, settings, entry, quiet)
+        _keep_timings(progress.seconds | seconds, settings)
     pages = write_pages(settings, {exam.subject for exam in exams})
     for label in stopped:
         print(f'{label}: not finished, because the run was stopped.', file=sys.stderr)
     done = len(exams) - len(problems) - len(stopped)
+    problems |= unlike
     _explain(problems)
     _say(f'{done} of {len(exams)} exams done; results are in {settings.out_dir}', quiet)
     for page in pages:
         _say(f'  {page}', quiet)
     return _code(list(problems.values()))
+
+
+def _compare(
+    exams: list[Exam], settings: Settings, entry: AnyModel, quiet: bool
+) -> tuple[dict[str, MSLesSegError], dict[str, float]]:
+    """Compare the sessions of each subject; return what failed, and the seconds of the nodes."""
+    from .lesions.change_rules import STATUS_CODES
+    from .pages import extend_citation
+    from .workflows.base import configured_nipype, execute_change
+    from .workflows.change import init_change_wf
+
+    subjects = {exam.subject for exam in exams if exam.session}
+    workflow = init_change_wf(subjects=subjects, settings=settings, model=entry.name)
+    if workflow is None:
+        return {}, {}
+    _say('Comparing sessions', quiet)
+    write_lookup(settings.out_dir, 'change', {str(k): code for k, code in STATUS_CODES.items()})
+    with configured_nipype(settings):
+        extend_citation(settings, workflow.visit_desc())
+        failures, seconds = execute_change(workflow, settings)
+    return {f'{name}, change': one.error for name, one in failures.items()}, seconds
 
 
 def _limit_threads(settings: Settings) -> None:

@@ -94,6 +94,14 @@ def write_citation(settings: Settings, text: str) -> Path:
     return path
 
 
+def extend_citation(settings: Settings, text: str) -> Path:
+    """Add a paragraph to the methods text that :func:`write_citation` wrote."""
+    path = settings.out_dir / 'logs' / 'CITATION.md'
+    head, mark, rest = path.read_text(encoding='utf-8').partition('\n\n### References')
+    write_text(path, f'{head}\n\n{text.strip()}{mark}{rest}')
+    return path
+
+
 def _with_figures(path: Path, subject: str, settings: Settings) -> ExamContent:
     record = read_record(path)
     exam = Exam(subject, record.session, {item.modality: Path() for item in record.images})

@@ -47,6 +47,8 @@ class Settings:
         Rule set by which the group level evaluates masks against references.
     threshold : float or None
         Probability at and above which a voxel is lesion; None takes the model card's.
+    change_rules : str
+        Rule set by which change between the sessions of a subject is named.
     mem_gb : float or None
         Upper bound of memory in GB; None takes 90 % of the machine's.
     """
@@ -76,6 +78,7 @@ class Settings:
     connectivity: Literal[6, 18, 26] = 6
     device: str = 'auto'
     rules: str = 'mslesseg'
+    change_rules: str = 'anima'
     random_seed: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
@@ -95,6 +98,11 @@ class Settings:
     def bias_correction(self) -> bool:
         """Whether N4 runs: never in ``independent``, which is the paper's procedure."""
         return 'bias-correction' not in self.ignore and self.strategy != 'independent'
+
+    @property
+    def result_name(self) -> str:
+        """What results are named after: the model, or the method that joins several."""
+        return self.model[0] if len(self.model) == 1 else self.ensemble or 'mean'
 
     @property
     def unbiased(self) -> bool:

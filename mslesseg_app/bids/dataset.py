@@ -82,6 +82,12 @@ def write_dataset_files(settings: Settings, entry: AnyModel, engine: str) -> Non
         write_text(out_dir / name, text)
 
 
+def write_lookup(out_dir: Path, name: str, values: dict[str, int]) -> None:
+    """Write ``seg-<name>_dseg.tsv``: what the values of a label image mean."""
+    lines = ['index\tname', *(f'{value}\t{label}' for label, value in values.items())]
+    write_text(out_dir / f'seg-{name}_dseg.tsv', '\n'.join(lines) + '\n')
+
+
 def _read_description(folder: Path) -> dict[str, Any] | None:
     path = folder / 'dataset_description.json'
     if not path.is_file():
@@ -111,7 +117,12 @@ def _description(settings: Settings, entry: AnyModel, engine: str) -> dict[str, 
         'DatasetType': 'derivative',
         'GeneratedBy': ours + sorted(models, key=lambda item: item['Name']),
         'HowToAcknowledge': f'Please cite: {CITATION}',
-        'DatasetLinks': {'raw': os.path.relpath(settings.bids_dir, settings.out_dir)},
+        'DatasetLinks': {'raw': os.path.relpath(settings.bids_dir, settings.out_dir)}
+        | {
+            name: os.path.relpath(path, settings.out_dir)
+            for name, path in settings.derivatives.items()
+            if name == 'edited'
+        },
     }
     return content | _from_source(settings.bids_dir)
 

@@ -44,6 +44,8 @@ class Exam:
         What a reader should know of the choice, one sentence each.
     reference : Path or None
         Reference lesion mask, where ``--derivatives manual=PATH`` holds one.
+    edited : Path or None
+        Lesion mask that a person has edited, where ``--derivatives edited=PATH`` holds one.
     registered : bool
         All images already lie on the 1 mm MNI152 grid: they are not registered again.
     problem : MSLesSegError or None
@@ -56,6 +58,7 @@ class Exam:
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     reference: Path | None = None
+    edited: Path | None = None
     registered: bool = False
     problem: MSLesSegError | None = None
 
@@ -98,6 +101,10 @@ def find_exams(settings: Settings) -> list[Exam]:
     references = settings.derivatives.get('manual')
     if references is not None:
         exams = _with_references(exams, references, settings.participants)
+    if (edits := settings.derivatives.get('edited')) is not None:
+        from .edits import with_edits
+
+        exams = with_edits(exams, edits, settings.result_name)
     return sorted(exams, key=lambda exam: (exam.subject, exam.session or ''))
 
 

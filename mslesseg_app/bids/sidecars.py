@@ -44,6 +44,12 @@ class Sidecars:
         self.entry = entry
         self.engine = engine
         self.uris = {name: self._uri(name) for name in exam.images}
+        edits = settings.derivatives.get('edited')
+        self.edited = (
+            [f'bids:edited:{exam.edited.relative_to(edits).as_posix()}']
+            if exam.edited and edits
+            else []
+        )
 
     def preproc(self, modality: str, space: str) -> dict[str, Any]:
         """Sidecar of a preprocessed image."""
@@ -86,6 +92,7 @@ class Sidecars:
         }
         if not own:
             content |= self._rule()
+            content['Sources'] = [*content['Sources'], *self.edited]
         if kind == 'uncertainty' and self.settings.uncertainty == 'entropy':
             content['Units'] = 'bit'
         if kind == 'regions':

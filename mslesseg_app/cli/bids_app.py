@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _LEVELS = {'participant': 'participant', 'group': 'group'}
 _ALIASES = {'subject': 'participant', 'dataset': 'group'}
-_KNOWN_DERIVATIVES = ('manual',)
+_KNOWN_DERIVATIVES = ('manual', 'edited')
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -130,6 +130,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         connectivity=options.connectivity,
         device=options.device,
         rules=options.rules,
+        change_rules=options.change_rules,
         random_seed=options.random_seed,
         nprocs=nprocs,
         omp_nthreads=min(options.omp_nthreads or max(1, min(nprocs - 1, 8)), nprocs),
@@ -213,7 +214,8 @@ def _derivatives(pairs: list[tuple[str, Path]]) -> dict[str, Path]:
     if unknown:
         raise UsageError(
             f'--derivatives knows nothing of {", ".join(unknown)}.',
-            f'Known: {", ".join(_KNOWN_DERIVATIVES)} (reference lesion masks).',
+            f'Known: {", ".join(_KNOWN_DERIVATIVES)} (reference lesion masks, and masks that you '
+            'corrected).',
         )
     return {name: path.absolute() for name, path in pairs}
 
@@ -284,7 +286,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         type=parsing.package_path,
         metavar='PACKAGE=PATH',
         help='Search PATH(s) for pre-computed derivatives. manual=PATH holds reference lesion '
-        'masks: accuracy is then written to the metrics tables.',
+        'masks: accuracy is then written to the metrics tables. edited=PATH holds lesion masks '
+        'that you corrected: they take the place of the masks of the model.',
     )
     group.add_argument(
         '--bids-database-dir',
@@ -456,6 +459,13 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         choices=[6, 18, 26],
         default=6,
         help='Neighbours that make voxels one lesion (default: 6).',
+    )
+    group.add_argument(
+        '--change-rules',
+        choices=['anima', 'anima-new'],
+        default='anima',
+        help='Rules that name what became of a lesion between sessions (default: anima). '
+        'anima-new calls a lesion new, too, that has outgrown its past.',
     )
 
 

@@ -16,13 +16,14 @@ from ..bids.dataset import check_output_folder
 from ..bids.names import group_path
 from ..errors import NoInputError
 from ..files import atomic_path, write_json, write_text
+from ..lesions.change_table import SUMMARY_COLUMNS
 from ..metrics.columns import metric_columns
 from ..metrics.rules import get_rules
 from ..reports.charts import Chart, Series
 from ..reports.group_page import Fact, Section, write_group_page
 from ..reports.tabular import Table, to_latex, to_markdown, write_records
 from ..settings import Settings
-from . import content, pictures, quality, summaries
+from . import change, content, pictures, quality, summaries
 from .evaluation import (
     CONSENSUS,
     RATER_COLUMNS,
@@ -112,6 +113,7 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
         {_exam(key) for key in holdings.metrics | holdings.masks}, settings
     )
     _exams(report, holdings, references)
+    _change(report)
     _cohort(report, volumes, people, source)
     _outliers(report, volumes)
     _accuracy(report, holdings, references)
@@ -172,6 +174,13 @@ def _exams(report: _Report, holdings: Holdings, references: dict[Key, Path]) -> 
     for row in rows:
         if row['state'] != 'done':
             report.said.append(_state_words(row))
+
+
+def _change(report: _Report) -> None:
+    """Join the tables of change of all subjects, where there are any."""
+    rows = change.gather_changes(report.settings)
+    if rows:
+        report.records('change', rows, SUMMARY_COLUMNS)
 
 
 def _state_words(row: dict[str, Any]) -> str:

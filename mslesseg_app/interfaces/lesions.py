@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,7 @@ class _LesionsInput(BaseInterfaceInputSpec):
     )
     model_thresholds = traits.List(traits.Float(), desc='of each of these models')
     info = traits.Dict(desc='what the model tells of this exam')
+    edited_file = File(exists=True, desc='mask that a person has edited, on the native grid')
 
 
 class _LesionsOutput(TraitedSpec):
@@ -179,10 +181,14 @@ class _LesionsOutput(TraitedSpec):
     table_file = File(desc='one row a lesion, TSV')
     summary = traits.Dict(desc='LesionCount, LesionVolume_mm3, LargestLesion_mm3')
     metadata = traits.Dict(desc='the summary, notes of the model and the models of an ensemble')
+    edit = traits.Dict(desc='that and how the mask was edited')
 
 
 class FindLesions(GuardedInterface):
-    """Threshold a probability, drop what is too small, number the lesions and measure them."""
+    """Threshold a probability, drop what is too small, number the lesions and measure them.
+
+    An edited mask takes the place of what the model found, as it is: nothing is dropped.
+    """
 
     input_spec = _LesionsInput
     output_spec = _LesionsOutput
@@ -201,6 +207,7 @@ class FindLesions(GuardedInterface):
             self.inputs.connectivity,
             self.inputs.min_volume,
         )
+        labels, edit = self._edited(image, labels, voxel)
         mni_from_native = invert(read_itk(Path(self.inputs.transform)))
         table = lesion_table(
             labels, image.affine, prob, mni_from_native, self._uncertainty(), self._models()
@@ -214,9 +221,28 @@ class FindLesions(GuardedInterface):
                 grids.like(image, labels, label_dtype(labels)), cwd / 'labels.nii.gz'
             ),
             'table_file': str(table_file),
-            'summary': summary,
+            'summary': summary | edit,
             'metadata': summary | _noted(self.inputs.info or {}),
+            'edit': edit,
         }
+
+    def _edited(
+        self, image: Any, labels: np.ndarray, voxel: float
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the lesions of the edited mask, and how it differs; else what was found."""
+        from ..lesions.components import label_lesions
+        from ..lesions.edited import describe_edit, read_edited
+
+        if not isdefined(self.inputs.edited_file):
+            return labels, {}
+        path = Path(self.inputs.edited_file)
+        mask = read_edited(path, image)
+        difference = describe_edit(mask, labels > 0, voxel)
+        if not difference:
+            return labels, {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit = {'Edited': True, 'EditedMask': {'Name': path.name, 'SHA256': digest} | difference}
+        return label_lesions(mask, voxel, self.inputs.connectivity), edit
 
     def _uncertainty(self) -> np.ndarray | None:
         if not isdefined(self.inputs.uncertainty_file):

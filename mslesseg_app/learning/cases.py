@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..bids.exams import Exam, find_exams
-from ..bids.names import output_path
+from ..bids.names import output_path, sidecar_of
 from ..errors import DataError, MSLesSegError, NoInputError, UsageError
 from ..files import write_bytes, write_json
 from ..metrics.images import read_mask
@@ -50,7 +50,8 @@ def find_cases(
     cache : Path
         Where masks that are moved to the template are kept, and runs of the App by default.
     masks : Path, optional
-        Derivative dataset with the masks; default: ``derivatives/manual`` of the dataset.
+        Derivative dataset with the masks; default: ``derivatives/manual`` of the dataset. In an
+        output folder of the App only masks that a person has edited count.
     preprocessed : Path, optional
         Output folder of the App for raw exams; what it lacks is computed into it. Default:
         ``preprocessed`` in the cache.
@@ -74,7 +75,7 @@ def find_cases(
             'Name the derivative dataset that holds them: --masks DIR',
         )
     settings = _settings(bids_dir, preprocessed or cache / 'preprocessed', cache, root, threads)
-    exams = [exam for exam in find_exams(settings) if exam.reference is not None]
+    exams = [exam for exam in find_exams(settings) if _is_label(exam.reference)]
     exams = _without(exams, exclude)
     if not exams:
         raise NoInputError(f'No exam of {bids_dir} has a lesion mask in {root}.')
@@ -82,6 +83,17 @@ def find_cases(
     _preprocess(raw, settings)
     splits = _splits(bids_dir)
     return [_case(exam, settings, cache, splits) for exam in exams]
+
+
+def _is_label(mask: Path | None) -> bool:
+    """Whether a mask may be learned from: a model's own may not, unless a person edited it."""
+    if mask is None:
+        return False
+    try:
+        content = json.loads(sidecar_of(mask).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return True
+    return not isinstance(content, dict) or 'Model' not in content or bool(content.get('Edited'))
 
 
 def _settings(bids_dir: Path, out: Path, cache: Path, masks: Path, threads: int) -> Settings:

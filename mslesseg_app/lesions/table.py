@@ -105,13 +105,13 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     't1w_ratio': {'Description': _RATIO.format('T1w') + ' Below 1 is T1-hypointense.'},
     't2w_ratio': {'Description': _RATIO.format('T2w')},
     'status': {
-        'Description': 'Change since the session before; n/a where none was compared.',
+        'Description': 'What became of the lesion since the session before; n/a without an '
+        'earlier session, or where that cannot be judged.',
         'Levels': {
             'new': 'not there before',
             'enlarging': 'grown',
             'shrinking': 'smaller',
             'stable': 'unchanged',
-            'resolved': 'no longer there',
         },
     },
 }
@@ -187,6 +187,7 @@ def lesion_table(
     rows = [
         _row(labels, number, box, affine, prob, mni_from_native)
         + _doubt(labels[box] == number, box, uncertainty, models)
+        + [np.nan]  # the status is known once sessions have been compared
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]

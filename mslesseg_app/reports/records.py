@@ -85,7 +85,7 @@ def finished_content(
     notes, warnings = _reference_words(subject_reference)
     return dataclasses.replace(
         content,
-        notes=content.notes + notes + _models_in_words(info),
+        notes=content.notes + notes + _edit_in_words(summary) + _models_in_words(info),
         warnings=_device_warning(info) + tuple(info.get('notes', ())) + warnings,
         summary=LesionSummary(
             count=summary['LesionCount'],
@@ -171,6 +171,19 @@ def _reference_words(reference: Mapping[str, Any]) -> tuple[tuple[str, ...], tup
 def _device_warning(info: Mapping[str, Any]) -> tuple[str, ...]:
     note = str(info.get('device_note', ''))
     return (f'Inference ran on the {note}',) if note.startswith('CPU, because') else ()
+
+
+def _edit_in_words(summary: Mapping[str, Any]) -> tuple[str, ...]:
+    """Tell that, and by how much, a person has edited the mask."""
+    if not summary.get('Edited'):
+        return ()
+    mask = summary['EditedMask']
+    words = (
+        f'The mask was edited by hand ({mask["Name"]}): {mask["AddedVolume_mm3"]:.0f} mm³ were '
+        f'added to what the model found, {mask["RemovedVolume_mm3"]:.0f} mm³ removed. All '
+        'numbers below follow from the edited mask.'
+    )
+    return (words,)
 
 
 def _models_in_words(info: Mapping[str, Any]) -> tuple[str, ...]:

@@ -163,17 +163,7 @@ def _to_middle(
     poses, centre = recentre(poses, np.array(BRAIN_CENTRE))
     shared = [compose(invert(p), one) for p, one in zip(poses, starts, strict=True)]
     grid = _grid(_confident(images, starts, shared))
-    points = apply_affine(grid.affine, np.argwhere(grid.inside)[::997])
-    for _ in range(_ROUNDS):
-        before = poses
-        poses = _register_round(images, poses, grid, centre, threads, seed)
-        poses, centre = recentre(poses, centre)
-        moved = [
-            np.linalg.norm(apply_affine(a, points) - apply_affine(b, points), axis=1).mean()
-            for a, b in zip(poses, before, strict=True)
-        ]
-        if max(moved) < _STILL_MM:
-            break
+    poses = _settle(images, poses, grid, centre, threads, seed)
     average = average_image(images, poses, grid.shape, grid.affine, grid.inside)
     shared = [compose(invert(p), one) for p, one in zip(poses, starts, strict=True)]
     middle_from_mni = align(
@@ -186,6 +176,61 @@ def _to_middle(
         seed=seed,
     ).moving_from_reference
     return poses, middle_from_mni
+
+
+def align_pair(
+    images: Sequence[Any], starts: Sequence[Affine], *, threads: int = 1, seed: int = 1
+) -> Affine:
+    """Align two sessions of a subject rigidly to each other, in the space half-way between them.
+
+    Parameters
+    ----------
+    images : two nibabel images
+        The same modality (FLAIR) of the earlier and of the later session.
+    starts : two ndarrays, (4, 4)
+        Where each lies by its own alignment: points of the template to points of the image
+        (RAS+ mm). Only their rigid part is used.
+    threads, seed : int
+        As in `align_subject`.
+
+    Returns
+    -------
+    ndarray, (4, 4)
+        Rigid, RAS+ mm: points of the earlier image to points of the later one.
+
+    Raises
+    ------
+    AlignmentError
+        When an image is empty, constant, or not three-dimensional.
+    """
+    poses = [nearest_rigid(one, np.array(BRAIN_CENTRE)) for one in starts]
+    poses, centre = recentre(poses, np.array(BRAIN_CENTRE))
+    grid = _grid(compose(invert(poses[0]), starts[0]))
+    first, second = _settle(images, poses, grid, centre, threads, seed)
+    return compose(second, invert(first))
+
+
+def _settle(
+    images: Sequence[Any],
+    poses: list[Affine],
+    grid: _Grid,
+    centre: npt.NDArray[np.float64],
+    threads: int,
+    seed: int,
+) -> list[Affine]:
+    """Register the sessions to each other's averages until none moves any more."""
+    points = apply_affine(grid.affine, np.argwhere(grid.inside)[::997])
+    for _ in range(_ROUNDS):
+        before = poses
+        poses = _register_round(images, poses, grid, centre, threads, seed)
+        poses, centre = recentre(poses, centre)
+        moved = [
+            np.linalg.norm(apply_affine(a, points) - apply_affine(b, points), axis=1).mean()
+            for a, b in zip(poses, before, strict=True)
+        ]
+        if max(moved) < _STILL_MM:
+            break
+    return poses
 
 
 def _confident(

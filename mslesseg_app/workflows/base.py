@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from copy import deepcopy
@@ -27,7 +28,7 @@ from ..progress import Progress
 from ..settings import Settings
 from .exam import init_exam_wf
 from .names import exam_name, stage_of, subject_name, top_name
-from .plugin import ExamPlugin, log_to_file
+from .plugin import ExamPlugin, Listener, log_to_file
 from .subject import init_subject_wf, session_key
 
 _POLL_S = 0.1
@@ -214,31 +215,77 @@ def execute(
                     failures.setdefault(label, failure)
             progress(name, rest[-1], status)
 
-        # Nipype's records of nodes go to the current folder; it shall not be the user's.
-        with (
-            TemporaryDirectory(
-                dir=settings.work_dir, prefix='run-', ignore_cleanup_errors=True
-            ) as here,
-            chdir(here),
-        ):
-            plugin = ExamPlugin(_plugin_args(settings), listen, log_path(settings))
-            # Nipype collects garbage after every node: spare it what was there before.
-            gc.freeze()
-            try:
-                workflow.run(plugin=plugin)
-            except RuntimeError:
-                if not failures:
-                    raise
-            finally:
-                plugin.pool.shutdown(wait=False, cancel_futures=True)
-    _keep_records(workflow, settings)
+        _run(workflow, settings, listen, failures)
     return failures, progress
 
 
-def _keep_records(workflow: Workflow, settings: Settings) -> None:
+def execute_change(
+    workflow: Workflow, settings: Settings
+) -> tuple[dict[str, ExamFailure], dict[str, float]]:
+    """Run the workflow that compares sessions; one subject's failure stops no other.
+
+    Returns
+    -------
+    failures : dict
+        First failure of each subject, by ``sub-<label>``.
+    seconds : dict
+        Time that each node took.
+    """
+    failures: dict[str, ExamFailure] = {}
+    started: dict[str, float] = {}
+    seconds: dict[str, float] = {}
+
+    def listen(fullname: str, status: str, traceback: str) -> None:
+        _, name, node = fullname.split('.')
+        key = f'{name}.{node}'
+        if status == 'start':
+            started[key] = time.monotonic()
+        elif key in started:
+            seconds[key] = time.monotonic() - started.pop(key)
+        if status == 'exception':
+            label = 'sub-' + name.removeprefix('sub_').removesuffix('_change_wf')
+            failures.setdefault(label, _failure(node, traceback))
+
+    for name in {one.partition('.')[0] for one in workflow.list_node_names()}:
+        part = workflow.get_node(name)
+        subject = 'sub-' + name.removeprefix('sub_').removesuffix('_change_wf')
+        _keep_crashes(part, settings.out_dir / subject / 'log' / settings.run_uuid)
+    _run(workflow, settings, listen, failures, part='_change')
+    return failures, seconds
+
+
+def _run(
+    workflow: Workflow,
+    settings: Settings,
+    listen: Listener,
+    failures: Mapping[str, ExamFailure],
+    part: str = '',
+) -> None:
+    """Run a workflow to its end, whatever fails in it."""
+    # Nipype's records of nodes go to the current folder; it shall not be the user's.
+    with (
+        TemporaryDirectory(
+            dir=settings.work_dir, prefix='run-', ignore_cleanup_errors=True
+        ) as here,
+        chdir(here),
+    ):
+        plugin = ExamPlugin(_plugin_args(settings), listen, log_path(settings))
+        # Nipype collects garbage after every node: spare it what was there before.
+        gc.freeze()
+        try:
+            workflow.run(plugin=plugin)
+        except RuntimeError:
+            if not failures:
+                raise
+        finally:
+            plugin.pool.shutdown(wait=False, cancel_futures=True)
+    _keep_records(workflow, settings, part)
+
+
+def _keep_records(workflow: Workflow, settings: Settings, part: str) -> None:
     """Bring what Nipype records on request from the work folder to ``logs/``."""
     logs = settings.out_dir / 'logs'
-    stem = f'mslesseg-{settings.run_uuid}'
+    stem = f'mslesseg-{settings.run_uuid}{part}'
     for path in settings.work_dir.glob('workflow_provenance_*'):
         publish(path, logs / f'{stem}_prov{path.suffix}')
         path.unlink()

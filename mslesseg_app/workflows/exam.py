@@ -100,7 +100,8 @@ def init_exam_wf(
             ('outputnode.subject_reference', 'inputnode.subject_reference'),
         ]),
         (lesions, outputs, [
-            (f'outputnode.{field}', f'inputnode.{field}') for field in lesion_fields(settings)
+            (f'outputnode.{field}', f'inputnode.{field}')
+            for field in lesion_fields(settings, exam)
         ]),
     ])  # fmt: skip
     return workflow
@@ -172,11 +173,12 @@ LESION_FIELDS = (
 )
 
 
-def lesion_fields(settings: Settings) -> tuple[str, ...]:
-    """Return what the lesion workflow hands on, the maps of doubt only if asked for."""
+def lesion_fields(settings: Settings, exam: Exam) -> tuple[str, ...]:
+    """Return what the lesion workflow hands on: maps of doubt and edits only if there are any."""
+    fields = (*LESION_FIELDS, 'edit') if exam.edited else LESION_FIELDS
     if settings.uncertainty == 'none':
-        return LESION_FIELDS
-    return (*LESION_FIELDS, 'uncertainty_native', 'uncertainty_mni')
+        return fields
+    return (*fields, 'uncertainty_native', 'uncertainty_mni')
 
 
 def init_lesion_wf(
@@ -193,7 +195,9 @@ def init_lesion_wf(
         ),
         name='inputnode',
     )
-    outputnode = Node(IdentityInterface(fields=list(lesion_fields(settings))), name='outputnode')
+    outputnode = Node(
+        IdentityInterface(fields=list(lesion_fields(settings, exam))), name='outputnode'
+    )
     flair = str(exam.images['FLAIR'])
     segment = _add_models(workflow, inputnode, names, settings, entry)
     restore_prob = Node(RestoreToNative(original=flair), name='restore_prob', mem_gb=1.0)
@@ -245,6 +249,9 @@ def init_lesion_wf(
         (measure, outputnode, [('out_file', 'metrics'), ('qc', 'qc'),
                                ('reference_info', 'reference')]),
     ])  # fmt: skip
+    if exam.edited:
+        find.inputs.edited_file = str(exam.edited)
+        workflow.connect(find, 'edit', outputnode, 'edit')
     if isinstance(entry, Ensemble):
         _add_agreement(workflow, inputnode, find, settings, entry, flair)
     if settings.uncertainty != 'none':

@@ -26,6 +26,7 @@ STAGES = {
     'find': 'lesions',
     'regions': 'lesions',
     'labels': 'lesions',
+    'compare': 'change',
     'measure': 'numbers',
     'figure': 'pictures',
     'describe': 'report',
@@ -47,6 +48,11 @@ def exam_name(exam: Exam) -> str:
 def subject_name(subject: str) -> str:
     """Return the name of the workflow that a subject's sessions share, ``sub_01_shared_wf``."""
     return f'sub_{subject}_shared_wf'
+
+
+def change_name(subject: str) -> str:
+    """Return the name of the workflow that compares a subject's sessions, ``sub_01_change_wf``."""
+    return f'sub_{subject}_change_wf'
 
 
 def stage_of(node: str) -> str:

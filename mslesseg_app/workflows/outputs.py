@@ -37,7 +37,7 @@ def init_outputs_wf(
     fields += ['brain_native', 'brain_mni', 'prob_native', 'prob_mni', 'summary']
     fields += ['lesion_native', 'lesion_mni', 'instances_native', 'instances_mni']
     fields += ['lesions', 'metrics', 'info', 'qc', 'reference', 'metadata', 'subject_reference']
-    fields += ['quality', 'regions_native', 'regions']
+    fields += ['quality', 'regions_native', 'regions', *(['edit'] if exam.edited else [])]
     doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
     fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
@@ -51,14 +51,16 @@ def init_outputs_wf(
     ])  # fmt: skip
     reference, both = (inputnode, 'subject_reference'), (metadata, 'out')
     sinks.feeds.append(both)
+    marked, edit = _add_edit(sinks, exam, both)
     for space in ('native', 'mni'):
         sinks.add('brain_' + space, texts.brain(space), extra=reference)
         for kind in ('lesion', 'prob', 'instances', *doubt):
-            sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=both, desc=entry.name)
+            extra = marked if kind in ('lesion', 'instances') else both
+            sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=extra, desc=entry.name)
     regions = (inputnode, 'regions')
     sinks.add('regions_native', texts.lesion('regions', 'native'), extra=regions, desc=entry.name)
-    sinks.add('lesions', texts.lesion_table(), desc=entry.name)
-    sinks.add('metrics', texts.metrics(), desc=entry.name)
+    sinks.add('lesions', texts.lesion_table(), extra=edit, desc=entry.name)
+    sinks.add('metrics', texts.metrics(), extra=edit, desc=entry.name)
     pictures = _add_figures(sinks, exam, entry)
     record = _add_record(sinks, exam, settings, engine, entry)
     sinks.wait_for([record, *pictures])
@@ -132,6 +134,20 @@ class _Sinks:
             self.workflow.connect(node, field, gate, f'in{number}')
         for sink in self.all:
             self.workflow.connect(gate, 'out', sink, 'after')
+
+
+def _add_edit(
+    sinks: _Sinks, exam: Exam, metadata: tuple[Node, str]
+) -> tuple[tuple[Node, str], tuple[Node, str] | None]:
+    """Mark what follows from an edited mask: return what masks, and what tables say of it."""
+    if not exam.edited:
+        return metadata, None
+    edit = (sinks.inputnode, 'edit')
+    marked = Node(JoinMetadata(), name='describe_edited', run_without_submitting=True)
+    sinks.workflow.connect(*metadata, marked, 'first')
+    sinks.workflow.connect(*edit, marked, 'second')
+    sinks.feeds.append((marked, 'out'))
+    return (marked, 'out'), edit
 
 
 def _add_image(sinks: _Sinks, texts: Sidecars, modality: str) -> None:

@@ -127,6 +127,16 @@ def test_filter_file(elsewhere):
 
 def test_derivatives():
     assert parse('-d', 'manual=masks').derivatives == {'manual': Path.cwd() / 'masks'}
+    both = parse('-d', 'manual=masks', 'edited=mine').derivatives
+    assert both == {'manual': Path.cwd() / 'masks', 'edited': Path.cwd() / 'mine'}
+
+
+def test_rules_of_change():
+    from mslesseg_app.lesions.change_rules import CHANGE_RULES
+
+    assert parse().change_rules == 'anima'
+    for name in CHANGE_RULES:
+        assert parse('--change-rules', name).change_rules == name
 
 
 def test_several_models_and_how_they_are_asked():

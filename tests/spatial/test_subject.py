@@ -109,6 +109,20 @@ def test_displacement_between_sessions_is_recovered(heads, found):
     assert np.linalg.norm(off, axis=1).mean() < 0.3
 
 
+def test_a_pair_is_aligned_from_a_rough_start(heads, found):
+    images, true = heads
+    affines = [found.session_from_mni[name] for name in '12']
+    rough = compose(rigid((2, -1, 2), (1, 0, -1)), affines[1])
+    move = subject.align_pair([images['1'], images['2']], [affines[0], rough])
+    np.testing.assert_allclose(move[:3, :3] @ move[:3, :3].T, np.eye(3), atol=1e-9)
+    points = apply_affine(affines[0], brain_points())
+    off = apply_affine(move, points) - apply_affine(true, points)
+    assert np.linalg.norm(off, axis=1).mean() < 0.3
+    same = subject.align_pair([images['1'], images['1']], [affines[0]] * 2)
+    off = apply_affine(same, points) - points
+    assert np.linalg.norm(off, axis=1).max() < 0.02
+
+
 def test_all_sessions_share_one_affine(found):
     """Volumes are scaled alike: no change that is only change of alignment."""
     sizes = [np.linalg.det(one[:3, :3]) for one in found.session_from_mni.values()]

@@ -1,0 +1,230 @@
+"""Tables of change: one row a lesion, and one row a pair of sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mslesseg_app.lesions.change import Comparison, Group
+from mslesseg_app.lesions.change_rules import STATUS_CODES, Status
+
+_MM3, _YEARLY = 'mm^3', 'mm^3/year'
+_STATUSES = {
+    'stable': 'There in both sessions, without credible change of volume.',
+    'new': 'Not there in the earlier session.',
+    'enlarging': 'Larger than in the earlier session.',
+    'shrinking': 'Smaller than in the earlier session.',
+    'resolved': 'Not there any more in the later session.',
+}
+
+CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
+    'change_id': {'Description': 'Number of the row.'},
+    'status': {
+        'Description': 'What became of the lesion; n/a where that cannot be judged.',
+        'Levels': _STATUSES,
+    },
+    'lesions_before': {
+        'Description': 'Numbers of the lesions in the instance image of the earlier session, '
+        'with commas; several that became one have merged.',
+    },
+    'lesions_after': {
+        'Description': 'Numbers of the lesions in the instance image of the later session, with '
+        'commas; several that were one have split.',
+    },
+    'volume_before_mm3': {'Description': 'Volume in the earlier session.', 'Units': _MM3},
+    'volume_after_mm3': {'Description': 'Volume in the later session.', 'Units': _MM3},
+    'difference_mm3': {'Description': 'Later less earlier volume.', 'Units': _MM3},
+    'difference_percent': {
+        'Description': 'Difference over the earlier volume; n/a where there was none.',
+        'Units': 'percent',
+    },
+    'rate_mm3_per_year': {
+        'Description': 'Difference over the interval; n/a without the dates of both sessions.',
+        'Units': _YEARLY,
+    },
+    'boundary_mm': {
+        'Description': 'Mean outward move of the boundary: difference over surface.',
+        'Units': 'mm',
+    },
+    'contrast': {
+        'Description': 'How much brighter the FLAIR became there, in standard deviations of the '
+        'difference of both FLAIRs over the brain; of lesions that one session has.',
+    },
+    'contrast_share': {
+        'Description': 'The same as a share of how much brighter than its surroundings it is in '
+        'the session that has it: 1 for a lesion that appeared, -1 for one that is gone.',
+    },
+    'centroid_x': {'Description': 'Centre in the later FLAIR, left to right.', 'Units': 'mm'},
+    'centroid_y': {
+        'Description': 'Centre in the later FLAIR, posterior to anterior.',
+        'Units': 'mm',
+    },
+    'centroid_z': {
+        'Description': 'Centre in the later FLAIR, inferior to superior.',
+        'Units': 'mm',
+    },
+    'note': {'Description': 'Merged, split, or why a status was not given.'},
+}
+
+_COUNTS = {
+    f'n_{status}': {'Description': f'Number of lesions that are {status}.'}
+    for status in STATUS_CODES
+}
+SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
+    'participant_id': {'Description': 'Participant.'},
+    'model': {'Description': 'Model that made the masks.'},
+    'session_before': {'Description': 'Earlier session.'},
+    'session_after': {'Description': 'Later session.'},
+    'pair': {
+        'Description': 'Which sessions are compared.',
+        'Levels': {
+            'consecutive': 'A session and the one before it.',
+            'first-last': 'The first and the last of three or more sessions.',
+        },
+    },
+    'years': {
+        'Description': 'Time between the sessions; n/a without the dates of both.',
+        'Units': 'year',
+    },
+    'verdict': {
+        'Description': 'Whether the sessions can be compared.',
+        'Levels': {
+            'ok': 'Alignment and contrast agree.',
+            'suspect': 'Look at both images.',
+            'failed': 'Not compared.',
+        },
+    },
+    'reason': {'Description': 'Why the verdict is not ok.'},
+    'edited': {'Description': 'Sessions whose mask a person has edited.'},
+    'rules': {'Description': 'Rules of change.'},
+    **_COUNTS,
+    'n_not_judged': {'Description': 'Number of lesions without a status.'},
+    'new_volume_mm3': {'Description': 'Volume of new lesions.', 'Units': _MM3},
+    'enlarging_volume_mm3': {'Description': 'What enlarging lesions gained.', 'Units': _MM3},
+    'shrinking_volume_mm3': {'Description': 'What shrinking lesions lost.', 'Units': _MM3},
+    'resolved_volume_mm3': {'Description': 'Volume of resolved lesions.', 'Units': _MM3},
+    'volume_before_ml': {'Description': 'Lesion volume, earlier session.', 'Units': 'ml'},
+    'volume_after_ml': {'Description': 'Lesion volume, later session.', 'Units': 'ml'},
+    'difference_ml': {'Description': 'Later less earlier volume.', 'Units': 'ml'},
+    'rate_ml_per_year': {'Description': 'Difference over the interval.', 'Units': 'ml/year'},
+    'new_per_year': {'Description': 'New lesions over the interval.', 'Units': '1/year'},
+    'brain_edge_mm': {
+        'Description': 'Mean distance of the edges of the two brain masks once aligned.',
+        'Units': 'mm',
+    },
+    'flair_correlation': {
+        'Description': 'Correlation of the two FLAIRs within the brain, intensities matched.',
+    },
+    'boundary_shift_mm': {
+        'Description': 'Median outward move of the boundaries of the lesions that both sessions '
+        'have; taken off before growth is judged.',
+        'Units': 'mm',
+    },
+    'boundary_tolerance_mm': {
+        'Description': 'Move of a boundary, beyond the shift, that is no change yet.',
+        'Units': 'mm',
+    },
+}
+
+
+def change_rows(comparison: Comparison, years: float | None) -> list[dict[str, Any]]:
+    """Return one row for each lesion, or group of lesions that merged or split.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    years : float or None
+        Time between the sessions; None gives rates of ``n/a``.
+    """
+    return [
+        {'change_id': number, **_row(group, years)}
+        for number, group in enumerate(comparison.groups, start=1)
+    ]
+
+
+def _row(group: Group, years: float | None) -> dict[str, Any]:
+    x, y, z = group.centroid
+    return {
+        'status': group.status,
+        'lesions_before': ','.join(map(str, group.before)) or None,
+        'lesions_after': ','.join(map(str, group.after)) or None,
+        'volume_before_mm3': group.volume_before,
+        'volume_after_mm3': group.volume_after,
+        'difference_mm3': group.difference,
+        'difference_percent': _over(100 * group.difference, group.volume_before),
+        'rate_mm3_per_year': _over(group.difference, years),
+        'boundary_mm': group.displacement,
+        'contrast': group.contrast,
+        'contrast_share': group.contrast_share,
+        'centroid_x': x,
+        'centroid_y': y,
+        'centroid_z': z,
+        'note': group.note or None,
+    }
+
+
+def summary_row(comparison: Comparison, years: float | None) -> dict[str, Any]:
+    """Return the numbers of a pair of sessions, with the names of `SUMMARY_COLUMNS`."""
+    groups = comparison.groups
+    counts = {f'n_{name}': len(_having(groups, name)) for name in STATUS_CODES}
+    before = sum(group.volume_before for group in groups) / 1000
+    after = sum(group.volume_after for group in groups) / 1000
+    return {
+        **counts,
+        'n_not_judged': sum(group.status is None for group in groups),
+        'new_volume_mm3': sum(g.volume_after for g in _having(groups, 'new')),
+        'enlarging_volume_mm3': sum(g.difference for g in _having(groups, 'enlarging')),
+        'shrinking_volume_mm3': sum(-g.difference for g in _having(groups, 'shrinking')),
+        'resolved_volume_mm3': sum(g.volume_before for g in _having(groups, 'resolved')),
+        'volume_before_ml': before,
+        'volume_after_ml': after,
+        'difference_ml': after - before,
+        'rate_ml_per_year': _over(after - before, years),
+        'new_per_year': _over(counts['n_new'], years),
+        'boundary_shift_mm': comparison.boundary.shift_mm,
+        'boundary_tolerance_mm': comparison.boundary.tolerance_mm,
+    }
+
+
+def _having(groups: list[Group], status: Status) -> list[Group]:
+    return [group for group in groups if group.status == status]
+
+
+def _over(part: float, whole: float | None) -> float | None:
+    return part / whole if whole else None
+
+
+def as_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a pair as the entries of a sidecar; ``n/a`` for what is unknown.
+
+    Parameters
+    ----------
+    row : mapping
+        With the names of `SUMMARY_COLUMNS`.
+    """
+
+    def known(name: str) -> Any:
+        value = row.get(name)
+        return 'n/a' if value is None else round(value, 6) if isinstance(value, float) else value
+
+    return {
+        'PreviousSession': known('session_before'),
+        'Session': known('session_after'),
+        'IntervalYears': known('years'),
+        'EditedSessions': known('edited'),
+        'Guard': {
+            'Verdict': known('verdict'),
+            'Reason': known('reason'),
+            'BrainEdge_mm': known('brain_edge_mm'),
+            'FLAIRCorrelation': known('flair_correlation'),
+            'BoundaryShift_mm': known('boundary_shift_mm'),
+            'BoundaryTolerance_mm': known('boundary_tolerance_mm'),
+        },
+        'Counts': {name: known(f'n_{name}') for name in (*STATUS_CODES, 'not_judged')},
+        'Volumes_mm3': {
+            name: known(f'{name}_volume_mm3') for name in STATUS_CODES if name != 'stable'
+        },
+        'LesionVolumeBefore_ml': known('volume_before_ml'),
+        'LesionVolumeAfter_ml': known('volume_after_ml'),
+        'Rate_ml_per_year': known('rate_ml_per_year'),
+    }

@@ -1,0 +1,296 @@
+"""The workflow that compares the sessions of subjects, once their exams are done.
+
+It starts from what the output folder holds, so that sessions that were run in different jobs are
+compared too, and an exam that failed keeps no other session from being compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.utility import Merge
+from nipype.pipeline.engine import Node
+from niworkflows.engine.workflows import LiterateWorkflow as Workflow
+
+from ..bids.dates import in_order, session_date, years_between
+from ..bids.exams import Exam
+from ..bids.names import output_entities, output_path, sidecar_of
+from ..errors import DataError
+from ..interfaces.change import AlignPair, CompareSessions, WriteChanges
+from ..interfaces.sink import DerivativesDataSink
+from ..lesions.change_rules import STATUS_CODES, get_change_rules
+from ..lesions.change_table import CHANGE_COLUMNS, SUMMARY_COLUMNS
+from ..reports.records import read_record
+from ..settings import Settings
+from .align import ALIGN_MEM_GB
+from .names import change_name, top_name
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A finished exam of a subject, as the output folder holds it.
+
+    Attributes
+    ----------
+    flair : str
+        Path of the raw FLAIR, relative to the raw dataset.
+    date : datetime or None
+    edited : bool
+        Whether a person has edited its mask.
+    how : dict
+        Model and rules that made its mask.
+    """
+
+    exam: Exam
+    model: str
+    flair: str
+    date: datetime | None
+    edited: bool
+    how: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Label of the session."""
+        return self.exam.session or ''
+
+    def path(self, key: str, **extra: str) -> Path:
+        """Return the path of one of its files, relative to the output folder."""
+        return output_path(self.exam, key, **extra)
+
+    def files(self, out_dir: Path) -> dict[str, str]:
+        """Return the files that are compared."""
+        found = {
+            'flair': self.path('preproc_native', suffix='FLAIR'),
+            'xfm': self.path('to_mni', **{'from': 'FLAIR'}),
+            'brain': self.path('brain_native'),
+            'labels': self.path('instances_native', desc=self.model),
+            'lesions': self.path('lesions', desc=self.model),
+            'record': self.path('exam', desc=self.model),
+        }
+        return {key: str(out_dir / path) for key, path in found.items()}
+
+
+def find_visits(subject: str, settings: Settings, model: str) -> list[Visit]:
+    """Return the finished exams of a subject in the order of time.
+
+    An exam whose last run failed does not count, whatever an earlier run left of it.
+    """
+    records = (settings.out_dir / f'sub-{subject}').glob(f'ses-*/log/*_desc-{model}_exam.json')
+    visits = {}
+    for path in sorted(records):
+        visit = _visit(subject, path, settings, model)
+        if visit is not None:
+            visits[visit.name] = visit
+    return [visits[name] for name in in_order({k: v.date for k, v in visits.items()})]
+
+
+def _visit(subject: str, path: Path, settings: Settings, model: str) -> Visit | None:
+    try:
+        record = read_record(path)
+    except DataError:
+        return None
+    flair = next((item.path for item in record.images if item.modality == 'FLAIR'), None)
+    if record.status != 'ok' or not record.session or flair is None:
+        return None
+    exam = Exam(subject, record.session, {'FLAIR': settings.bids_dir / flair})
+    sidecar = settings.out_dir / sidecar_of(output_path(exam, 'lesion_native', desc=model))
+    try:
+        content = json.loads(sidecar.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        content = {}
+    keys = ('Model', 'Threshold', 'MinimumLesionVolume_mm3', 'Connectivity')
+    visit = Visit(
+        exam,
+        model,
+        flair,
+        session_date(settings.bids_dir, subject, record.session, flair),
+        bool(content.get('Edited')),
+        {key: content.get(key) for key in keys},
+    )
+    there = all(Path(one).is_file() for one in visit.files(settings.out_dir).values())
+    return visit if there else None
+
+
+def init_change_wf(*, subjects: Iterable[str], settings: Settings, model: str) -> Workflow | None:
+    """Build the workflow that compares the sessions of subjects.
+
+    Parameters
+    ----------
+    subjects : iterable of str
+        Labels without ``sub-``; those with fewer than two finished sessions are left out.
+    settings : Settings
+    model : str
+        Name of the model or ensemble whose masks are compared.
+
+    Returns
+    -------
+    LiterateWorkflow or None
+        None when there is nothing to compare.
+    """
+    workflow = Workflow(name=f'{top_name()}_change', base_dir=str(settings.work_dir))
+    rules = get_change_rules(settings.change_rules)
+    workflow.__desc__ = _DESCRIPTION.format(rules=rules.name, source=rules.source)
+    for subject in sorted(set(subjects)):
+        visits = find_visits(subject, settings, model)
+        if len(visits) > 1:
+            workflow.add_nodes([init_subject_change_wf(visits, settings)])
+    return workflow if workflow.list_node_names() else None
+
+
+def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
+    """Compare each session with the one before it, and the last of several with the first."""
+    workflow = Workflow(name=change_name(visits[0].exam.subject))
+    pairs = list(pairwise(visits))
+    if len(visits) > 2:
+        pairs.append((visits[0], visits[-1]))
+    merge = Node(Merge(len(pairs)), name='gather_pairs', run_without_submitting=True)
+    for number, (before, after) in enumerate(pairs, start=1):
+        whole = number > len(visits) - 1
+        compare = _add_pair(workflow, before, after, settings, whole)
+        workflow.connect(compare, 'summary', merge, f'in{number}')
+        if not whole:
+            _add_sinks(workflow, compare, before, after, settings)
+    write = Node(WriteChanges(), name='describe_changes', run_without_submitting=True)
+    sink = _sink(visits, settings, 'changes', SUMMARY_COLUMNS, desc=visits[0].model)
+    workflow.connect([
+        (merge, write, [('out', 'rows')]),
+        (write, sink, [('out_file', 'in_file')]),
+    ])  # fmt: skip
+    return workflow
+
+
+def _add_pair(
+    workflow: Workflow, before: Visit, after: Visit, settings: Settings, whole: bool
+) -> Node:
+    """Add the nodes that align and compare two sessions; return the last."""
+    old, new = before.files(settings.out_dir), after.files(settings.out_dir)
+    suffix = f'{before.name}_{after.name}'
+    align = Node(
+        AlignPair(
+            before_flair=old['flair'],
+            after_flair=new['flair'],
+            before_xfm=old['xfm'],
+            after_xfm=new['xfm'],
+            random_seed=settings.random_seed,
+            num_threads=settings.omp_nthreads,
+        ),
+        name=f'align_{suffix}',
+        n_procs=settings.omp_nthreads,
+        mem_gb=ALIGN_MEM_GB,
+    )
+    compare = Node(
+        CompareSessions(
+            **{f'before_{key}': old[key] for key in ('flair', 'brain', 'labels')},
+            **{f'after_{key}': new[key] for key in ('flair', 'brain', 'labels')},
+            lesions=new['lesions'],
+            record=new['record'],
+            rules=settings.change_rules,
+            pair=_described(before, after, whole),
+        ),
+        name=f'compare_{suffix}',
+        mem_gb=1.0,
+    )
+    workflow.connect(align, 'out_file', compare, 'move')
+    return compare
+
+
+def _described(before: Visit, after: Visit, whole: bool) -> dict[str, Any]:
+    """Return what is known of a pair before it is compared."""
+    years = years_between(before.date, after.date)
+    return {
+        'participant_id': f'sub-{after.exam.subject}',
+        'model': after.model,
+        'session_before': f'ses-{before.name}',
+        'session_after': f'ses-{after.name}',
+        'pair': 'first-last' if whole else 'consecutive',
+        'years': None if years is None else round(years, 6),
+        'edited': [f'ses-{one.name}' for one in (before, after) if one.edited],
+    }
+
+
+def _add_sinks(
+    workflow: Workflow, compare: Node, before: Visit, after: Visit, settings: Settings
+) -> None:
+    texts = _texts(before, after, settings)
+    wanted = {
+        'change_native': ('image', texts | {'Labels': _labels()}),
+        'change': ('table', texts | CHANGE_COLUMNS),
+        'lesions': ('lesions', {}),
+        'exam': ('record', {}),
+    }
+    for key, (field, metadata) in wanted.items():
+        sink = _sink([after], settings, key, metadata, desc=after.model)
+        workflow.connect(compare, field, sink, 'in_file')
+        if metadata:
+            workflow.connect(compare, 'metadata', sink, 'meta_dict')
+
+
+def _sink(
+    visits: list[Visit], settings: Settings, key: str, metadata: dict[str, Any], **entities: str
+) -> Node:
+    names = output_entities(key, **entities)
+    sink = DerivativesDataSink(
+        base_directory=str(settings.out_dir),
+        source_file=[str(visit.exam.images['FLAIR']) for visit in visits],
+        compress='extension' not in names,
+        **names,
+        **metadata,
+    )
+    name = f'ds_{key}' + (f'_{visits[0].name}' if len(visits) == 1 else '')
+    return Node(sink, name=name, run_without_submitting=True)
+
+
+def _texts(before: Visit, after: Visit, settings: Settings) -> dict[str, Any]:
+    """Return what the sidecars of a comparison say before it is done."""
+    notes = []
+    if years_between(before.date, after.date) is None:
+        notes.append(
+            'The interval is not known (acq_time of sessions.tsv or scans.tsv), so there are no '
+            'rates per year.'
+        )
+    if before.how != after.how:
+        notes.append('The masks of the two sessions were made by different models or settings.')
+    visits = (before, after)
+    return {
+        'Description': 'Change of the lesions since the session before.',
+        'Sources': [
+            f'bids::{visit.path("instances_native", desc=visit.model).as_posix()}'
+            for visit in visits
+        ],
+        'SpatialReference': f'bids:raw:{after.flair}',
+        'SessionDates': [one.date.isoformat() if one.date else 'n/a' for one in visits],
+        'ChangeRules': _rules(settings.change_rules),
+        **({'Notes': notes} if notes else {}),
+    }
+
+
+def _rules(name: str) -> dict[str, Any]:
+    rules = get_change_rules(name)
+    return {
+        'Name': rules.name,
+        'Alpha': rules.alpha,
+        'Beta': rules.beta,
+        'Gamma': rules.gamma,
+        'GammaAbs_mm3': rules.gamma_abs,
+        'MinVolume_mm3': rules.min_volume,
+        'Outgrown': rules.outgrown,
+        'Source': rules.source,
+    }
+
+
+def _labels() -> dict[str, int]:
+    return {str(status): code for status, code in STATUS_CODES.items()}
+
+
+_DESCRIPTION = """
+Sessions of a participant were registered rigidly to each other, half-way between them. Lesions of
+both that share volume were taken as one; each was called stable, new, enlarging, shrinking or
+resolved by the rules *{rules}* ({source}) A lesion is new (resolved) only where the FLAIR became
+brighter (darker) too; growth is judged beyond the median shift of the boundaries of all lesions.
+"""
