@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
 from .markup import linked, markdown, readable
+from .viewer import Bundle, ViewerScene, find_bundle
 
 #: Bytes of pictures that a page may hold; with text it stays below 15 MB.
 EMBED_LIMIT = 13 * 2**20
@@ -105,7 +106,11 @@ class Shown:
 
 
 def write_subject_page(
-    content: SubjectContent, out_html: Path, *, embed_limit: int = EMBED_LIMIT
+    content: SubjectContent,
+    out_html: Path,
+    *,
+    embed_limit: int = EMBED_LIMIT,
+    scenes: Sequence[ViewerScene | str | None] = (),
 ) -> Path:
     """Write the page of a subject; the file appears at once or not at all.
 
@@ -115,7 +120,9 @@ def write_subject_page(
         Figure paths are relative to the folder of ``out_html``. A figure that is not there
         leaves a note on the page.
     embed_limit : int
-        Bytes of pictures to embed; those beyond it are linked, lesions last of all.
+        Bytes of pictures and viewer to embed; pictures beyond it are linked, lesions last of all.
+    scenes : sequence
+        For each exam what its slice viewer shows, or a sentence that says why there is none.
 
     Returns
     -------
@@ -129,14 +136,17 @@ def write_subject_page(
     DataError
         If a figure is damaged.
     """
-    embedded = _choose_embedded(content, out_html.parent, embed_limit)
+    bundle, shown = _viewer(scenes, len(content.exams))
+    spent = sum(one.size for one in shown if isinstance(one, ViewerScene))
+    spent += len(bundle.packed) if bundle else 0
+    embedded = _choose_embedded(content, out_html.parent, embed_limit - spent)
     exams = [
-        _view(exam, place, out_html.parent, embedded)
-        for place, exam in enumerate(content.exams, 1)
+        _view(exam, place, out_html.parent, embedded, scene)
+        for place, (exam, scene) in enumerate(zip(content.exams, shown, strict=True), 1)
     ]
     for view in exams:
         view['parts'] = _parts(view, content)
-    script = source('sort.js') + source('page.js')
+    script = source('sort.js') + source('page.js') + (source('viewer.js') if bundle else '')
     html = (
         environment()
         .get_template('page.html')
@@ -146,12 +156,26 @@ def write_subject_page(
             style=Markup(source('style.css') + svg.FLICKER_STYLE),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            bundle=bundle,
             titles=COLUMN_TITLES,
             verdict_words=VERDICT_WORDS,
         )
     )
     write_text(out_html, html)
     return out_html
+
+
+def _viewer(
+    scenes: Sequence[ViewerScene | str | None], count: int
+) -> tuple[Bundle | None, list[ViewerScene | str | None]]:
+    """Find NiiVue where there is something to show; without it each exam says so."""
+    shown = [*scenes, *[None] * count][:count]
+    if not any(isinstance(scene, ViewerScene) for scene in shown):
+        return None, shown
+    found = find_bundle()
+    if isinstance(found, str):
+        return None, [found if isinstance(one, ViewerScene) else one for one in shown]
+    return found, shown
 
 
 @cache
@@ -201,7 +225,13 @@ def _rank(figure: Figure) -> int:
     return FIGURE_KINDS.index(figure.kind) if figure.kind in FIGURE_KINDS else len(FIGURE_KINDS)
 
 
-def _view(exam: ExamContent, place: int, folder: Path, embedded: set[str]) -> dict[str, Any]:
+def _view(
+    exam: ExamContent,
+    place: int,
+    folder: Path,
+    embedded: set[str],
+    scene: ViewerScene | str | None,
+) -> dict[str, Any]:
     """Collect what the template needs for one exam."""
     key = f'exam-{place}'
     figures = [
@@ -214,7 +244,18 @@ def _view(exam: ExamContent, place: int, folder: Path, embedded: set[str]) -> di
         'figures': figures,
         'anchors': {number for shown in figures for number in shown.lesions},
         'columns': _columns(exam),
+        'scene': scene if isinstance(scene, ViewerScene) else None,
+        'words': [_lesion_words(row) for row in exam.lesions],
+        'scene_note': scene if isinstance(scene, str) else '',
     }
+
+
+def _lesion_words(row: dict[str, Any]) -> str:
+    """What the viewer says of a lesion: its volume, and region and status where known."""
+    volume = row.get('volume_mm3')
+    words = [f'{volume:.0f} mm³' if _is_number(volume) else '']
+    words += [str(row.get(name) or '').replace('_', ' ') for name in ('region', 'status')]
+    return ', '.join(word for word in words if word)
 
 
 def _columns(exam: ExamContent) -> list[str]:
