@@ -14,19 +14,14 @@ from .bids.dataset import CITATION
 from .bids.exams import Exam
 from .bids.names import output_path
 from .errors import MSLesSegError, NoInputError
+from .extras import gather_extras
 from .files import write_json, write_text
 from .inference.ensemble import AnyModel
 from .reports.content import ExamContent, Figure, Provenance, SubjectContent
 from .reports.figures import read_figure
 from .reports.page import write_subject_page
 from .reports.records import failed_content, read_record
-from .reports.viewer import NO_IMAGES, ViewerScene
-from .scenes import ExamFiles, load_exam, viewer_scene
 from .settings import Settings
-from .spatial.checks import UNREADABLE
-
-#: Bytes that the images of all viewers of a page may take.
-VIEWER_LIMIT = 8 * 2**20
 
 _SHOWN_SOFTWARE = ('nipype', 'niworkflows', 'pybids', 'nibabel', 'SimpleITK', 'numpy', 'scipy')
 
@@ -85,8 +80,8 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             citation=CITATION,
         )
         page = settings.out_dir / f'sub-{subject}.html'
-        scenes = _scenes(exams, subject, settings)
-        pages.append(write_subject_page(content, page, scenes=scenes))
+        extras = gather_extras(exams, subject, settings.out_dir)
+        pages.append(write_subject_page(content, page, extras=extras))
     if not pages:
         raise NoInputError(
             f'{settings.out_dir} holds no finished exam of these participants.',
@@ -145,46 +140,3 @@ def _versions() -> dict[str, str]:
             continue
     return found
 
-
-def _scenes(
-    exams: tuple[ExamContent, ...], subject: str, settings: Settings
-) -> list[ViewerScene | str | None]:
-    """Return for each exam what the viewer shows, or why it shows nothing."""
-    found: list[ViewerScene | str | None] = []
-    good = [exam for exam in exams if exam.status == 'ok' and exam.model is not None]
-    room = VIEWER_LIMIT // max(1, len(good))
-    for exam in exams:
-        if exam not in good:
-            found.append(None)
-            continue
-        try:
-            images = load_exam(exam_files(exam, subject, settings.out_dir))
-            scene = None if images is None else viewer_scene(images, room)
-        except (MSLesSegError, *UNREADABLE):  # a page without a viewer is better than none
-            scene = None
-        found.append(NO_IMAGES if scene is None else scene)
-    return found
-
-
-def exam_files(exam: ExamContent, subject: str, out_dir: Path) -> ExamFiles:
-    """Find the files of a finished exam that are in the output folder."""
-    assert exam.model is not None
-    names = [item.modality for item in exam.images]
-    key = Exam(subject, exam.session, {name: Path() for name in names})
-    model = exam.model.name
-
-    def there(kind: str, **entities: str) -> Path | None:
-        path = out_dir / output_path(key, kind, **entities)
-        return path if path.is_file() else None
-
-    images = {name: there('preproc_native', suffix=name) for name in names}
-    to_mni = {name: there('to_mni', **{'from': name}) for name in names}
-    return ExamFiles(
-        images={name: path for name, path in images.items() if path},
-        to_mni={name: path for name, path in to_mni.items() if path},
-        brain=there('brain_native'),
-        labels=there('instances_native', desc=model),
-        probability=there('prob_native', desc=model),
-        uncertainty=there('uncertainty_native', desc=model),
-        session=exam.session,
-    )

@@ -155,7 +155,7 @@
       holder.append(canvas);
       const nv = new Niivue({
         isRadiologicalConvention: true, sagittalNoseLeft: true, dragAndDropEnabled: false,
-        logLevel: 'silent', loadingText: '', backColor: [0, 0, 0, 1], fontColor: [1, 1, 1, 1],
+        logLevel: 'silent', loadingText: '', backColor: [0, 0, 0, 1], fontColor: [1, 1, 1, 1], isOrientationTextVisible: false,
         crosshairColor: [0.3, 0.95, 1, 0.9], crosshairWidth: 0.6, crosshairWidthUnit: 'mm', crosshairGap: 12,
         isForceMouseClickToVoxelCenters: true, ...options,
       });
@@ -217,9 +217,27 @@
       if (lines.height !== canvas.height) lines.height = canvas.height;
       const context = lines.getContext('2d');
       context.clearRect(0, 0, lines.width, lines.height);
-      if (!this.shown || !labels || !nv.volumes.length) return;
+      if (!nv.volumes.length) return;
+      for (const tile of nv.screenSlices) if (tile.axCorSag < 3) this.sides(context, tile);
+      if (!this.shown) return;
       context.lineWidth = Math.max(1.25, canvas.width / canvas.clientWidth * 1.25);
       for (const tile of nv.screenSlices) if (tile.axCorSag < 3) this.contoursIn(context, pane, tile);
+    }
+
+    // Letters of the sides, where the slice itself says they are.
+    sides(context, tile) {
+      const [left, top, width, height] = tile.leftTopWidthHeight;
+      const [low, high] = [['L', 'R'], ['L', 'R'], ['P', 'A']][tile.axCorSag];
+      const size = 13 * (globalThis.devicePixelRatio || 1);
+      const ends = [Math.min(left, left + width), Math.max(left, left + width)];
+      const letters = width < 0 ? [high, low] : [low, high];
+      context.font = `600 ${size}px system-ui, sans-serif`;
+      context.textBaseline = 'middle';
+      context.fillStyle = '#fff';
+      context.textAlign = 'left';
+      context.fillText(letters[0], ends[0] + 0.4 * size, top + height / 2);
+      context.textAlign = 'right';
+      context.fillText(letters[1], ends[1] - 0.4 * size, top + height / 2);
     }
 
     contoursIn(context, pane, tile) {
