@@ -25,7 +25,7 @@ TRUST = {
     'Alignment': ('alignment_',),
     'Brain mask': ('brain_volume',),
     'Contrast to noise': ('flair_cnr', 'cnr'),
-    'Motion': ('flair_motion', 'motion', 'flair_ghost'),
+    'Motion': ('flair_motion', 'motion', 'flair_ghosting'),
     'Coverage': ('flair_coverage', 'flair_slice'),
     'Uncertainty': ('uncertainty', 'lesion_uncertainty'),
 }
@@ -134,12 +134,26 @@ def trust(exam: ExamContent) -> list[TrustItem]:
 
     What was not measured gets the verdict ``unknown``.
     """
+    numbers = (*exam.qc, *_uncertainty(exam))
     items = []
     for title, beginnings in TRUST.items():
-        own = tuple(number for number in exam.qc if number.name.startswith(beginnings))
+        own = tuple(number for number in numbers if number.name.startswith(beginnings))
         verdict = max((n.verdict for n in own), key=_GRAVITY.index, default=_GRAVITY[0])
         items.append(TrustItem(title, verdict, own))
     return items
+
+
+def _uncertainty(exam: ExamContent) -> tuple[QCNumber, ...]:
+    """Mean uncertainty of the lesion voxels; nobody knows yet which values are too high."""
+    known = [
+        (float(row['mean_uncertainty']), float(row.get('n_voxels') or 1))
+        for row in exam.lesions
+        if isinstance(row.get('mean_uncertainty'), int | float)
+    ]
+    if not known:
+        return ()
+    mean = sum(value * size for value, size in known) / sum(size for _, size in known)
+    return (QCNumber('uncertainty', mean, title='Mean uncertainty of the lesions'),)
 
 
 def findings(exam: ExamContent, extra: Extra) -> list[str]:

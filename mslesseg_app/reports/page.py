@@ -167,6 +167,7 @@ def write_subject_page(
     bundle, shown = _viewer(extras, len(content.exams))
     spent = sum(one.scene.size for one in shown if one.scene)
     spent += len(bundle.packed) if bundle else 0
+    spent += sum(len(ET.tostring(d.root)) for one in shown for d in one.drawings)
     embedded = _choose_embedded(content, out_html.parent, embed_limit - spent)
     exams = [
         _view(exam, place, out_html.parent, embedded, extra)

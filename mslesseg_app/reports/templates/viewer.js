@@ -160,7 +160,7 @@
         isForceMouseClickToVoxelCenters: true, ...options,
       });
       await nv.attachToCanvas(canvas, false);
-      const pane = { nv, holder, canvas, layers: {} };
+      const pane = { nv, holder, canvas, layers: {}, letters: {} };
       pane.add = async (name, packed, how) => {
         await nv.addVolumeFromUrl({ url: `${name}.nii`, name: `${name}.nii`, buffer: await nifti(packed), ...how });
         pane.layers[name] = nv.volumes[nv.volumes.length - 1];
@@ -218,26 +218,46 @@
       const context = lines.getContext('2d');
       context.clearRect(0, 0, lines.width, lines.height);
       if (!nv.volumes.length) return;
-      for (const tile of nv.screenSlices) if (tile.axCorSag < 3) this.sides(context, tile);
+      for (const tile of nv.screenSlices) if (tile.axCorSag < 3) this.sides(context, pane, tile);
       if (!this.shown) return;
       context.lineWidth = Math.max(1.25, canvas.width / canvas.clientWidth * 1.25);
       for (const tile of nv.screenSlices) if (tile.axCorSag < 3) this.contoursIn(context, pane, tile);
     }
 
-    // Letters of the sides, where the slice itself says they are.
-    sides(context, tile) {
-      const [left, top, width, height] = tile.leftTopWidthHeight;
-      const [low, high] = [['L', 'R'], ['L', 'R'], ['P', 'A']][tile.axCorSag];
+    // Where a share of the volume along the axes of a tile is drawn.
+    frame(pane, tile) {
+      const { nv } = pane;
+      const axes = TILE_AXES[tile.axCorSag];
+      let [left, top, width, height] = tile.leftTopWidthHeight;
+      const mirrored = width < 0;
+      if (mirrored) { left += width; width = -width; }
+      const low = nv.frac2mm([0, 0, 0]);
+      const high = nv.frac2mm([1, 1, 1]);
+      const part = (way, at) => {
+        const axis = axes[way];
+        return (low[axis] + (high[axis] - low[axis]) * at - tile.leftTopMM[way]) / tile.fovMM[way];
+      };
+      return {
+        left, top, width, height,
+        x: (at) => left + (mirrored ? 1 - part(0, at) : part(0, at)) * width,
+        y: (at) => top + (1 - part(1, at)) * height,
+      };
+    }
+
+    // Letters of the sides, by where the low end of the axis is drawn.
+    sides(context, pane, tile) {
+      const { left, top, width, height, x } = this.frame(pane, tile);
+      const ends = [['L', 'R'], ['L', 'R'], ['P', 'A']][tile.axCorSag];
+      const letters = x(0) < x(1) ? ends : [ends[1], ends[0]];
       const size = 13 * (globalThis.devicePixelRatio || 1);
-      const ends = [Math.min(left, left + width), Math.max(left, left + width)];
-      const letters = width < 0 ? [high, low] : [low, high];
       context.font = `600 ${size}px system-ui, sans-serif`;
       context.textBaseline = 'middle';
       context.fillStyle = '#fff';
       context.textAlign = 'left';
-      context.fillText(letters[0], ends[0] + 0.4 * size, top + height / 2);
+      context.fillText(letters[0], left + 0.4 * size, top + height / 2);
       context.textAlign = 'right';
-      context.fillText(letters[1], ends[1] - 0.4 * size, top + height / 2);
+      context.fillText(letters[1], left + width - 0.4 * size, top + height / 2);
+      pane.letters[tile.axCorSag] = letters;
     }
 
     contoursIn(context, pane, tile) {
@@ -251,14 +271,9 @@
       const key = `${tile.axCorSag}/${index}`;
       labels.cache ??= new Map();
       if (!labels.cache.has(key)) labels.cache.set(key, outline(labels, axes, index));
-      let [left, top, width, height] = tile.leftTopWidthHeight;
-      const mirrored = width < 0;
-      if (mirrored) { left += width; width = -width; }
-      const low = nv.frac2mm([0, 0, 0]);
-      const high = nv.frac2mm([1, 1, 1]);
-      const share = (axis, way, at) => (low[axis] + (high[axis] - low[axis]) * at - tile.leftTopMM[way]) / tile.fovMM[way];
-      const x = (i) => { const part = share(axes[0], 0, i / scale[0]); return left + (mirrored ? 1 - part : part) * width; };
-      const y = (j) => top + (1 - share(axes[1], 1, j / scale[1])) * height;
+      const { left, top, width, height, x: across, y: up } = this.frame(pane, tile);
+      const x = (i) => across(i / scale[0]);
+      const y = (j) => up(j / scale[1]);
       context.save();
       context.beginPath();
       context.rect(left, top, width, height);
