@@ -37,10 +37,11 @@ STATUS_COLOURS = {
 }
 #: Rows of pictures; the largest lesions are shown.
 MOST_ROWS = 6
+#: Views of the lesion map, and the letters of their left and right edges.
 _VIEWS = {
-    'from the left': View(90, 5),
-    'from the right': View(-90, 5),
-    'from above': View(0, 89),
+    'from the left': (View(90, 5), ('A', 'P')),
+    'from the right': (View(-90, 5), ('P', 'A')),
+    'from above': (View(180, 89), ('L', 'R')),
 }
 
 
@@ -166,17 +167,18 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         return None
     scene = make_scene(np.asarray(volume.data), mask, spots)
     panels = []
-    for words, view in _VIEWS.items():
+    for words, (view, letters) in _VIEWS.items():
         rgb = render(scene, view)[1]
         panel = svg.panel(float(rgb.shape[1]), float(rgb.shape[0]), words, f'Lesions {words}')
         svg.place_picture(panel.element, rgb, (1.0, 1.0))
+        svg.mark_sides(panel, letters)
         panels.append(panel)
     figure = Figure(
         kind='map',
         path='',
         title='Lesion map',
         caption='All lesions (orange) through the faded brain, on the template grid; parallel '
-        'projection. Seen from above, the front is at the top.',
+        "projection. Seen from above, the front is at the top and the patient's left on the left.",
         alt='Three views of the brain with all lesions shining through.',
         modality='',
     )
@@ -227,7 +229,7 @@ def _panel(
     grey = stage.grey(axis, index)
     rows, columns = grey.shape
     where = f'{WORLD_AXES[axis]} = {stage.volume.position(axis, index):+.1f} mm'
-    words = f'{name}, {where}'.replace('-', '−')
+    words = f'{name}, {where.replace("-", "−")}'
     drawn = svg.panel(columns * pixel[0], rows * pixel[1], words, f'{PLANES[axis]} slice, {words}')
     svg.place_picture(drawn.element, grey, pixel)
     plane = stage.cut(ids, axis, index)

@@ -149,7 +149,7 @@
     async attach(Niivue, holder, options) {
       const canvas = document.createElement('canvas');
       canvas.tabIndex = 0;
-      canvas.setAttribute('role', 'img');
+      canvas.setAttribute('role', 'application');
       canvas.setAttribute('aria-label', holder.dataset.words);
       canvas.setAttribute('aria-describedby', this.words.id);
       holder.append(canvas);
