@@ -54,9 +54,7 @@ def gather_extras(exams: Sequence[ExamContent], subject: str, out_dir: Path) -> 
     return extras
 
 
-def _extra(
-    exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, room: int
-) -> Extra:
+def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, room: int) -> Extra:
     images: ExamImages | None = None
     scene: ViewerScene | None = None
     drawings: list[Drawing] = []

@@ -139,4 +139,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:  # a package of another name in some distributions
             continue
     return found
-

@@ -128,9 +128,7 @@ def sessions_beside(
         for index in chosen
         for name, stage in stages.items()
     ]
-    key = ', '.join(
-        f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items()
-    )
+    key = ', '.join(f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
     figure = Figure(
         kind='change',
         path='',
@@ -235,7 +233,8 @@ def _panel(
     plane = stage.cut(ids, axis, index)
     for value in np.unique(plane[plane > 0]):
         lines = outlines(plane == value, pixel)
-        svg.contour(drawn.element, lines, colours.get(int(value), LESION_COLOUR), _class='msl-line')
+        svg.contour(
+            drawn.element, lines, colours.get(int(value), LESION_COLOUR), _class='msl-line'
+        )
     svg.mark_sides(drawn, sides(axis, stage.convention))
     return drawn
-

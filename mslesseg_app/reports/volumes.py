@@ -20,6 +20,8 @@ from .slices import Volume, grey_window
 #: Grey levels that are tried, and after them larger voxels.
 _LEVELS = (128, 64)
 _POOLING = (1, 2, 3, 4)
+#: Percentiles shown black and white: lesions shall not all be white.
+_WINDOW = (1.0, 99.95)
 #: NIfTI intent of label images.
 _LABEL_INTENT = 1002
 #: Axes whose voxels are shorter than this many times the shortest are pooled together.
@@ -78,7 +80,7 @@ def pack_image(volume: Volume, inside: NDArray[np.bool_], room: int) -> Packed |
     Packed or None
         None where it does not fit.
     """
-    low, high = grey_window(volume.data, inside)
+    low, high = grey_window(volume.data, inside, _WINDOW)
     scaled = np.clip((np.nan_to_num(volume.data.astype(np.float32)) - low) / (high - low), 0, 1)
     for factor in _POOLING:
         grey, affine = pooled(scaled, volume, factor)
