@@ -1,4 +1,4 @@
-"""What the page of a subject shows besides the records of its exams, from the files beside them."""
+"""What the page of a subject shows besides the records of its exams, from files beside them."""
 
 from __future__ import annotations
 

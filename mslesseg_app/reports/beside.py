@@ -75,7 +75,7 @@ def lesions_beside(
     chosen = _largest_cuts(ids, axis, most)
     stages = {name: _stage(image, first, brain, ids > 0) for name, image in images.items()}
     panels = [
-        _panel(stage, axis, index, name, ids, {int(v): LESION_COLOUR for v in _values(ids)})
+        _panel(stage, axis, index, name, ids, {})
         for index in chosen
         for name, stage in stages.items()
     ]
@@ -189,11 +189,6 @@ def _stage(image: Any, grid: Volume, brain: Any, spots: NDArray[np.bool_]) -> St
     return stage_of(volume, inside | spots, inside if inside.any() else spots)
 
 
-def _values(ids: NDArray[np.int32]) -> NDArray[np.int32]:
-    found = np.unique(ids)
-    return found[found > 0]
-
-
 def _components(codes: NDArray[np.int32]) -> NDArray[np.int32]:
     from scipy.ndimage import label
 
@@ -230,7 +225,7 @@ def _panel(
     words = f'{name}, {where.replace("-", "−")}'
     drawn = svg.panel(columns * pixel[0], rows * pixel[1], words, f'{PLANES[axis]} slice, {words}')
     svg.place_picture(drawn.element, grey, pixel)
-    plane = stage.cut(ids, axis, index)
+    plane = np.asarray(stage.cut(ids, axis, index), dtype=np.int32)
     for value in np.unique(plane[plane > 0]):
         lines = outlines(plane == value, pixel)
         svg.contour(

@@ -29,7 +29,7 @@ TRUST = {
     'Coverage': ('flair_coverage', 'flair_slice'),
     'Uncertainty': ('uncertainty', 'lesion_uncertainty'),
 }
-_GRAVITY = ('unknown', 'ok', 'suspect', 'failed')
+_GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,8 @@ def trust(exam: ExamContent) -> list[TrustItem]:
     items = []
     for title, beginnings in TRUST.items():
         own = tuple(number for number in numbers if number.name.startswith(beginnings))
-        verdict = max((n.verdict for n in own), key=_GRAVITY.index, default=_GRAVITY[0])
+        worst = max((_GRAVITY.index(number.verdict) for number in own), default=0)
+        verdict = _GRAVITY[worst]
         items.append(TrustItem(title, verdict, own))
     return items
 
@@ -193,10 +194,8 @@ def _dissemination(measures: Mapping[str, Any]) -> list[str]:
     if not known:
         return []
     words = '; '.join(f'{year} criteria: {_yes_no(value)}' for year, value in known.items())
-    return [
-        f'Dissemination in space on these brain images, {words}. '
-        'Spinal cord and optic nerve: not assessed.'
-    ]
+    unseen = 'Spinal cord and optic nerve: not assessed.'
+    return [f'Dissemination in space on these brain images, {words}. {unseen}']
 
 
 def _yes_no(value: str) -> str:

@@ -104,8 +104,8 @@ def _beside(head: Bools, brain: Bools, axis: int, gap: int) -> Bools:
     Only the band that the brain spans along the other in-plane axis is taken, so that the slabs
     of the two axes do not share their corners.
     """
-    slices = brain.any(axis=(0, 1))
-    across = brain.any(axis=(axis, 2))
+    slices = np.asarray(brain.any(axis=(0, 1)))
+    across = np.asarray(brain.any(axis=(axis, 2)))
     rows = head.any(axis=(1 - axis, 2))
     hit = np.flatnonzero(rows)
     outside = np.ones(rows.size, bool)

@@ -202,7 +202,9 @@ LIT = (
     'g.readPixels(0, 0, c.canvas.width, c.canvas.height, g.RGBA, g.UNSIGNED_BYTE, p);'
     'let lit = 0; for (let i = 0; i < n; i += 4) lit += p[i] > 40; return 4 * lit / n; })()'
 )
-WHERE = "mslessegViewers.get('exam-1-viewer').main.nv.frac2mm(mslessegViewers.get('exam-1-viewer').main.nv.scene.crosshairPos, 0, true)"
+WHERE = (
+    "(v => v.frac2mm(v.scene.crosshairPos, 0, true))(mslessegViewers.get('exam-1-viewer').main.nv)"
+)
 WORDS = "document.querySelector('#exam-1-viewer .nv-where').textContent"
 
 
@@ -280,9 +282,11 @@ def test_contours_lie_on_the_lesion(shown: Path, browser: Any) -> None:
         "v.main.nv.setSliceType(0); const p = v.main, c = p.lines.getContext('2d');"
         'const at = p.nv.frac2canvasPos(p.nv.scene.crosshairPos);'
         'const w = 24, d = c.getImageData(at[0] - w, at[1] - w, 2 * w, 2 * w).data;'
-        'let n = 0, x = 0, y = 0; for (let i = 0; i < d.length; i += 4) if (d[i] > 200 && d[i+2] < 90 && d[i+3] > 90)'
+        'let n = 0, x = 0, y = 0; for (let i = 0; i < d.length; i += 4)'
+        'if (d[i] > 200 && d[i + 2] < 90 && d[i + 3] > 90)'
         '{ n += 1; x += (i / 4) % (2 * w) - w; y += Math.floor(i / 4 / (2 * w)) - w; }'
-        'const mm = p.canvas.width / p.nv.volumes[0].dimsRAS[1]; return [n, x / n / mm, y / n / mm]; })()'
+        'const mm = p.canvas.width / p.nv.volumes[0].dimsRAS[1];'
+        'return [n, x / n / mm, y / n / mm]; })()'
     )
     assert found[0] > 10
     assert abs(found[1]) < 1.5  # voxels
