@@ -368,6 +368,9 @@
     }
 
     opacity(name, value) {
+      if (name === 'template') {
+        this.main.holder.querySelector('.nv-title').textContent = value ? 'Template' : 'FLAIR';
+      }
       for (const pane of this.panes) {
         if (!pane.layers[name]) continue;
         pane.layers[name].opacity = value;
