@@ -4,7 +4,7 @@
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 DEMO_DIR ?= demo
-EXTRAS ?= dev,test
+EXTRAS ?= dev,test,viewer
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -14,6 +14,7 @@ from .bids.dataset import CITATION
 from .bids.exams import Exam
 from .bids.names import output_path
 from .errors import MSLesSegError, NoInputError
+from .extras import gather_extras
 from .files import write_json, write_text
 from .inference.ensemble import AnyModel
 from .reports.content import ExamContent, Figure, Provenance, SubjectContent
@@ -78,7 +79,9 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             boilerplate=_boilerplate(settings),
             citation=CITATION,
         )
-        pages.append(write_subject_page(content, settings.out_dir / f'sub-{subject}.html'))
+        page = settings.out_dir / f'sub-{subject}.html'
+        extras = gather_extras(exams, subject, settings.out_dir)
+        pages.append(write_subject_page(content, page, extras=extras))
     if not pages:
         raise NoInputError(
             f'{settings.out_dir} holds no finished exam of these participants.',

@@ -22,7 +22,7 @@ from ..errors import DataError
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
 #: Kinds of figure in the order in which a page shows them.
-FIGURE_KINDS = ('lesions', 'brain', 'alignment', 'other')
+FIGURE_KINDS = ('beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
 
 _GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
 

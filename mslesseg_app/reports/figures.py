@@ -109,7 +109,7 @@ def lesion_contours(
     ids = np.asarray(oriented_like(labels, volume, 'The lesion map').data).astype(np.int32)
     soft = None if prob is None else oriented_like(prob, volume, 'The probability').data
     inside = _inside(volume, brain)
-    stage = _stage(volume, inside | (ids > 0), inside, convention)
+    stage = stage_of(volume, inside | (ids > 0), inside, convention)
     axis = volume.thick_axis
     if not ids.any():
         return _no_lesion(stage, axis, Path(out))
@@ -153,7 +153,7 @@ def brain_mask_overlay(
     """
     volume = oriented(image)
     brain = _filled(oriented_like(mask, volume, 'The brain mask'), 'brain mask')
-    stage = _stage(volume, foreground(volume.data) | brain, brain, convention)
+    stage = stage_of(volume, foreground(volume.data) | brain, brain, convention)
     panels = []
     for axis, index in _three_planes(brain):
         drawn, pixel = _open_panel(stage, axis, index)
@@ -204,8 +204,8 @@ def alignment_flicker(
     target = oriented_like(template_brain, volume, 'The template')
     brain = _filled(oriented_like(mask, volume, "The template's brain mask"), "template's mask")
     brain = binary_fill_holes(brain)
-    stage = _stage(volume, brain, brain, convention)
-    other = _stage(target, brain, brain, convention)
+    stage = stage_of(volume, brain, brain, convention)
+    other = stage_of(target, brain, brain, convention)
     fluid = _ventricles(target, brain)
     panels = [
         _flicker_panel(stage, other, axis, index, brain, fluid)
@@ -260,12 +260,13 @@ def _filled(mask: Volume, what: str) -> NDArray[np.bool_]:
     return found
 
 
-def _stage(
+def stage_of(
     volume: Volume,
     shown: NDArray[np.bool_],
     inside: NDArray[np.bool_],
-    convention: Convention,
+    convention: Convention = 'radiological',
 ) -> Stage:
+    """Frame what is ``shown``, in the grey scale of what is ``inside``."""
     box = bounding_box(shown, volume.spacing, _MARGIN_MM)
     return Stage(volume, box, grey_window(volume.data, inside), convention)
 

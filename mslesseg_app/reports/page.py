@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import base64
 import copy
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +24,9 @@ from markupsafe import Markup
 from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
+from .extra import Extra, findings, trust
 from .markup import linked, markdown, readable
+from .viewer import Bundle, find_bundle
 
 #: Bytes of pictures that a page may hold; with text it stays below 15 MB.
 EMBED_LIMIT = 13 * 2**20
@@ -39,6 +42,27 @@ _MIME = {
 
 #: Headings of the lesion table; other columns are shown by their names.
 COLUMN_TITLES = {
+    'region': 'region',
+    'status': 'status',
+    'distance_ventricle_mm': 'to ventricle',
+    'distance_cortex_mm': 'to cortex',
+    'min_diameter_mm': 'smallest diameter',
+    'elongation': 'elongation',
+    'flair_ratio': 'FLAIR ratio',
+    't1w_ratio': 'T1w ratio',
+    't2w_ratio': 'T2w ratio',
+    'agreement': 'agreement',
+    'change_id': 'row',
+    'lesions_before': 'lesion before',
+    'lesions_after': 'lesion now',
+    'volume_before_mm3': 'volume before',
+    'volume_after_mm3': 'volume now',
+    'difference_mm3': 'difference',
+    'difference_percent': 'difference',
+    'rate_mm3_per_year': 'rate',
+    'boundary_mm': 'boundary moved',
+    'contrast': 'contrast',
+    'note': 'note',
     'lesion_id': 'lesion',
     'volume_mm3': 'volume',
     'n_voxels': 'voxels',
@@ -57,6 +81,7 @@ COLUMN_TITLES = {
 
 PART_HEADINGS = {
     'lesions': 'Lesions',
+    'change': 'Change since the session before',
     'brain': 'Brain mask',
     'alignment': 'Alignment with the template',
     'other': 'More pictures',
@@ -64,6 +89,7 @@ PART_HEADINGS = {
     'accuracy': 'Agreement with the reference mask',
     'inputs': 'Images, and what was missing',
     'model': 'Model',
+    'resources': 'Time and memory',
     'run': 'Run of this exam',
 }
 
@@ -87,6 +113,8 @@ class Shown:
         SVG of each panel.
     address : str
         Data URI or relative link.
+    columns : int
+        Panels in a row; 0 leaves it to the width of the page.
     lesions : set of str
         Numbers of the lesions that have an anchor in the panels.
     """
@@ -96,6 +124,7 @@ class Shown:
     panels: list[Markup] = field(default_factory=list)
     address: str = ''
     flicker: bool = False
+    columns: int = 0
     lesions: set[str] = field(default_factory=set)
 
     @property
@@ -105,7 +134,11 @@ class Shown:
 
 
 def write_subject_page(
-    content: SubjectContent, out_html: Path, *, embed_limit: int = EMBED_LIMIT
+    content: SubjectContent,
+    out_html: Path,
+    *,
+    embed_limit: int = EMBED_LIMIT,
+    extras: Sequence[Extra] = (),
 ) -> Path:
     """Write the page of a subject; the file appears at once or not at all.
 
@@ -115,7 +148,9 @@ def write_subject_page(
         Figure paths are relative to the folder of ``out_html``. A figure that is not there
         leaves a note on the page.
     embed_limit : int
-        Bytes of pictures to embed; those beyond it are linked, lesions last of all.
+        Bytes of pictures and viewer to embed; pictures beyond it are linked, lesions last of all.
+    extras : sequence of Extra
+        For each exam what is shown besides its record: viewer, drawings, change, timings.
 
     Returns
     -------
@@ -129,14 +164,18 @@ def write_subject_page(
     DataError
         If a figure is damaged.
     """
-    embedded = _choose_embedded(content, out_html.parent, embed_limit)
+    bundle, shown = _viewer(extras, len(content.exams))
+    spent = sum(one.scene.size for one in shown if one.scene)
+    spent += len(bundle.packed) if bundle else 0
+    spent += sum(len(ET.tostring(d.root)) for one in shown for d in one.drawings)
+    embedded = _choose_embedded(content, out_html.parent, embed_limit - spent)
     exams = [
-        _view(exam, place, out_html.parent, embedded)
-        for place, exam in enumerate(content.exams, 1)
+        _view(exam, place, out_html.parent, embedded, extra)
+        for place, (exam, extra) in enumerate(zip(content.exams, shown, strict=True), 1)
     ]
     for view in exams:
         view['parts'] = _parts(view, content)
-    script = source('sort.js') + source('page.js')
+    script = source('sort.js') + source('page.js') + (source('viewer.js') if bundle else '')
     html = (
         environment()
         .get_template('page.html')
@@ -146,12 +185,27 @@ def write_subject_page(
             style=Markup(source('style.css') + svg.FLICKER_STYLE),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            bundle=bundle,
             titles=COLUMN_TITLES,
             verdict_words=VERDICT_WORDS,
         )
     )
     write_text(out_html, html)
     return out_html
+
+
+def _viewer(extras: Sequence[Extra], count: int) -> tuple[Bundle | None, list[Extra]]:
+    """Find NiiVue where there is something to show; without it each exam says so."""
+    shown = [*extras, *[Extra()] * count][:count]
+    if not any(extra.scene for extra in shown):
+        return None, shown
+    found = find_bundle()
+    if isinstance(found, Bundle):
+        return found, shown
+    return None, [
+        dataclasses.replace(extra, scene=None, note=found) if extra.scene else extra
+        for extra in shown
+    ]
 
 
 @cache
@@ -201,28 +255,74 @@ def _rank(figure: Figure) -> int:
     return FIGURE_KINDS.index(figure.kind) if figure.kind in FIGURE_KINDS else len(FIGURE_KINDS)
 
 
-def _view(exam: ExamContent, place: int, folder: Path, embedded: set[str]) -> dict[str, Any]:
+def _view(
+    exam: ExamContent,
+    place: int,
+    folder: Path,
+    embedded: set[str],
+    extra: Extra,
+) -> dict[str, Any]:
     """Collect what the template needs for one exam."""
     key = f'exam-{place}'
     figures = [
         _show(figure, folder, figure.path in embedded, f'{key}-lesion-')
         for figure in sorted(exam.figures, key=_rank)
     ]
+    figures += [
+        dataclasses.replace(
+            _take_apart(drawing.figure, drawing.root, f'{key}-{drawing.figure.kind}-'),
+            columns=drawing.columns,
+        )
+        for drawing in extra.drawings
+    ]
     return {
         'key': key,
         'exam': exam,
+        'extra': extra,
+        'trust': trust(exam),
+        'findings': findings(exam, extra),
         'figures': figures,
         'anchors': {number for shown in figures for number in shown.lesions},
         'columns': _columns(exam),
+        'scene': extra.scene,
+        'words': [_lesion_words(row) for row in exam.lesions],
+        'scene_note': extra.note,
     }
+
+
+def _lesion_words(row: dict[str, Any]) -> str:
+    """What the viewer says of a lesion: its volume, and region and status where known."""
+    volume = row.get('volume_mm3')
+    words = [f'{volume:.0f} mm³' if _is_number(volume) else '']
+    words += [str(row.get(name) or '').replace('_', ' ') for name in ('region', 'status')]
+    return ', '.join(word for word in words if word)
+
+
+#: Columns that a person reads first; the others follow in the order of the table.
+_FIRST = ('lesion_id', 'status', 'region', 'volume_mm3')
+#: Columns of the lesion table that a run may leave empty.
+_OPTIONAL = frozenset(
+    {
+        'mean_uncertainty',
+        'n_models_agree',
+        'agreement',
+        'region',
+        'status',
+        'distance_ventricle_mm',
+        'distance_cortex_mm',
+        'flair_ratio',
+        't1w_ratio',
+        't2w_ratio',
+    }
+)
 
 
 def _columns(exam: ExamContent) -> list[str]:
     """Columns of the lesion table; those that this run did not fill are left out."""
     columns = list(exam.lesions[0]) if exam.lesions else []
-    optional = {'mean_uncertainty', 'n_models_agree', 'agreement'}
-    empty = {name for name in optional if all(row.get(name) is None for row in exam.lesions)}
-    return [name for name in columns if name not in empty]
+    empty = {name for name in _OPTIONAL if all(row.get(name) is None for row in exam.lesions)}
+    first = [name for name in _FIRST if name in columns]
+    return [name for name in first + [n for n in columns if n not in first] if name not in empty]
 
 
 def _parts(view: dict[str, Any], content: SubjectContent) -> dict[str, str]:
@@ -232,6 +332,7 @@ def _parts(view: dict[str, Any], content: SubjectContent) -> dict[str, str]:
     kinds = {shown.kind for shown in view['figures']}
     wanted = {
         'lesions': good or 'lesions' in kinds or bool(exam.lesions),
+        'change': view['extra'].change is not None or 'change' in kinds,
         'brain': good or 'brain' in kinds,
         'alignment': good or 'alignment' in kinds,
         'other': 'other' in kinds,
@@ -239,6 +340,7 @@ def _parts(view: dict[str, Any], content: SubjectContent) -> dict[str, str]:
         'accuracy': any(value not in (None, 'n/a') for value in (exam.metrics or {}).values()),
         'inputs': True,
         'model': exam.model is not None,
+        'resources': good or bool(view['extra'].seconds),
         'run': exam.provenance not in (None, content.provenance),
     }
     return {part: words for part, words in PART_HEADINGS.items() if wanted[part]}

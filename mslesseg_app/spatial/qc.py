@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .signal import contrast_to_noise, ghosting
 from .template import load_template
 
 #: Thicker slices than this, in mm, miss lesions and blur their edges.
@@ -15,6 +16,12 @@ _THICK_MM = 5.0
 _COVERAGE = (0.97, 0.85)
 #: Volume of an adult brain with its ventricles, in ml: suspect beyond these limits.
 _BRAIN_ML = (900.0, 2000.0)
+
+#: Contrast of tissue with fluid over noise. Nine FLAIRs of four sources had 16.6 to 62; noise of
+#: 10 % of the tissue added to them left 7.4 to 10.1, of 20 % 4.1 to 6.4.
+_CNR = (10.0, 6.0)
+#: Signal of ghosts over that of tissue. Synthetic heads had 0.000, and 0.038 with a ghost of 5 %.
+_GHOST = 0.03
 
 _MODALITIES = ('FLAIR', 'T1w', 'T2w')
 
@@ -48,6 +55,14 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
     'flair_slice_thickness_mm': {
         'Description': 'Longest voxel edge of the FLAIR.',
         'Units': 'mm',
+    },
+    'flair_cnr': {
+        'Description': 'Contrast of brain tissue with fluid over the noise of the FLAIR, within '
+        'the brain.'
+    },
+    'flair_ghosting': {
+        'Description': 'Signal in the air along one in-plane axis beyond that along the other, '
+        'over that of tissue, as a sign of motion; n/a where the air was masked out.'
     },
     'qc_verdict': {
         'Description': 'The worst verdict of all quality numbers.',
@@ -101,7 +116,7 @@ def exam_quality(
                 'ok' if thickness <= _THICK_MM else 'suspect', 'mm',
                 f'suspect above {_THICK_MM:g} mm')
     )  # fmt: skip
-    return numbers
+    return numbers + _signal(flair, brain_native)
 
 
 def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
@@ -114,6 +129,23 @@ def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
     }
     worst = max((number['verdict'] for number in numbers), key=_GRAVITY.index)
     return row | {'qc_verdict': worst}
+
+
+def _signal(flair: Any, brain: Any) -> list[dict[str, Any]]:
+    """Contrast to noise, and motion where the air around the head was kept."""
+    numbers = []
+    cnr, ghost = contrast_to_noise(flair, brain), ghosting(flair, brain)
+    if cnr is not None:
+        numbers.append(
+            _number('flair_cnr', 'Contrast to noise of the FLAIR', cnr, _below(cnr, *_CNR),
+                    limits=f'suspect below {_CNR[0]:g}, failed below {_CNR[1]:g}')
+        )  # fmt: skip
+    if ghost is not None:
+        numbers.append(
+            _number('flair_ghosting', 'Ghosts of motion on the FLAIR', ghost,
+                    'ok' if ghost <= _GHOST else 'suspect', limits=f'suspect above {_GHOST:g}')
+        )  # fmt: skip
+    return numbers
 
 
 def _alignment(name: str, alignment: Mapping[str, Any]) -> dict[str, Any]:

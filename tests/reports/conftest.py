@@ -230,7 +230,8 @@ def _flags(profile: Path) -> list[str]:
     return [
         '--headless=new',
         '--no-sandbox',
-        '--disable-gpu',
+        '--use-angle=swiftshader',  # WebGL without a graphics card
+        '--enable-unsafe-swiftshader',
         '--disable-background-networking',
         '--disable-component-update',
         '--disable-sync',

@@ -1,0 +1,231 @@
+"""What the page of a subject shows besides the records of its exams, from files beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import pandas as pd
+
+from .bids.exams import Exam
+from .bids.names import output_path, sidecar_of
+from .errors import MSLesSegError
+from .reports.beside import lesion_map, lesions_beside, sessions_beside
+from .reports.content import ExamContent, table_rows
+from .reports.extra import Change, Drawing, Extra
+from .reports.viewer import NO_IMAGES, ViewerScene
+from .scenes import ExamFiles, ExamImages, load_exam, viewer_scene
+from .spatial.checks import UNREADABLE
+from .workflows.names import exam_name, stage_of
+
+#: Bytes that the images of all viewers of a page may take.
+VIEWER_LIMIT = 8 * 2**20
+#: More sessions than this get no viewer of their own but the last ones: room would be too short.
+MOST_SCENES = 8
+
+_BROKEN = (MSLesSegError, *UNREADABLE, KeyError)
+
+
+def gather_extras(exams: Sequence[ExamContent], subject: str, out_dir: Path) -> list[Extra]:
+    """Gather for each exam of a subject what lies beside its record.
+
+    What is missing or damaged is left out, with a note on the page: a page with less is better
+    than none.
+
+    Parameters
+    ----------
+    exams : sequence of ExamContent
+        In the order of the page.
+    """
+    good = [exam for exam in exams if exam.status == 'ok' and exam.model is not None]
+    with_scene = good[-MOST_SCENES:]
+    room = VIEWER_LIMIT // max(1, len(with_scene))
+    extras = []
+    for exam in exams:
+        if exam not in good:
+            extras.append(Extra(seconds=_seconds(exam, subject, out_dir)))
+            continue
+        files = exam_files(exam, subject, out_dir, good)
+        extras.append(_extra(exam, subject, files, out_dir, room if exam in with_scene else 0))
+    return extras
+
+
+def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, room: int) -> Extra:
+    images: ExamImages | None = None
+    scene: ViewerScene | None = None
+    drawings: list[Drawing] = []
+    try:
+        images = load_exam(files)
+        if images is not None:
+            drawings = _drawings(images, exam)
+            scene = viewer_scene(images, room) if room else None
+        drawings += _map(exam, subject, out_dir)
+    except _BROKEN:
+        pass
+    return Extra(
+        scene=scene,
+        note='' if scene else NO_IMAGES,
+        drawings=tuple(drawings),
+        measures=_measures(exam, subject, out_dir),
+        change=_change(exam, subject, out_dir),
+        seconds=_seconds(exam, subject, out_dir),
+        memory=_memory(exam, subject, out_dir),
+    )
+
+
+def exam_files(
+    exam: ExamContent, subject: str, out_dir: Path, others: Iterable[ExamContent] = ()
+) -> ExamFiles:
+    """Find the files of a finished exam that are in the output folder.
+
+    Parameters
+    ----------
+    others : iterable of ExamContent
+        Exams among which the one that the change image compares with is looked for.
+    """
+    assert exam.model is not None
+    key, model = _key(exam, subject), exam.model.name
+
+    def there(kind: str, **entities: str) -> Path | None:
+        path = out_dir / output_path(key, kind, **entities)
+        return path if path.is_file() else None
+
+    images = {name: there('preproc_native', suffix=name) for name in key.images}
+    to_mni = {name: there('to_mni', **{'from': name}) for name in key.images}
+    change = _change_image(key, model, out_dir)
+    before = _before(exam, subject, out_dir) if change else None
+    earlier = [one for one in others if one.session and f'ses-{one.session}' == before]
+    return ExamFiles(
+        images={name: path for name, path in images.items() if path},
+        to_mni={name: path for name, path in to_mni.items() if path},
+        brain=there('brain_native'),
+        labels=there('instances_native', desc=model),
+        probability=there('prob_native', desc=model),
+        uncertainty=there('uncertainty_native', desc=model),
+        change=change,
+        before=exam_files(earlier[0], subject, out_dir) if earlier else None,
+        session=exam.session,
+    )
+
+
+def _key(exam: ExamContent, subject: str) -> Exam:
+    return Exam(subject, exam.session, {item.modality: Path() for item in exam.images})
+
+
+def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
+    shown = {name: one for name, one in images.images.items() if name != 'before'}
+    drawn = [lesions_beside(shown, images.brain, images.labels)]
+    if images.change is not None and 'before' in images.images:
+        names = images.before, exam.label
+        pair = images.images['before'], images.images['FLAIR']
+        drawn.append(sessions_beside(*pair, images.brain, images.change, names))
+    return [drawing for drawing in drawn if drawing is not None]
+
+
+def _map(exam: ExamContent, subject: str, out_dir: Path) -> list[Drawing]:
+    assert exam.model is not None
+    key = _key(exam, subject)
+    paths = [
+        out_dir / output_path(key, 'preproc_mni', suffix='FLAIR'),
+        out_dir / output_path(key, 'brain_mni'),
+        out_dir / output_path(key, 'lesion_mni', desc=exam.model.name),
+    ]
+    if not all(path.is_file() for path in paths):
+        return []
+    image, brain, lesions = (nib.load(path) for path in paths)
+    drawn = lesion_map(image, brain, lesions)
+    return [drawn] if drawn else []
+
+
+# ---------------------------------------------------------------------------- tables
+
+
+def _measures(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, Any]:
+    assert exam.model is not None
+    path = out_dir / output_path(_key(exam, subject), 'metrics', desc=exam.model.name)
+    rows = _rows(path)
+    return rows[0] if rows else {}
+
+
+def _rows(path: Path) -> tuple[dict[str, Any], ...]:
+    """Read a table; nothing where it is missing or damaged."""
+    if not path.is_file():
+        return ()
+    try:
+        table = pd.read_csv(path, sep='\t', na_values='n/a', keep_default_na=False)
+    except (OSError, ValueError):
+        return ()
+    return table_rows(table)
+
+
+def _change_table(exam: ExamContent, subject: str, out_dir: Path) -> Path:
+    """Return the path of the change table, which is named as the lesion table is."""
+    assert exam.model is not None
+    path = out_dir / output_path(_key(exam, subject), 'lesions', desc=exam.model.name)
+    return path.with_name(re.sub(r'_lesions\.tsv$', '_change.tsv', path.name))
+
+
+def _change_image(key: Exam, model: str, out_dir: Path) -> Path | None:
+    instances = out_dir / output_path(key, 'instances_native', desc=model)
+    path = instances.with_name(instances.name.replace('_seg-lesions_', '_seg-change_'))
+    return path if path.is_file() else None
+
+
+def _sidecar(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(sidecar_of(path).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _before(exam: ExamContent, subject: str, out_dir: Path) -> str:
+    about = _sidecar(_change_table(exam, subject, out_dir))
+    return str(about.get('session_before', ''))
+
+
+def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:
+    path = _change_table(exam, subject, out_dir)
+    if not path.is_file():
+        return None
+    return Change(_rows(path), _sidecar(path))
+
+
+# ---------------------------------------------------------------------------- resources
+
+
+def _seconds(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, float]:
+    """Return the seconds of each stage in the last run that computed something of this exam."""
+    name = exam_name(_key(exam, subject)) + '.'
+    found = sorted((out_dir / 'logs').glob('*_timings.txt'), reverse=True)
+    for path in found:
+        stages: dict[str, float] = {}
+        for row in _rows(path):
+            node, seconds = str(row.get('node', '')), row.get('seconds')
+            if node.startswith(name) and isinstance(seconds, int | float):
+                stage = stage_of(node.rsplit('.', 1)[-1])
+                stages[stage] = stages.get(stage, 0.0) + float(seconds)
+        if stages:
+            return stages
+    return {}
+
+
+def _memory(exam: ExamContent, subject: str, out_dir: Path) -> str:
+    """Tell the highest memory of a step, where a run was asked to watch it."""
+    name = exam_name(_key(exam, subject))
+    for path in sorted((out_dir / 'logs').glob('*_resources.json'), reverse=True):
+        try:
+            watched = json.loads(path.read_text(encoding='utf-8'))
+            pairs = zip(watched['name'], watched['rss_GiB'], strict=True)
+            found = [(float(rss), str(node)) for node, rss in pairs if name in str(node)]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found:
+            rss, node = max(found)
+            stage = stage_of(node.rsplit('.', 1)[-1])
+            return f'Highest memory of a step: {rss:.2f} GiB ({stage}).'
+    return 'Memory was not watched; the option --resource-monitor does that.'

@@ -1,0 +1,235 @@
+"""Pictures that a page draws itself: modalities and sessions side by side, and a lesion map.
+
+They show what the slice viewer shows, for print and for browsers that cannot draw it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import svg
+from .content import Figure
+from .extra import Drawing
+from .figures import LESION_COLOUR, Stage, stage_of
+from .rendering import View, make_scene, render
+from .slices import (
+    PLANES,
+    WORLD_AXES,
+    Volume,
+    oriented,
+    oriented_like,
+    outlines,
+    pixel_size,
+    sides,
+)
+
+#: Colours of the statuses in change images, by code; apart also for colour-blind eyes.
+STATUS_COLOURS = {
+    1: ('stable', '#ffb000'),
+    2: ('new', '#ff5c5c'),
+    3: ('enlarging', '#ff5cf4'),
+    4: ('shrinking', '#4dd2ff'),
+    5: ('resolved', '#78e678'),
+}
+#: Rows of pictures; the largest lesions are shown.
+MOST_ROWS = 6
+#: Views of the lesion map, and the letters of their left and right edges.
+_VIEWS = {
+    'from the left': (View(90, 5), ('A', 'P')),
+    'from the right': (View(-90, 5), ('P', 'A')),
+    'from above': (View(180, 89), ('L', 'R')),
+}
+
+
+def lesions_beside(
+    images: Mapping[str, Any], brain: Any, labels: Any, most: int = MOST_ROWS
+) -> Drawing | None:
+    """Draw the largest lesions on all modalities, one slice a row.
+
+    Parameters
+    ----------
+    images : dict
+        Modality to an image, all on one grid; the first is the FLAIR.
+    brain, labels : image (X, Y, Z)
+        On the same grid.
+
+    Returns
+    -------
+    Drawing or None
+        None where there is no lesion.
+
+    Raises
+    ------
+    DataError
+        If grids differ.
+    """
+    first = oriented(next(iter(images.values())))
+    ids = np.asarray(oriented_like(labels, first, 'The lesion map').data).astype(np.int32)
+    if not ids.any():
+        return None
+    axis = first.thick_axis
+    chosen = _largest_cuts(ids, axis, most)
+    stages = {name: _stage(image, first, brain, ids > 0) for name, image in images.items()}
+    panels = [
+        _panel(stage, axis, index, name, ids, {})
+        for index in chosen
+        for name, stage in stages.items()
+    ]
+    names = ', '.join(images)
+    figure = Figure(
+        kind='beside',
+        path='',
+        title='Lesions on all images' if len(images) > 1 else 'The largest lesions',
+        caption=f'The {PLANES[axis]} slices with the largest cuts of the largest lesions: '
+        f'{names}, brought to the grid of the FLAIR by the transforms found against the '
+        'template. Orange: lesion outlines. Radiological convention.',
+        alt=f'{len(chosen)} {PLANES[axis]} slices, each on {names}, with lesion outlines.',
+        modality='',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=len(images)), len(images))
+
+
+def sessions_beside(
+    before: Any, after: Any, brain: Any, change: Any, names: tuple[str, str], most: int = MOST_ROWS
+) -> Drawing | None:
+    """Draw the FLAIRs of two sessions side by side, where lesions changed most.
+
+    Parameters
+    ----------
+    before, after, brain, change : image (X, Y, Z)
+        On one grid; ``change`` holds the codes of :data:`STATUS_COLOURS`.
+    names : (str, str)
+        Sessions, earlier first.
+
+    Returns
+    -------
+    Drawing or None
+        None where no lesion changed.
+    """
+    first = oriented(after)
+    codes = np.asarray(oriented_like(change, first, 'The change image').data).astype(np.int32)
+    moved = np.where(codes > 1, codes, 0)
+    if not moved.any():
+        return None
+    axis = first.thick_axis
+    spots = _components(moved)
+    chosen = _largest_cuts(spots, axis, most)
+    colours = {code: colour for code, (_, colour) in STATUS_COLOURS.items()}
+    stages = {
+        names[0]: _stage(before, first, brain, codes > 0),
+        names[1]: _stage(after, first, brain, codes > 0),
+    }
+    panels = [
+        _panel(stage, axis, index, name, codes, colours)
+        for index in chosen
+        for name, stage in stages.items()
+    ]
+    key = ', '.join(f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
+    figure = Figure(
+        kind='change',
+        path='',
+        title=f'Lesions in {names[0]} and {names[1]}',
+        caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
+        f'largest changed lesions are largest. Outlines: {key}. Radiological convention.',
+        alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
+        'of stable and changed lesions.',
+        modality='FLAIR',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=2), 2)
+
+
+_COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green'}
+
+
+def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
+    """Draw the lesions in three dimensions through the veiled brain, from three sides.
+
+    Parameters
+    ----------
+    image, brain, lesions : image (X, Y, Z)
+        On the template grid of 1 mm.
+
+    Returns
+    -------
+    Drawing or None
+        None where there is no lesion or no brain.
+    """
+    volume = oriented(image)
+    mask = np.asarray(oriented_like(brain, volume, 'The brain mask').data) > 0
+    spots = np.asarray(oriented_like(lesions, volume, 'The lesion mask').data) > 0
+    if not mask.any() or not spots.any():
+        return None
+    scene = make_scene(np.asarray(volume.data), mask, spots)
+    panels = []
+    for words, (view, letters) in _VIEWS.items():
+        rgb = render(scene, view)[1]
+        panel = svg.panel(float(rgb.shape[1]), float(rgb.shape[0]), words, f'Lesions {words}')
+        svg.place_picture(panel.element, rgb, (1.0, 1.0))
+        svg.mark_sides(panel, letters)
+        panels.append(panel)
+    figure = Figure(
+        kind='map',
+        path='',
+        title='Lesion map',
+        caption='All lesions (orange) through the faded brain, on the template grid; parallel '
+        "projection. Seen from above, the front is at the top and the patient's left on the left.",
+        alt='Three views of the brain with all lesions shining through.',
+        modality='',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=len(panels)), len(panels))
+
+
+def _stage(image: Any, grid: Volume, brain: Any, spots: NDArray[np.bool_]) -> Stage:
+    volume = oriented_like(image, grid, 'An image')
+    inside = np.asarray(oriented_like(brain, grid, 'The brain mask').data) > 0
+    return stage_of(volume, inside | spots, inside if inside.any() else spots)
+
+
+def _components(codes: NDArray[np.int32]) -> NDArray[np.int32]:
+    from scipy.ndimage import label
+
+    spots: NDArray[np.int32] = label(codes > 0)[0]
+    return spots
+
+
+def _largest_cuts(ids: NDArray[np.int32], axis: int, most: int) -> list[int]:
+    """Slices with the largest cut of each of the largest lesions, from below to above."""
+    sizes = np.bincount(ids.ravel())[1:]
+    others = tuple(other for other in range(3) if other != axis)
+    chosen: set[int] = set()
+    for place in np.argsort(-sizes, kind='stable'):
+        if sizes[place] == 0 or len(chosen) == most:
+            break
+        cuts = (ids == place + 1).sum(axis=others)
+        if not any(cuts[index] >= 0.8 * cuts.max() for index in chosen):
+            chosen.add(int(np.argmax(cuts)))
+    return sorted(chosen)
+
+
+def _panel(
+    stage: Stage,
+    axis: int,
+    index: int,
+    name: str,
+    ids: NDArray[np.int32],
+    colours: Mapping[int, str],
+) -> svg.Panel:
+    pixel = pixel_size(stage.volume, axis)
+    grey = stage.grey(axis, index)
+    rows, columns = grey.shape
+    where = f'{WORLD_AXES[axis]} = {stage.volume.position(axis, index):+.1f} mm'
+    words = f'{name}, {where.replace("-", "−")}'
+    drawn = svg.panel(columns * pixel[0], rows * pixel[1], words, f'{PLANES[axis]} slice, {words}')
+    svg.place_picture(drawn.element, grey, pixel)
+    plane = np.asarray(stage.cut(ids, axis, index), dtype=np.int32)
+    for value in np.unique(plane[plane > 0]):
+        lines = outlines(plane == value, pixel)
+        svg.contour(
+            drawn.element, lines, colours.get(int(value), LESION_COLOUR), _class='msl-line'
+        )
+    svg.mark_sides(drawn, sides(axis, stage.convention))
+    return drawn

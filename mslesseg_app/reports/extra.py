@@ -1,0 +1,206 @@
+"""What a page adds to the record of an exam from the files that lie beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from .content import ExamContent, Figure, QCNumber, Verdict
+from .viewer import ViewerScene
+
+#: Regions of a lesion in the order in which they are told.
+REGIONS = {
+    'periventricular': 'periventricular',
+    'juxtacortical': 'juxtacortical or cortical',
+    'infratentorial': 'infratentorial',
+    'deep_white_matter': 'deep white matter',
+}
+CRITERIA = {'dissemination_2017': '2017', 'dissemination_2024': '2024'}
+STATUSES = ('new', 'enlarging', 'stable', 'shrinking', 'resolved')
+
+#: What trust rests on: heading, and how the names of its quality numbers begin.
+TRUST = {
+    'Alignment': ('alignment_',),
+    'Brain mask': ('brain_volume',),
+    'Contrast to noise': ('flair_cnr', 'cnr'),
+    'Motion': ('flair_motion', 'motion', 'flair_ghosting'),
+    'Coverage': ('flair_coverage', 'flair_slice'),
+    'Uncertainty': ('uncertainty', 'lesion_uncertainty'),
+}
+_GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that is drawn when the page is made, and kept nowhere else.
+
+    Attributes
+    ----------
+    columns : int
+        Panels in a row; 0 leaves it to the width of the page.
+    """
+
+    figure: Figure
+    root: ET.Element
+    columns: int = 0
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of the lesions since the session before.
+
+    Attributes
+    ----------
+    rows : tuple of dict
+        One row a lesion, with the columns of the change table.
+    about : mapping
+        Sidecar of that table: sessions, interval, verdict, and columns.
+    """
+
+    rows: tuple[dict[str, Any], ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def words(self) -> str:
+        """Tell the numbers of lesions by status, since when."""
+        before = self._of('session_before', 'PreviousSession') or 'the session before'
+        years = self._of('years')
+        since = f'Since {before}'
+        if isinstance(years, int | float):
+            since += f' ({years:.2f} years before)'
+        if self.verdict == 'failed':
+            return f'{since}: not compared, because {self._of("reason") or "the images disagree"}.'
+        found = [str(row.get('status') or '') for row in self.rows]
+        counts = [f'{found.count(status)} {status}' for status in STATUSES if status in found]
+        unjudged = sum(status not in STATUSES for status in found)
+        counts += [f'{unjudged} not judged'] if unjudged else []
+        return f'{since}: {", ".join(counts) or "no lesion to compare"}.'
+
+    @property
+    def verdict(self) -> str:
+        """Whether the sessions could be compared."""
+        return str(self._of('verdict') or '')
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that hold anything."""
+        names = list(self.rows[0]) if self.rows else []
+        return [name for name in names if any(row.get(name) is not None for row in self.rows)]
+
+    def _of(self, *names: str) -> Any:
+        return next((self.about[name] for name in names if self.about.get(name)), None)
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What is shown of an exam besides its record.
+
+    Attributes
+    ----------
+    scene : ViewerScene or None
+    note : str
+        Why there is no scene.
+    drawings : tuple of Drawing
+    measures : mapping
+        The row of the exam's metrics table.
+    change : Change or None
+    seconds : mapping
+        Stage of the run to seconds.
+    memory : str
+        What is known of memory, in words.
+    """
+
+    scene: ViewerScene | None = None
+    note: str = ''
+    drawings: tuple[Drawing, ...] = ()
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    change: Change | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    memory: str = ''
+
+
+@dataclass(frozen=True)
+class TrustItem:
+    """One lamp of the traffic light."""
+
+    title: str
+    verdict: Verdict
+    numbers: tuple[QCNumber, ...]
+
+
+def trust(exam: ExamContent) -> list[TrustItem]:
+    """Sort the quality numbers of an exam by what they judge; the worst of each counts.
+
+    What was not measured gets the verdict ``unknown``.
+    """
+    numbers = (*exam.qc, *_uncertainty(exam))
+    items = []
+    for title, beginnings in TRUST.items():
+        own = tuple(number for number in numbers if number.name.startswith(beginnings))
+        worst = max((_GRAVITY.index(number.verdict) for number in own), default=0)
+        verdict = _GRAVITY[worst]
+        items.append(TrustItem(title, verdict, own))
+    return items
+
+
+def _uncertainty(exam: ExamContent) -> tuple[QCNumber, ...]:
+    """Mean uncertainty of the lesion voxels; nobody knows yet which values are too high."""
+    known = [
+        (float(row['mean_uncertainty']), float(row.get('n_voxels') or 1))
+        for row in exam.lesions
+        if isinstance(row.get('mean_uncertainty'), int | float)
+    ]
+    if not known:
+        return ()
+    mean = sum(value * size for value, size in known) / sum(size for _, size in known)
+    return (QCNumber('uncertainty', mean, title='Mean uncertainty of the lesions'),)
+
+
+def findings(exam: ExamContent, extra: Extra) -> list[str]:
+    """Say in sentences what was found: load, regions, dissemination and change."""
+    measures = extra.measures
+    told = []
+    load = measures.get('lesion_load_percent')
+    if isinstance(load, int | float) and exam.summary and exam.summary.count:
+        told.append(f'Lesion load: {load:.2f} % of the brain.')
+    told += _regions(exam, measures) + _dissemination(measures)
+    if extra.change is not None:
+        told.append(extra.change.words())
+    return told
+
+
+def _regions(exam: ExamContent, measures: Mapping[str, Any]) -> list[str]:
+    counts = {name: measures.get(f'{name}_lesions') for name in REGIONS}
+    if all(count is None for count in counts.values()):
+        found = [row.get('region') for row in exam.lesions if row.get('region')]
+        counts = {name: found.count(name) if found else None for name in REGIONS}
+    parts = []
+    for name, title in REGIONS.items():
+        if not counts[name]:
+            continue
+        volume = measures.get(f'{name}_volume_ml')
+        size = f' ({volume:.2f} ml)' if isinstance(volume, int | float) else ''
+        parts.append(f'{counts[name]:.0f} {title}{size}')
+    return [f'By region: {", ".join(parts)}.'] if parts else []
+
+
+def _dissemination(measures: Mapping[str, Any]) -> list[str]:
+    known = {
+        year: str(measures[name]).strip()
+        for name, year in CRITERIA.items()
+        if measures.get(name) not in (None, '', 'n/a')
+    }
+    if not known:
+        return []
+    words = '; '.join(f'{year} criteria: {_yes_no(value)}' for year, value in known.items())
+    unseen = 'Spinal cord and optic nerve: not assessed.'
+    return [f'Dissemination in space on these brain images, {words}. {unseen}']
+
+
+def _yes_no(value: str) -> str:
+    if value.lower() in {'true', 'yes', '1', '1.0'}:
+        return 'fulfilled'
+    if value.lower() in {'false', 'no', '0', '0.0'}:
+        return 'not fulfilled'
+    return value.replace('_', ' ')

@@ -1,0 +1,236 @@
+"""What the slice viewer of a page shows, gathered from the files of one exam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from .reports.slices import Box, Volume, bounding_box, oriented, oriented_like
+from .reports.viewer import ViewerScene
+from .reports.volumes import Packed, pack_image, pack_labels, pack_map
+from .spatial.affines import Affine, compose, invert, read_itk
+from .spatial.resample import resample
+from .spatial.template import load_template
+
+#: What is seen around the brain, in mm.
+_RIM_MM = 6.0
+#: How the room in a page is shared out; what one leaves over goes to the next.
+_WEIGHTS = {'FLAIR': 3.0, 'T1w': 1.5, 'T2w': 1.5, 'before': 1.5, 'template': 0.4}
+_MODALITIES = ('FLAIR', 'T1w', 'T2w')
+
+
+@dataclass(frozen=True)
+class ExamFiles:
+    """The files of a finished exam, those that are there.
+
+    Attributes
+    ----------
+    images : dict
+        Modality to the preprocessed image on its own grid.
+    to_mni : dict
+        Modality to the ITK affine that resamples it onto the template.
+    brain, labels, probability, uncertainty, change : Path or None
+        On the FLAIR's own grid.
+    before : ExamFiles or None
+        The session that ``change`` compares with.
+    session : str or None
+    """
+
+    images: Mapping[str, Path]
+    to_mni: Mapping[str, Path]
+    brain: Path | None = None
+    labels: Path | None = None
+    probability: Path | None = None
+    uncertainty: Path | None = None
+    change: Path | None = None
+    before: ExamFiles | None = None
+    session: str | None = None
+
+
+@dataclass(frozen=True)
+class ExamImages:
+    """Images of an exam, all on the FLAIR's own grid in RAS order.
+
+    Attributes
+    ----------
+    images : dict
+        ``FLAIR``, ``T1w``, ``T2w``, ``before`` (the FLAIR of the session before).
+    """
+
+    images: dict[str, Any]
+    brain: Any
+    labels: Any
+    probability: Any = None
+    uncertainty: Any = None
+    change: Any = None
+    mni_from_flair: Affine | None = None
+    before: str = ''
+
+
+def load_exam(files: ExamFiles) -> ExamImages | None:
+    """Bring all images of an exam onto the grid of its FLAIR.
+
+    Transforms between the images are those that were found against the template, put together,
+    so that each image is interpolated once, linearly.
+
+    Returns
+    -------
+    ExamImages or None
+        None without a FLAIR, a brain mask and a lesion map.
+
+    Raises
+    ------
+    DataError
+        If a transform is damaged or an image lies on another grid than its FLAIR.
+    """
+    if 'FLAIR' not in files.images or files.brain is None or files.labels is None:
+        return None
+    flair = nib.as_closest_canonical(nib.load(files.images['FLAIR']))
+    images = {'FLAIR': flair}
+    mine = _transform(files, 'FLAIR')
+    for name in _MODALITIES[1:]:
+        other = _transform(files, name)
+        if name in files.images and mine is not None and other is not None:
+            images[name] = _onto(flair, files.images[name], compose(other, invert(mine)))
+    before = files.before
+    if before is not None and 'FLAIR' in before.images and mine is not None:
+        theirs = _transform(before, 'FLAIR')
+        if theirs is not None:
+            images['before'] = _onto(flair, before.images['FLAIR'], compose(theirs, invert(mine)))
+    return ExamImages(
+        images=images,
+        brain=_load(files.brain),
+        labels=_load(files.labels),
+        probability=_load(files.probability),
+        uncertainty=_load(files.uncertainty),
+        change=_load(files.change),
+        mni_from_flair=None if mine is None else invert(mine),
+        before=f'ses-{before.session}' if before is not None and before.session else '',
+    )
+
+
+def viewer_scene(exam: ExamImages, room: int) -> ViewerScene | None:
+    """Crop, quantise and pack the images of an exam.
+
+    Parameters
+    ----------
+    room : int
+        Bytes that the scene may take in the page.
+
+    Returns
+    -------
+    ViewerScene or None
+        None where not even the FLAIR and the lesions fit.
+    """
+    flair = oriented(exam.images['FLAIR'])
+    labels = oriented_like(exam.labels, flair, 'The lesion map')
+    brain = np.asarray(oriented_like(exam.brain, flair, 'The brain mask').data) > 0
+    seen = _around(brain | (np.asarray(labels.data) > 0), flair.spacing)
+    box = bounding_box(seen, flair.spacing, 2.0)
+    cut, inside = cropped(flair, box), seen[box]
+    overlays = _overlays(exam, flair, box, seen, room // 5)
+    overlays['lesions'] = pack_labels(cropped(labels, box))
+    left = room - sum(one.size for one in overlays.values())
+    wanted = dict(exam.images)
+    if exam.mni_from_flair is not None:
+        wanted['template'] = _template(cut, exam.mni_from_flair)
+    images: dict[str, Packed] = {}
+    weights = {name: _WEIGHTS[name] for name in wanted}
+    for name, image in wanted.items():
+        share = weights.pop(name) / (_WEIGHTS[name] + sum(weights.values()))
+        volume = oriented(image)
+        part = volume if name == 'template' else cropped(volume, box)
+        shown = inside if name != 'template' else np.asarray(part.data) > 0
+        packed = pack_image(part, shown, int(share * left))
+        if packed is not None:
+            images[name] = packed
+            left -= packed.size
+    if 'FLAIR' not in images:
+        return None
+    return ViewerScene(images, overlays, lesion_points(labels), exam.before)
+
+
+def lesion_points(labels: Volume) -> dict[str, list[float]]:
+    """Return for each lesion the middle of the voxel of it that is nearest to its centroid.
+
+    Parameters
+    ----------
+    labels : Volume
+        0 and the lesion ids.
+
+    Returns
+    -------
+    dict
+        Lesion id, as text, to x, y, z in RAS+ mm.
+    """
+    data = np.asarray(labels.data).astype(np.int32)
+    where = np.argwhere(data > 0)
+    ids = data[tuple(where.T)]
+    points: dict[str, list[float]] = {}
+    for value in np.unique(ids):
+        own = where[ids == value]
+        away = (own - own.mean(axis=0)) * labels.spacing
+        nearest = own[int(np.argmin((away**2).sum(axis=1)))]
+        point = nib.affines.apply_affine(labels.affine, nearest)
+        points[str(int(value))] = [round(float(number), 2) for number in point]
+    return points
+
+
+def cropped(volume: Volume, box: Box) -> Volume:
+    """Cut a box out of a volume; its voxels stay where they are."""
+    affine = volume.affine.copy()
+    affine[:3, 3] += volume.affine[:3, :3] @ [part.start for part in box]
+    return Volume(volume.data[box], affine, volume.spacing)
+
+
+def _overlays(
+    exam: ExamImages, flair: Volume, box: Box, seen: NDArray[np.bool_], room: int
+) -> dict[str, Packed]:
+    found: dict[str, Packed] = {}
+    for name, image in (('probability', exam.probability), ('uncertainty', exam.uncertainty)):
+        if image is None:
+            continue
+        volume = oriented_like(image, flair, f'The {name}')
+        top = 1.0 if name == 'probability' else float(np.nanmax(volume.data, initial=0))
+        packed = pack_map(cropped(volume, box), seen[box], room, top=top) if top > 0 else None
+        if packed is not None:
+            found[name] = packed
+    if exam.change is not None:
+        found['change'] = pack_labels(cropped(oriented_like(exam.change, flair, 'Change'), box))
+    return found
+
+
+def _around(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np.bool_]:
+    away = distance_transform_edt(~mask, sampling=spacing)
+    return np.asarray(away <= _RIM_MM)
+
+
+def _template(flair: Volume, mni_from_flair: Affine) -> Any:
+    """Bring the template's brain to the FLAIR, with voxels of 2 mm: it is there to compare."""
+    extent = np.array(flair.data.shape) * flair.spacing
+    spacing = np.maximum(flair.spacing, 2.0)
+    shape = np.ceil(extent / spacing).astype(int)
+    grow = np.diag([*(spacing / flair.spacing), 1.0])
+    grow[:3, 3] = (spacing / flair.spacing - 1) / 2
+    brain = load_template().brain
+    return resample(brain, (shape[0], shape[1], shape[2]), flair.affine @ grow, mni_from_flair)
+
+
+def _onto(flair: Any, path: Path, other_from_flair: Affine) -> Any:
+    return resample(nib.load(path), flair.shape, flair.affine, other_from_flair)
+
+
+def _transform(files: ExamFiles, modality: str) -> Affine | None:
+    path = files.to_mni.get(modality)
+    return None if path is None else read_itk(path)
+
+
+def _load(path: Path | None) -> Any:
+    return None if path is None else nib.load(path)

@@ -1,0 +1,118 @@
+"""Pictures that a page draws itself: outlines lie on lesions, sides are right."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from mslesseg_app.errors import DataError
+from mslesseg_app.reports import svg
+from mslesseg_app.reports.beside import lesion_map, lesions_beside, sessions_beside
+from tests.tools import pagetree
+
+
+def points(panel: Any) -> np.ndarray:
+    """All points of the outlines of a panel, x and y in mm."""
+    text = ' '.join(
+        part.get('d') for part in panel.iter(f'{{{svg.SVG}}}path') if part.get('fill') == 'none'
+    )
+    return np.array(re.findall(r'[ML]([\d.]+) ([\d.]+)', text), float)
+
+
+def picture(panel: Any) -> np.ndarray:
+    part = next(panel.iter(f'{{{svg.SVG}}}image'))
+    data = base64.b64decode(part.get('href').split(',', 1)[1])
+    return np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
+
+
+@pytest.mark.parametrize('orientation', ['RAS', 'LPS', 'LIP'])
+def test_outlines_lie_on_the_bright_lesion_of_each_image(
+    head: Callable[..., Any], orientation: str
+) -> None:
+    image, labels = head(orientation=orientation)
+    inside, lesion = image.get_fdata() > 50, labels.get_fdata() > 0
+    brain = nib.Nifti1Image(inside.astype(np.uint8), image.affine)
+    data = np.where(lesion, 300.0, 100.0 * inside).astype(np.float32)
+    flair = nib.Nifti1Image(data, image.affine)
+    drawn = lesions_beside({'FLAIR': flair, 'T1w': flair}, brain, labels)
+    assert drawn is not None
+    panels = list(drawn.root)
+    assert len(panels) == 2
+    assert drawn.columns == 2
+    for panel in panels:
+        grey = picture(panel)[..., 0]
+        image = next(panel.iter(f'{{{svg.SVG}}}image'))
+        size = float(image.get('width')), float(image.get('height'))
+        outline = points(panel)
+        rows, columns = np.nonzero(grey > 235)
+        bright = np.array(
+            [(columns.mean() + 0.5) * size[0] / grey.shape[1],
+             (rows.mean() + 0.5) * size[1] / grey.shape[0]]
+        )  # fmt: skip
+        middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
+        assert np.abs(middle - bright).max() < 2.0
+        assert bright[0] > size[0] / 2  # x = -30 mm is the patient's left: right of the picture
+
+
+def test_the_largest_lesions_come_first_and_rows_are_few() -> None:
+    images = pagetree.head(200)
+    names = {name: images[name] for name in ('FLAIR', 'T1w', 'T2w')}
+    drawn = lesions_beside(names, images['brain'], images['labels'], most=4)
+    assert drawn is not None
+    assert len(list(drawn.root)) == 12
+    empty = nib.Nifti1Image(np.zeros(pagetree.SHAPE, np.int32), pagetree.affine())
+    assert lesions_beside(names, images['brain'], empty) is None
+
+
+def test_sessions_side_by_side_show_only_change() -> None:
+    images = pagetree.head(5)
+    labels = np.asarray(images['labels'].dataobj)
+    pair = images['FLAIR'], images['FLAIR'], images['brain']
+    change = nib.Nifti1Image((labels == 3).astype(np.uint8) * 2, pagetree.affine())
+    drawn = sessions_beside(*pair, change, ('ses-1', 'ses-2'))
+    assert drawn is not None
+    first, second = list(drawn.root)
+    assert 'ses-1' in first.get('aria-label')
+    assert 'ses-2' in second.get('aria-label')
+    strokes = {part.get('stroke') for part in second.iter(f'{{{svg.SVG}}}path')}
+    assert strokes == {'#ff5c5c'}
+    stable = nib.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
+    assert sessions_beside(*pair, stable, ('ses-1', 'ses-2')) is None
+
+
+def test_another_grid_is_refused() -> None:
+    images = pagetree.head(2)
+    other = nib.Nifti1Image(np.zeros((5, 5, 5), np.int32), np.eye(4))
+    with pytest.raises(DataError, match='grid'):
+        lesions_beside({'FLAIR': images['FLAIR']}, images['brain'], other)
+
+
+@pytest.mark.parametrize('right', [True, False])
+def test_the_lesion_map_shows_lesions_where_they_are(right: bool) -> None:
+    affine = np.diag([2.0, 2.0, 2.0, 1.0])
+    affine[:3, 3] = -50, -60, -45
+    grid = nib.affines.apply_affine(affine, np.stack(np.indices((50, 60, 45)), -1))
+    brain = ((grid / [45, 55, 40]) ** 2).sum(-1) < 1
+    spot = ((grid - [30 if right else -30, 30, 20]) ** 2).sum(-1) < 9**2
+    made = [nib.Nifti1Image(part.astype(np.uint8), affine) for part in (100 * brain, brain, spot)]
+    drawn = lesion_map(*made)
+    assert drawn is not None
+    places = []
+    for panel in drawn.root:
+        rgb = picture(panel)
+        rows, columns = np.nonzero(rgb[..., 0] - rgb[..., 2] > 90)  # orange
+        places.append((columns.mean() / rgb.shape[1] - 0.5, rows.mean() / rgb.shape[0] - 0.5))
+    from_left, from_right, from_above = places
+    assert from_left[0] < -0.1  # the front is on the left
+    assert from_right[0] > 0.1
+    assert (from_above[0] > 0.1) == right  # x > 0 is the patient's right
+    assert from_above[1] < -0.1  # the front is at the top
+    assert lesion_map(made[0], made[1], nib.Nifti1Image(0 * spot.astype(np.uint8), affine)) is None

@@ -1,0 +1,86 @@
+"""What a page says of an exam besides its record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mslesseg_app.reports import ExamContent, LesionSummary, QCNumber
+from mslesseg_app.reports.extra import Change, Extra, findings, trust
+
+EXAM = ExamContent('1', summary=LesionSummary(3, 1.5, 900.0))
+
+
+def test_each_lamp_shows_the_worst_of_its_numbers() -> None:
+    numbers = (
+        QCNumber('alignment_FLAIR', 25.0, 'ok'),
+        QCNumber('alignment_T1w', 9.0, 'suspect'),
+        QCNumber('brain_volume_mni_ml', 1500.0, 'ok'),
+        QCNumber('flair_cnr', 3.0, 'failed'),
+        QCNumber('flair_coverage', 1.0, 'ok'),
+        QCNumber('flair_slice_thickness_mm', 6.0, 'suspect'),
+    )
+    lamps = {item.title: item.verdict for item in trust(ExamContent('1', qc=numbers))}
+    assert lamps == {
+        'Alignment': 'suspect',
+        'Brain mask': 'ok',
+        'Contrast to noise': 'failed',
+        'Motion': 'unknown',
+        'Coverage': 'suspect',
+        'Uncertainty': 'unknown',
+    }
+
+
+def test_uncertainty_is_weighted_by_size_and_not_judged() -> None:
+    rows = ({'mean_uncertainty': 0.1, 'n_voxels': 90}, {'mean_uncertainty': 0.6, 'n_voxels': 10})
+    (item,) = (one for one in trust(ExamContent('1', lesions=rows)) if one.title == 'Uncertainty')
+    assert item.verdict == 'unknown'
+    assert item.numbers[0].value == pytest.approx(0.15)
+
+
+def test_regions_are_told_from_the_metrics_or_counted() -> None:
+    measures = {
+        'periventricular_lesions': 2.0,
+        'periventricular_volume_ml': 1.234,
+        'juxtacortical_lesions': 0,
+        'deep_white_matter_lesions': 1,
+    }
+    told = findings(EXAM, Extra(measures=measures))
+    assert told == ['By region: 2 periventricular (1.23 ml), 1 deep white matter.']
+    rows = tuple({'region': name} for name in ('infratentorial', 'infratentorial', None))
+    counted = findings(ExamContent('1', lesions=rows), Extra())
+    assert counted == ['By region: 2 infratentorial.']
+    assert findings(EXAM, Extra()) == []
+
+
+@pytest.mark.parametrize(
+    ('value', 'word'),
+    [
+        (True, 'fulfilled'),
+        ('yes', 'fulfilled'),
+        (0, 'not fulfilled'),
+        ('not_fulfilled', 'not fulfilled'),
+    ],
+)
+def test_dissemination_says_what_was_not_assessed(value: Any, word: str) -> None:
+    (told,) = findings(EXAM, Extra(measures={'dissemination_2017': value}))
+    assert f'2017 criteria: {word}.' in told
+    assert 'Spinal cord and optic nerve: not assessed' in told
+    assert findings(EXAM, Extra(measures={'dissemination_2024': None})) == []
+
+
+def test_change_in_words() -> None:
+    rows = tuple({'status': name} for name in ('new', 'stable', 'new', None))
+    about = {'session_before': 'ses-1', 'years': 1.5, 'verdict': 'ok'}
+    assert Change(rows, about).words() == (
+        'Since ses-1 (1.50 years before): 2 new, 1 stable, 1 not judged.'
+    )
+    assert Change((), {}).words() == 'Since the session before: no lesion to compare.'
+    failed = {'session_before': 'ses-1', 'verdict': 'failed', 'reason': 'they do not overlap'}
+    assert 'not compared, because they do not overlap' in Change((), failed).words()
+
+
+def test_columns_without_content_are_left_out() -> None:
+    rows = ({'a': 1, 'b': None}, {'a': None, 'b': None})
+    assert Change(rows).columns == ['a']
