@@ -17,7 +17,10 @@ VERBS = {
     'crossval': ('crossval', "repeat the paper's cross-validation"),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
-    'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
+    'report': (
+        'report',
+        'tables and figures of the paper, from your data; results as DICOM',
+    ),
 }
 
 
