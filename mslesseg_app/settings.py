@@ -42,6 +42,8 @@ class Settings:
         Smallest lesion that is kept, in mm³ on the native FLAIR grid.
     rules : str
         Rule set by which the group level evaluates masks against references.
+    review : Path or None
+        Table of marks (accept, redo, exclude) beside the one in the output folder.
     threshold : float or None
         Probability at and above which a voxel is lesion; None takes the model card's.
     mem_gb : float or None
@@ -73,6 +75,7 @@ class Settings:
     connectivity: Literal[6, 18, 26] = 6
     device: str = 'auto'
     rules: str = 'mslesseg'
+    review: Path | None = None
     random_seed: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
@@ -142,7 +145,7 @@ def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir'}
+_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir', 'review'}
 _TUPLES = {'participants', 'sessions', 'require', 'ignore'}
 
 

@@ -129,6 +129,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         connectivity=options.connectivity,
         device=options.device,
         rules=options.rules,
+        review=_absolute(options.review),
         random_seed=options.random_seed,
         nprocs=nprocs,
         omp_nthreads=min(options.omp_nthreads or max(1, min(nprocs - 1, 8)), nprocs),
@@ -284,6 +285,13 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         metavar='PACKAGE=PATH',
         help='Search PATH(s) for pre-computed derivatives. manual=PATH holds reference lesion '
         'masks: accuracy is then written to the metrics tables.',
+    )
+    group.add_argument(
+        '--review',
+        type=Path,
+        metavar='FILE',
+        help='Marks of the exams as the group page saves them, beside group_review.tsv in the '
+        'output folder: redo computes an exam anew, exclude leaves it out.',
     )
     group.add_argument(
         '--bids-database-dir',

@@ -144,12 +144,11 @@ def _places(dataset: Any) -> list[Floats]:
     shared = dataset.SharedFunctionalGroupsSequence[0]
     found = []
     for frame in dataset.PerFrameFunctionalGroupsSequence:
-        parts = [
-            (frame.get(name) or shared[name].value)[0]
-            for name in ('PlanePositionSequence', 'PlaneOrientationSequence')
-        ]
-        measures = frame.get('PixelMeasuresSequence') or shared['PixelMeasuresSequence'].value
-        found.append(_numbers(*parts, measures[0]))
+        position, orientation, measures = (
+            (frame.get(f'{name}Sequence') or shared[f'{name}Sequence'].value)[0]
+            for name in ('PlanePosition', 'PlaneOrientation', 'PixelMeasures')
+        )
+        found.append(_numbers(position, orientation, measures))
     return found
 
 
