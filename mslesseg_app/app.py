@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,8 +18,16 @@ from .bids.exams import (
     share_template,
     with_reference_notes,
 )
+from .bids.names import group_path
+from .bids.review import (
+    Review,
+    current_review,
+    keep_redone,
+    keep_review,
+    marked_exams,
+)
 from .bids.validation import validate
-from .errors import BusyError, MSLesSegError
+from .errors import BusyError, MSLesSegError, NothingSelectedError
 from .inference.ensemble import AnyModel, choose, models_of
 from .models.registry import get_entry
 from .settings import Settings
@@ -52,13 +61,41 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
     if not settings.skip_bids_validation and not dry_run:
         warning = validate(settings.bids_dir)
         _say(f'Warning: {warning}' if warning else 'The input is valid BIDS.', quiet)
-    exams = with_reference_notes(find_exams(settings), settings)
+    review = current_review(settings)
+    exams = with_reference_notes(_reviewed(find_exams(settings), review, quiet), settings)
     if dry_run:
         _print_plan(exams, settings, engine, entry)
         return _code([exam.problem for exam in exams if exam.problem])
     check_output_folder(settings.out_dir, settings.work_dir)
+    keep_review(settings, review)
     with _locked(exams, settings):
+        for exam in marked_exams(exams, review, 'redo'):
+            _say(f'{exam.label}: computed anew, as the review asks for.', quiet)
+            _forget(exam, settings)
         return _process(exams, settings, engine, entry, quiet)
+
+
+def _reviewed(exams: list[Exam], review: Review, quiet: bool) -> list[Exam]:
+    """Leave out the exams that the review excludes, and say so."""
+    excluded = marked_exams(exams, review, 'exclude')
+    for exam in excluded:
+        _say(f'{exam.label}: left out, as the review asks for.', quiet)
+    kept = [exam for exam in exams if exam not in excluded]
+    if not kept:
+        raise NothingSelectedError(
+            'The review excludes every exam that was selected.',
+            f'Change the marks in {group_path("review")} or in the file of --review.',
+        )
+    return kept
+
+
+def _forget(exam: Exam, settings: Settings) -> None:
+    """Remove the intermediate results of an exam, so that all of it is computed again."""
+    from .workflows.names import exam_name, subject_name, top_name
+
+    names = [exam_name(exam), *([subject_name(exam.subject)] if settings.unbiased else [])]
+    for name in names:
+        shutil.rmtree(settings.work_dir / top_name() / name, ignore_errors=True)
 
 
 def write_reports(settings: Settings, *, quiet: bool = False) -> int:
@@ -160,6 +197,9 @@ def _process(
     pages = write_pages(settings, {exam.subject for exam in exams})
     for label in stopped:
         print(f'{label}: not finished, because the run was stopped.', file=sys.stderr)
+    unfinished = {*problems, *stopped}
+    fresh = [exam for exam in exams if exam.label not in unfinished]
+    keep_redone(settings, fresh)
     done = len(exams) - len(problems) - len(stopped)
     problems |= unlike
     _explain(problems)

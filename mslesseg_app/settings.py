@@ -45,6 +45,8 @@ class Settings:
         Smallest lesion that is kept, in mm³ on the native FLAIR grid.
     rules : str
         Rule set by which the group level evaluates masks against references.
+    review : Path or None
+        Table of marks (accept, redo, exclude) beside the one in the output folder.
     threshold : float or None
         Probability at and above which a voxel is lesion; None takes the model card's.
     change_rules : str
@@ -79,6 +81,7 @@ class Settings:
     device: str = 'auto'
     rules: str = 'mslesseg'
     change_rules: str = 'anima'
+    review: Path | None = None
     random_seed: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
@@ -153,7 +156,7 @@ def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir'}
+_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir', 'review'}
 _TUPLES = {'participants', 'sessions', 'require', 'ignore'}
 
 

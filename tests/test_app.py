@@ -278,3 +278,58 @@ def test_group_without_results(tmp_path, monkeypatch, capsys):
 def test_the_skeleton_is_what_it_says():
     assert path_of('sub-01_ses-1_FLAIR') == Path('sub-01/ses-1/anat/sub-01_ses-1_FLAIR.nii.gz')
     assert image_bytes(THIN)[:2] == b'\x1f\x8b'
+
+
+def write_marks(path: Path, *rows: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ['participant_id\tsession_id\tmark\tmarked\tnote', *rows]
+    path.write_text('\n'.join(lines) + '\n')
+    return path
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return write_dataset(tmp_path / 'bids', ['sub-01_FLAIR', 'sub-02_FLAIR'])
+
+
+@pytest.mark.parametrize('where', ['out/group_review.tsv', 'marks.tsv'])
+def test_excluded_exams_are_skipped(two, capsys, where):
+    write_marks(Path(where), 'sub-01\tn/a\texclude\tn/a\tn/a')
+    options = ['--review', where] if where == 'marks.tsv' else []
+    assert run(two, '--skip-bids-validation', '--dry-run', *options) == 0
+    shown = capsys.readouterr().out
+    assert 'sub-01: left out, as the review asks for.' in shown
+    assert 'sub-02:' in shown
+    assert 'sub-01_' not in shown
+
+
+def test_when_all_are_excluded_nothing_runs(two, capsys):
+    rows = [f'sub-0{k}\tn/a\texclude\tn/a\tn/a' for k in (1, 2)]
+    path = write_marks(Path('marks.tsv'), *rows)
+    assert run(two, '--skip-bids-validation', '--review', str(path)) == 18
+    assert 'excludes every exam' in capsys.readouterr().err
+    assert not Path('out').exists()
+
+
+@pytest.mark.parametrize(('name', 'code'), [('nowhere.tsv', 66), ('bad.tsv', 65)])
+def test_marks_that_cannot_be_read(two, capsys, name, code):
+    write_marks(Path('bad.tsv'), 'sub-01\tn/a\tperhaps\tn/a\tn/a')
+    assert run(two, '--skip-bids-validation', '--review', name) == code
+    assert name in capsys.readouterr().err
+    assert not Path('out').exists()
+
+
+def test_redo_forgets_the_exam_and_no_other(two, capsys, monkeypatch):
+    from mslesseg_app import app
+    from mslesseg_app.workflows.names import top_name
+
+    folders = [Path('work', top_name(), f'sub_0{k}_wf', 'bias') for k in (1, 2)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    path = write_marks(Path('marks.tsv'), 'sub-02\tn/a\tredo\tn/a\tn/a')
+    monkeypatch.setattr(app, '_process', lambda *_: 0)
+    assert run(two, '--skip-bids-validation', '--review', str(path)) == 0
+    assert [folder.exists() for folder in folders] == [True, False]
+    assert 'sub-02: computed anew' in capsys.readouterr().out
+    assert Path('out/group_review.tsv').read_text() == path.read_text()

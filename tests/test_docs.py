@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -107,15 +108,17 @@ def test_files_of_the_group_level_are_listed(pages: dict[Path, str]) -> None:
         assert f'`{name}' in text, key
 
 
+def actions_of(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    choices = (action.choices for action in parser._actions)
+    return [parser, *(p for known in choices if isinstance(known, dict) for p in known.values())]
+
+
 def test_options_of_the_group_page_exist(pages: dict[Path, str]) -> None:
     ours = '\n'.join(
         line for line in page(pages, 'group.md').splitlines() if 'benchmarks/' not in line
     )
     named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', ours))
-    parsers = [bids_app.build_parser(), report.build_parser()]
-    for action in parsers[1]._actions:
-        if isinstance(action.choices, dict):
-            parsers += action.choices.values()
+    parsers = [bids_app.build_parser(), *actions_of(report.build_parser())]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     assert len(named) > 12
     assert named <= known
@@ -123,8 +126,9 @@ def test_options_of_the_group_page_exist(pages: dict[Path, str]) -> None:
 
 def test_options_of_the_dicom_pages_exist(pages: dict[Path, str]) -> None:
     text = page(pages, 'dicom.md') + page(pages, 'deidentification.md')
-    named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', text))
-    parsers = [convert.build_parser(), run.build_parser()]
+    others = ('--regheader', '--mov', '--targ', '--nearest', '--o')  # of FreeSurfer
+    named = set(re.findall(r'(?<![\w-])--[a-z][a-z-]*', text)) - set(others)
+    parsers = [convert.build_parser(), run.build_parser(), *actions_of(report.build_parser())]
     known = {o for parser in parsers for action in parser._actions for o in action.option_strings}
     own = {o for action in convert.build_parser()._actions for o in action.option_strings}
     assert named <= known

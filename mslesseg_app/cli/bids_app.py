@@ -131,6 +131,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         device=options.device,
         rules=options.rules,
         change_rules=options.change_rules,
+        review=_absolute(options.review),
         random_seed=options.random_seed,
         nprocs=nprocs,
         omp_nthreads=min(options.omp_nthreads or max(1, min(nprocs - 1, 8)), nprocs),
@@ -288,6 +289,13 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         help='Search PATH(s) for pre-computed derivatives. manual=PATH holds reference lesion '
         'masks: accuracy is then written to the metrics tables. edited=PATH holds lesion masks '
         'that you corrected: they take the place of the masks of the model.',
+    )
+    group.add_argument(
+        '--review',
+        type=Path,
+        metavar='FILE',
+        help='Marks of the exams as the group page saves them, beside group_review.tsv in the '
+        'output folder: redo computes an exam anew, exclude leaves it out.',
     )
     group.add_argument(
         '--bids-database-dir',

@@ -18,7 +18,7 @@ VERBS = {
     'hpc': ('hpc', 'job scripts for a cluster, and trainings submitted to it'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'join the masks of several raters or models'),
-    'report': ('report', 'tables and figures of the MSLesSeg paper, from your data'),
+    'report': ('report', 'tables and figures of the paper, from your data; results as DICOM'),
     'completion': ('completion', 'print a completion script for bash, zsh or fish'),
 }
 

@@ -1,4 +1,4 @@
-"""``mslesseg report tables|figures``: the tables and figures of the MSLesSeg paper."""
+"""``mslesseg report``: tables and figures of the MSLesSeg paper, and results for other tools."""
 
 from __future__ import annotations
 
@@ -15,19 +15,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser = parsing.Parser(
         prog='mslesseg report',
         description='Make the tables (1, 2, 3, 5, 6) or figures (1 to 4) of the MSLesSeg paper '
-        'from your own data.',
+        'from your own data, or hand a result on: as DICOM to a PACS, as a mask to fMRIPrep.',
         allow_abbrev=False,
     )
-    actions = parser.add_subparsers(dest='action', required=True, metavar='{tables,figures}')
+    actions = parser.add_subparsers(
+        dest='action', required=True, metavar='{tables,figures,dicom,roi}'
+    )
     _add_tables(actions.add_parser('tables', help='Tables as TSV, Markdown and LaTeX.'))
     _add_figures(actions.add_parser('figures', help='Figures as SVG.'))
+    _add_dicom(
+        actions.add_parser('dicom', help='DICOM SEG and structured report on the source series.')
+    )
+    _add_roi(actions.add_parser('roi', help='Lesion mask on the T1w grid, as fMRIPrep reads it.'))
     return parser
 
 
 def main(arguments: list[str]) -> int:
     """Make what is asked for."""
     options = build_parser().parse_args(arguments)
-    return _tables(options) if options.action == 'tables' else _figures(options)
+    makers = {'tables': _tables, 'figures': _figures, 'dicom': _dicom, 'roi': _roi}
+    return makers[options.action](options)
 
 
 def _tables(options: argparse.Namespace) -> int:
@@ -77,6 +84,33 @@ def _figures(options: argparse.Namespace) -> int:
             print(f'  {error.hint}', file=sys.stderr)
     codes = {error.exit_code for error in missing.values()}
     return 0 if not codes else codes.pop() if len(codes) == 1 else 1
+
+
+def _dicom(options: argparse.Namespace) -> int:
+    from ..dicom.segmentation import export
+
+    written, notes = export(
+        options.out,
+        options.exam,
+        options.source,
+        options.output,
+        model=options.model,
+        segments=options.segments,
+        series_uid=options.series_uid,
+    )
+    if not options.quiet:
+        for line in (*notes, *(f'Wrote {path}' for path in written)):
+            print(line)
+    return 0
+
+
+def _roi(options: argparse.Namespace) -> int:
+    from ..reports.roi import write_roi
+
+    path = write_roi(options.out, options.exam, options.model, options.output)
+    if not options.quiet:
+        print(f'Wrote {path}')
+    return 0
 
 
 def _numbers(text: str, known: tuple[int, ...]) -> list[int]:
@@ -155,6 +189,46 @@ def _add_figures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--reference', type=Path, metavar='FILE', help='Reference mask of the exam.'
     )
+
+
+def _add_dicom(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'source',
+        type=Path,
+        metavar='DICOM_DIR',
+        help='Folder of the source FLAIR series (other series may be there too).',
+    )
+    _add_exam(parser)
+    parser.add_argument(
+        '--model', default='', metavar='NAME', help='Needed if the exam has several masks.'
+    )
+    parser.add_argument(
+        '--segments',
+        choices=('lesions', 'mask'),
+        default='lesions',
+        help='One segment a lesion, or one for all (default: lesions).',
+    )
+    parser.add_argument(
+        '--series-uid', default='', metavar='UID', help='Needed if several series fit the mask.'
+    )
+
+
+def _add_roi(parser: argparse.ArgumentParser) -> None:
+    _add_exam(parser)
+    parser.add_argument('--model', required=True, metavar='NAME', help='Whose mask.')
+
+
+def _add_exam(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--out', type=Path, required=True, metavar='DIR', help='Output folder of the App.'
+    )
+    parser.add_argument(
+        '--exam', required=True, metavar='EXAM', help='Exam, such as sub-01_ses-1.'
+    )
+    parser.add_argument(
+        '--output', type=Path, required=True, metavar='DIR', help='Folder to write to.'
+    )
+    parser.add_argument('-q', '--quiet', action='store_true', help='Print nothing but errors.')
 
 
 def _add_common(parser: argparse.ArgumentParser, which: str) -> None:

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 from ..bids.names import group_path
 from ..reports.charts import Chart
 from ..reports.group_page import Section
+from ..reports.review import Picture
 from ..reports.tabular import Cell, Column, Interval, Spread, Table
 from . import quality, summaries
 from .evaluation import RATER_COLUMNS
 from .gather import STATES
+from .progress import PROGRESS_COLUMNS
+from .regions import REGION_COLUMNS, REGIONS
 from .statistics import FEWEST_FOR_TEST, RESAMPLES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pandas as pd
+
+    from .frequency import Frequency
 
 _INTERVALS = (
     f'Intervals are 95 % percentile intervals of {RESAMPLES} resamples of the patients, each with '
@@ -40,6 +47,18 @@ _TITLES = {
     'DSC_C1': 'DSC: C1',
     'DSC_C2': 'DSC: C2',
     'in_C2': 'in C2',
+    'n_with': 'exams with one',
+    'share_lesions': 'share of lesions',
+    'share_volume': 'share of volume',
+    'volume_ml': 'volume',
+    'mean_volume_ml': 'mean volume',
+    'median_volume_ml': 'median volume',
+    'n_pairs': 'pairs',
+    'n_left_out': 'left out',
+    'n_participants': 'participants',
+    'n_active': 'pairs with activity',
+    'mean_difference_ml': 'mean difference',
+    **{f'n_{name}': name for name in ('new', 'enlarging', 'shrinking', 'resolved', 'stable')},
 }
 
 
@@ -80,6 +99,10 @@ def _file(key: str) -> str:
 
 def exams_section(rows: Sequence[dict[str, Any]], raw_known: bool) -> Section:
     """Say which exams have no result, or only an earlier one."""
+    left_out = sorted(
+        {f'{row["participant_id"]} {row["session_id"]}'.removesuffix(' n/a') for row in rows
+         if row['state'] == 'excluded'}
+    )  # fmt: skip
     open_rows = [row for row in rows if row['state'] != 'done']
     counts = {state: sum(row['state'] == state for row in rows) for state in STATES}
     parts = [f'{count} {state}' for state, count in counts.items() if count]
@@ -92,7 +115,17 @@ def exams_section(rows: Sequence[dict[str, Any]], raw_known: bool) -> Section:
     if open_rows:
         columns = {name: {'Description': ''} for name in open_rows[0]}
         tables = (plain_table('exams', 'Exams that are not complete', open_rows, columns),)
-    return Section('exams', 'Exams', words=tuple(words), tables=tables, files=(_file('exams'),))
+    warnings = (
+        (f'Left out of all statistics by the review: {", ".join(left_out)}.',) if left_out else ()
+    )
+    return Section(
+        'exams',
+        'Exams',
+        words=tuple(words),
+        warnings=warnings,
+        tables=tables,
+        files=(_file('exams'),),
+    )
 
 
 def cohort_section(
@@ -419,3 +452,80 @@ def consensus_section(rows: Sequence[dict[str, Any]]) -> Section:
 def _mean(values: Sequence[Any]) -> float | None:
     known = [float(v) for v in values if v is not None and math.isfinite(v)]
     return sum(known) / len(known) if known else None
+
+
+def frequency_section(drawn: Sequence[tuple[Frequency, Path, Path]], folder: Path) -> Section:
+    """Show where lesions are on the template.
+
+    Parameters
+    ----------
+    drawn : sequence of (Frequency, Path, Path)
+        Map, its NIfTI file and its picture.
+    folder : Path
+        That of the page.
+    """
+    if not drawn:
+        words = ('No exam has a lesion mask on the template grid: there is no map of lesions.',)
+        return Section('frequency', 'Where lesions are', warnings=words)
+    pictures = []
+    for found, _, path in drawn:
+        peak, place = found.peak
+        where = f'x {place[0]}, y {place[1]}, z {place[2]} mm'
+        counts = f'{found.participants} participants, {found.exams} exams'
+        highest = f'highest {100 * peak:.3g} % at {where}' if peak else 'no lesion anywhere'
+        pictures.append(
+            Picture(
+                path,
+                f'Lesion frequency, {found.model}',
+                f'Share of participants with a lesion ({counts}); {highest}. Axial slices of '
+                "MNI152NLin6Asym, left of the picture is the participants' right.",
+                f'Axial brain slices coloured by lesion frequency of {found.model}: {highest}.',
+            )
+        )
+    files = tuple(path.relative_to(folder).as_posix() for _, path, _ in drawn)
+    words = ('Each participant counts once, with the mean of the exams.',)
+    return Section(
+        'frequency', 'Where lesions are', words=words, pictures=tuple(pictures), files=files
+    )
+
+
+def region_section(
+    rows: Sequence[dict[str, Any]], charts: Sequence[Chart], words: Sequence[str]
+) -> Section:
+    """Show how lesions are distributed over regions."""
+    if not rows:
+        none = ('No table of an exam assigns lesions to regions.',)
+        return Section('regions', 'Regions', words=none)
+    named = [row | {'region': REGIONS[row['region']]} for row in rows]
+    table = plain_table('regions', 'Lesions by region', named, REGION_COLUMNS)
+    return Section(
+        'regions',
+        'Regions',
+        words=tuple(words),
+        tables=(table,),
+        charts=tuple(charts),
+        files=(_file('regions'),),
+    )
+
+
+def progress_section(rows: Sequence[dict[str, Any]], charts: Sequence[Chart]) -> Section:
+    """Show what changed between sessions."""
+    if not rows:
+        none = ('There is no table of changes between sessions.',)
+        return Section('change', 'Change between sessions', words=none)
+    left_out = sum(row['n_left_out'] for row in rows if row['part'] == 'all')
+    warnings = (
+        (f'{left_out} pairs of sessions cannot be compared and are not in the numbers.',)
+        if left_out
+        else ()
+    )
+    table = plain_table('progress', 'Change between sessions', rows, PROGRESS_COLUMNS)
+    return Section(
+        'change',
+        'Change between sessions',
+        words=('Pairs of consecutive sessions of one participant.',),
+        warnings=warnings,
+        tables=(table,),
+        charts=tuple(charts),
+        files=(_file('progress'), 'group_change.tsv'),
+    )

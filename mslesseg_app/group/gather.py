@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,19 @@ class Holdings:
         """Names of the models, sorted."""
         found = {*self.metrics, *self.masks, *self.records}
         return sorted({key.model for key in found})
+
+    def without(self, exams: Container[tuple[str, str]]) -> Holdings:
+        """Return what is left without some exams (participant and session)."""
+
+        def kept(key: Key) -> bool:
+            return (key.subject, key.session) not in exams
+
+        return Holdings(
+            {key: path for key, path in self.metrics.items() if kept(key)},
+            {key: paths for key, paths in self.masks.items() if kept(key)},
+            {key: path for key, path in self.records.items() if kept(key)},
+            frozenset(filter(kept, self.raw)),
+        )
 
 
 def find_holdings(settings: Settings) -> Holdings:
@@ -193,6 +206,7 @@ STATES = {
     'failed': 'the last run failed, and there are no metrics',
     'no metrics': 'there is a mask or a record, but no metrics table',
     'no result': 'the raw data hold a FLAIR, but this model has not been run on it',
+    'excluded': 'the review leaves it out of all statistics',
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from .. import __version__
 from ..bids.dataset import check_output_folder
 from ..bids.names import group_path
+from ..bids.review import Review, current_review, excluded_exams, keep_review
 from ..errors import NoInputError
 from ..files import atomic_path, write_json, write_text
 from ..lesions.change_table import SUMMARY_COLUMNS
@@ -23,7 +25,7 @@ from ..reports.charts import Chart, Series
 from ..reports.group_page import Fact, Section, write_group_page
 from ..reports.tabular import Table, to_latex, to_markdown, write_records
 from ..settings import Settings
-from . import change, content, pictures, quality, summaries
+from . import change, content, pictures, progress, quality, regions, summaries
 from .evaluation import (
     CONSENSUS,
     RATER_COLUMNS,
@@ -32,6 +34,7 @@ from .evaluation import (
     evaluate_all,
     evaluation_dictionary,
 )
+from .frequency import lesion_frequency, write_frequency
 from .gather import (
     STATES,
     Holdings,
@@ -42,7 +45,9 @@ from .gather import (
     join_participants,
     participant_columns,
 )
+from .looks import Looked, review_rows
 from .references import find_references
+from .views import View, make_views, shown_model, view_tasks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,9 +101,10 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
     Raises
     ------
     NoInputError
-        If the folder holds no finished exam, or the folder of references does not exist.
+        If the folder holds no finished exam, the review excludes all, or the folder of
+        references or the file of marks does not exist.
     DataError
-        If a metrics table or ``participants.tsv`` cannot be read.
+        If a metrics table, ``participants.tsv``, the changes or the marks cannot be read.
     OutputError
         If the folder is another pipeline's, or cannot be written.
     """
@@ -107,17 +113,30 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
     if not holdings.metrics:
         _raise_nothing(settings, holdings)
     check_output_folder(settings.out_dir)
+    review = current_review(settings)
+    keep_review(settings, review)
+    everything, holdings = holdings, holdings.without(excluded_exams(review))
+    if not holdings.metrics:
+        raise NoInputError(
+            'The review excludes every exam that has metrics.',
+            f'Change the marks in {group_path("review")} or in the file of --review.',
+        )
     report = _Report(settings)
     volumes, people, source = _volumes(report, holdings)
     references = find_references(
         {_exam(key) for key in holdings.metrics | holdings.masks}, settings
     )
-    _exams(report, holdings, references)
+    _exams(report, everything, references, review)
     _change(report)
     _cohort(report, volumes, people, source)
-    _outliers(report, volumes)
+    views = _views(report, everything)
+    _frequency(report, views, review)
+    _regions(report, volumes)
+    _progress(report, volumes, review)
+    outliers = _outliers(report, volumes)
     _accuracy(report, holdings, references)
-    _write_texts(report, volumes, holdings, len(references))
+    shown = Looked(everything, review, views, outliers, settings.out_dir)
+    _write_texts(report, volumes, holdings, len(references), shown)
     if not quiet:
         _tell(report, volumes, holdings)
     return _code(report.codes)
@@ -162,12 +181,17 @@ def _volumes(report: _Report, holdings: Holdings) -> tuple[pd.DataFrame, list[st
     return table, people, os.path.relpath(path, report.settings.out_dir) if path else ''
 
 
-def _exams(report: _Report, holdings: Holdings, references: dict[Key, Path]) -> None:
+def _exams(
+    report: _Report, holdings: Holdings, references: dict[Key, Path], review: Review
+) -> None:
     rows = exam_states(holdings)
+    left_out = excluded_exams(review)
     root = report.settings.derivatives.get('manual', report.settings.bids_dir)
     for row in rows:
         session = '' if row['session_id'] == 'n/a' else row['session_id']
         path = references.get(Key(row['participant_id'], session))
+        if (key := (row['participant_id'], session)) in left_out:
+            row |= {'state': 'excluded', 'reason': review[key].note or 'marked in the review'}
         row['reference'] = path.relative_to(root).as_posix() if path else 'n/a'
     report.records('exams', rows, _EXAM_COLUMNS)
     report.sections.append(content.exams_section(rows, bool(holdings.raw)))
@@ -191,6 +215,7 @@ def _state_words(row: dict[str, Any]) -> str:
         'failed': 'failed in the last run: not in the table',
         'no metrics': 'has no metrics table: not in the table',
         'no result': 'has no result: not in the table',
+        'excluded': 'is left out, as the review asks for',
     }
     return f'{name} {words[row["state"]]}'
 
@@ -202,7 +227,50 @@ def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: s
     report.sections.append(content.cohort_section(rows, charts, source))
 
 
-def _outliers(report: _Report, volumes: pd.DataFrame) -> None:
+def _views(report: _Report, holdings: Holdings) -> list[View]:
+    """Draw the exams; those of other models than the shown one only give their lesions."""
+    folder = report.path('figures') / 'exams'
+    model = shown_model(holdings)
+    tasks = [
+        task if task.key.model == model else dataclasses.replace(task, mask=None)
+        for task in view_tasks(holdings, report.settings.out_dir, folder)
+    ]
+    views = make_views(tasks, report.settings.nprocs)
+    report.said += [f'{view.problem}: not shown' for view in views if view.problem]
+    return views
+
+
+def _frequency(report: _Report, views: Sequence[View], review: Review) -> None:
+    left_out = excluded_exams(review)
+    kept = [view for view in views if (view.key.subject, view.key.session) not in left_out]
+    drawn = []
+    for found in lesion_frequency(kept):
+        image, picture = write_frequency(found, report.path('frequency'))
+        drawn.append((found, image, picture))
+    report.sections.append(content.frequency_section(drawn, report.settings.out_dir))
+
+
+def _regions(report: _Report, volumes: pd.DataFrame) -> None:
+    rows = regions.region_rows(volumes)
+    if rows:
+        report.records('regions', rows, regions.REGION_COLUMNS)
+    charts = regions.region_charts(volumes, _colours(volumes))
+    report.sections.append(content.region_section(rows, charts, regions.dissemination(volumes)))
+
+
+def _progress(report: _Report, volumes: pd.DataFrame, review: Review) -> None:
+    table = progress.read_changes(report.settings.out_dir / 'group_change.tsv')
+    if table is None or not len(table):
+        report.sections.append(content.progress_section([], []))
+        return
+    table = progress.without(table, excluded_exams(review))
+    rows = progress.progress_rows(table, volumes)
+    report.records('progress', rows, progress.PROGRESS_COLUMNS)
+    charts = progress.progress_charts(table, _colours(volumes))
+    report.sections.append(content.progress_section(rows, charts))
+
+
+def _outliers(report: _Report, volumes: pd.DataFrame) -> list[dict[str, Any]]:
     rows = quality.outliers(volumes)
     report.records('outliers', rows, quality.OUTLIER_COLUMNS)
     chart = pictures.outlier_chart(rows, _scores(volumes))
@@ -211,6 +279,7 @@ def _outliers(report: _Report, volumes: pd.DataFrame) -> None:
     listed = {(row['participant_id'], row['session_id']) for row in rows}
     if listed:
         report.said.append(f'{len(listed)} exams stand out: see {report.path("outliers").name}')
+    return rows
 
 
 def _scores(volumes: pd.DataFrame) -> dict[str, Series]:
@@ -343,7 +412,7 @@ def _write_accuracy(
 
 
 def _write_texts(
-    report: _Report, volumes: pd.DataFrame, holdings: Holdings, references: int
+    report: _Report, volumes: pd.DataFrame, holdings: Holdings, references: int, shown: Looked
 ) -> None:
     """Write figures with their data, Markdown, LaTeX and the page."""
     charts = [chart for section in report.sections for chart in section.charts]
@@ -359,6 +428,8 @@ def _write_texts(
         facts=_facts(volumes, holdings, references),
         sections=[*report.sections, _files_section(charts)],
         version=__version__,
+        review=review_rows(shown),
+        review_model=shown_model(shown.holdings),
     )
 
 

@@ -14,6 +14,7 @@ from ..bids.names import group_path
 from ..files import write_text
 from .charts import STYLE, Chart
 from .page import environment, source
+from .review import Picture, ReviewRow, in_order
 from .tabular import Cell, Table
 
 
@@ -39,6 +40,7 @@ class Section:
     warnings: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     files: tuple[str, ...] = ()
 
 
@@ -58,16 +60,25 @@ def write_group_page(
     facts: Sequence[Fact],
     sections: Sequence[Section],
     version: str,
+    review: Sequence[ReviewRow] = (),
+    review_model: str = '',
 ) -> Path:
     """Write the page; equal content gives equal bytes.
+
+    Parameters
+    ----------
+    review : sequence of ReviewRow
+        Exams to mark; without any the page has no such part.
+    review_model : str
+        Whose lesions their pictures show.
 
     Raises
     ------
     OutputError, DiskError
         If it cannot be written.
     """
-    script = source('sort.js')
-    style = source('style.css') + source('group.css') + STYLE
+    script = source('sort.js') + (source('review.js') if review else '')
+    style = source('style.css') + source('group.css') + source('review.css') + STYLE
     html = (
         environment()
         .get_template('group.html')
@@ -83,6 +94,9 @@ def write_group_page(
             value_of=value_of,
             drawn=drawn,
             figures=group_path('figures').as_posix(),
+            review=in_order(review),
+            review_model=review_model,
+            review_file=group_path('review').as_posix(),
         )
     )
     write_text(path, html)

@@ -143,3 +143,23 @@ def test_what_is_there_already_is_not_touched(finished, copy, run):
         os.utime(path, ns=(stamp, stamp))
     assert run(*arguments(finished, copy)).code == 0
     assert {path.stat().st_mtime_ns for path in results} == {stamp}
+
+
+def test_redo_computes_all_of_an_exam_again_and_once(finished, copy, run, tmp_path):
+    marks = tmp_path / 'marks.tsv'
+    row = 'sub-demo\tses-1\tredo\t2026-01-01T10:00:00Z\tmoved'
+    marks.write_text(f'participant_id\tsession_id\tmark\tmarked\tnote\n{row}\n')
+    results, nodes = contents(copy), computed_nodes(finished.work)
+    done = run(*arguments(finished, copy, '--review', marks))
+    assert done.code == 0
+    assert 'computed anew, as the review asks for' in done.stdout
+    after = computed_nodes(finished.work)
+    assert changed(nodes, after) == set(nodes), 'all nodes were computed again'
+    stored = contents(copy)
+    kept = stored.pop('group_review.tsv').decode()
+    assert kept == marks.read_text().replace('redo', 'redone')
+    stored.pop('group_review.json')
+    assert stored == results, 'to the same bytes'
+
+    assert run(*arguments(finished, copy, '--review', marks)).code == 0
+    assert computed_nodes(finished.work) == after, 'once is enough'

@@ -13,6 +13,8 @@ import nibabel as nb
 import numpy as np
 from scipy import ndimage
 
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE
+
 SHAPE = (40, 48, 36)
 SPACING = (1.0, 1.0, 1.5)
 
@@ -126,6 +128,29 @@ def add_exam(
         path = tree.manual / subject / session / 'anat'
         save(path / f'{label}_label-lesion_mask.nii.gz', truth)
         tree.truth[label] = truth
+
+
+def add_pictures(tree: Tree, label: str, mask: np.ndarray, generator: np.random.Generator) -> None:
+    """Write a FLAIR with these lesions and its brain mask, as the participant level does."""
+    subject, _, session = label.partition('_')
+    folder = tree.out / subject / session / 'anat'
+    axes = np.ogrid[tuple(slice(-1, 1, complex(size)) for size in mask.shape)]
+    distance = np.sqrt(sum(axis**2 for axis in axes))
+    brain = distance < 0.9
+    noise = ndimage.gaussian_filter(generator.normal(size=mask.shape), 1.0)
+    flair = (brain * (90 + 60 * noise + 40 * (distance > 0.7)) + 90 * mask).clip(0, 255)
+    save(folder / f'{label}_desc-preproc_FLAIR.nii.gz', flair)
+    save(folder / f'{label}_desc-brain_mask.nii.gz', brain)
+
+
+def add_template_mask(tree: Tree, label: str, model: str, mask: np.ndarray) -> None:
+    """Write a lesion mask on the template grid."""
+    subject, _, session = label.partition('_')
+    name = f'{label}_space-MNI152NLin6Asym_res-1_label-lesion_desc-{model}_mask.nii.gz'
+    path = tree.out / subject / session / 'anat' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = nb.Nifti1Image(mask.astype(np.uint8), TEMPLATE_AFFINE)
+    path.write_bytes(gzip.compress(image.to_bytes(), compresslevel=1, mtime=0))
 
 
 def add_failure(tree: Tree, label: str, model: str, message: str = 'the file is damaged') -> None:

@@ -25,6 +25,7 @@
   };
   for (const table of document.querySelectorAll('table.sortable')) {
     for (const head of table.tHead.rows[0].cells) {
+      if ('nosort' in head.dataset) continue;
       const button = document.createElement('button');
       button.type = 'button';
       button.append(...head.childNodes);

@@ -1,0 +1,99 @@
+"""The part of the group page where exams are looked at and marked."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+#: Marks that a reader can set, with the key that sets each.
+KEYS = {'accept': 'A', 'redo': 'R', 'exclude': 'X'}
+
+
+@dataclass(frozen=True)
+class ReviewRow:
+    """One exam.
+
+    Attributes
+    ----------
+    participant, session : str
+        With ``sub-`` and ``ses-``; the session is empty where there is none.
+    page : str
+        Address of the subject's page, relative; empty without one.
+    picture : Path or None
+        JPEG of some slices.
+    verdict : str
+        ``ok``, ``suspect``, ``failed`` or ``unknown``.
+    flags : tuple of str
+        Why it should be looked at.
+    mark, marked, note : str
+        What the last review says.
+    """
+
+    participant: str
+    session: str
+    page: str = ''
+    picture: Path | None = None
+    volume_ml: float | None = None
+    lesions: int | None = None
+    verdict: str = 'unknown'
+    flags: tuple[str, ...] = ()
+    mark: str = ''
+    marked: str = ''
+    note: str = ''
+
+    @property
+    def name(self) -> str:
+        """``sub-01 ses-1``."""
+        return f'{self.participant} {self.session}'.strip()
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI, or nothing."""
+        return embedded(self.picture) if self.picture is not None else ''
+
+    @property
+    def alt(self) -> str:
+        """What the picture shows, in words."""
+        return f'Slices of {self.name}, lesions outlined.'
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture for a section.
+
+    Attributes
+    ----------
+    path : Path
+        JPEG or PNG; it is embedded.
+    """
+
+    path: Path
+    title: str
+    caption: str
+    alt: str
+
+    @property
+    def source(self) -> str:
+        """The picture as a data URI."""
+        return embedded(self.path)
+
+
+def embedded(path: Path) -> str:
+    """Return a JPEG or PNG as a data URI."""
+    kind = 'png' if path.suffix == '.png' else 'jpeg'
+    return f'data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode("ascii")}'
+
+
+def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
+    """Put first what has to be looked at: redone, then flagged and unmarked, then the rest."""
+
+    def rank(row: ReviewRow) -> int:
+        if row.mark == 'redone':
+            return 0
+        if not row.mark:
+            return 1 if row.flags or row.verdict in ('failed', 'suspect') else 2
+        return 3
+
+    return sorted(rows, key=lambda row: (rank(row), row.participant, row.session))
