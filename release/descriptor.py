@@ -75,7 +75,10 @@ def error_codes() -> list[dict[str, Any]]:
     """Return the exit codes of our errors and what they mean."""
     from mslesseg_app import errors
 
-    family = [errors.MSLesSegError, *errors.MSLesSegError.__subclasses__()]
+    family: list[type[errors.MSLesSegError]] = [
+        errors.MSLesSegError,
+        *errors.MSLesSegError.__subclasses__(),
+    ]
     first: dict[int, str] = {}
     for kind in family:
         first.setdefault(kind.exit_code, (kind.__doc__ or '').splitlines()[0])

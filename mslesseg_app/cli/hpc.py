@@ -161,7 +161,8 @@ def _job(
     for path in paths:
         if not path.exists():
             raise NoInputError(f'{path} does not exist.', 'Check the options after "--".')
-    paths += [settings.model_dir] if settings.model_dir not in (None, *paths) else []
+    if settings.model_dir is not None and settings.model_dir not in paths:
+        paths.append(settings.model_dir)
     group = Resources(
         cpus=options.group_cpus or GROUP.cpus,
         memory_mb=options.group_mem or GROUP.memory_mb,

@@ -303,7 +303,7 @@ def make_segmentation(
             pixel_array=stack.frames(labels),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[
-                _description(number, labels.any(), result, identity, per_lesion)
+                _description(number, bool(labels.any()), result, identity, per_lesion)
                 for number in range(1, count + 1)
             ],
             series_instance_uid=identity.uid('seg series'),

@@ -108,7 +108,9 @@ class CompareSessions(GuardedInterface):
         table = cwd / 'change.tsv'
         rows = change_rows(comparison, years)
         write_tsv(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)), table)
-        statuses = {number: status or 'n/a' for number, status in comparison.statuses().items()}
+        statuses: dict[int, str] = {
+            number: status or 'n/a' for number, status in comparison.statuses().items()
+        }
         return {
             'image': grids.save(image, cwd / 'change.nii.gz'),
             'table': str(table),

@@ -249,12 +249,12 @@ def _cut(exam: GuidedExam, centre: Sequence[int], size: Sequence[int], chance: C
     points += middle[:, None, None, None]
     # the maps of the template never lie quite right
     shift = torch.tensor([chance.uniform(-2, 2) for _ in range(3)])
-    maps = [torch.from_numpy(exam.channels[WHITE:]), points + shift[:, None, None, None]]
     label = torch.from_numpy(exam.label)
     truth = torch.stack([label == 1, label == IGNORE, torch.from_numpy(exam.brain)])
     read = read_at(truth, points)
     images = read_at(torch.from_numpy(exam.channels[:WHITE]), points)
-    channels = torch.cat([images, read_at(*maps)])
+    maps = read_at(torch.from_numpy(exam.channels[WHITE:]), points + shift[:, None, None, None])
+    channels = torch.cat([images, maps])
     return Patch(channels, read[0], read[1], read[2], points)
 
 
