@@ -284,7 +284,7 @@ def place_lesions(
     dict of int to Place
     """
     voxel_from_native = template_voxels(mni_from_native)
-    native_from_voxel = np.linalg.inv(voxel_from_native)
+    native_from_voxel = np.linalg.inv(voxel_from_native).astype(np.float64)
     ventricles = _Outline(landmarks.ventricles, native_from_voxel)
     cortex = _Outline(landmarks.cortex, native_from_voxel)
     places = {}

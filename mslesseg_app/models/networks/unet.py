@@ -9,7 +9,7 @@ outputs on the coarser decoder levels exist for training only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -21,7 +21,10 @@ AUXILIARY = 'auxiliary.'
 """Prefix of the state-dict keys that only training needs."""
 
 
-NORMS = {'instance': partial(nn.InstanceNorm3d, affine=True), 'batch': nn.BatchNorm3d}
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    'instance': partial(nn.InstanceNorm3d, affine=True),
+    'batch': nn.BatchNorm3d,
+}
 """Normalisations within the network. That of the batch keeps the scale of its input, and does not
 depend on the window."""
 
