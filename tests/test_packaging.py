@@ -103,7 +103,7 @@ def test_constraints_pin_every_requirement(project_root: Path) -> None:
     project = tomllib.loads(read(project_root / 'pyproject.toml'))['project']
     groups = project['optional-dependencies'].values()
     wanted = [*project['dependencies'], *(line for group in groups for line in group)]
-    names = {canonical(re.split(r'[<>=!~;\[ ]', line)[0]) for line in wanted}
+    names = {canonical(re.split(r'[<>=!~;\[ ]', line)[0]) for line in wanted} - {'mslesseg'}
     for constraints in (project_root / 'constraints').glob('py*.txt'):
         lines = [line for line in read(constraints).splitlines() if line[:1] not in {'', '#'}]
         assert all(re.fullmatch(r'[\w.-]+==[\w.]+', line) for line in lines)

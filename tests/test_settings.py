@@ -36,6 +36,7 @@ FULL = dataclasses.replace(
     connectivity=26,
     device='cuda:1',
     rules='isbi2015',
+    change_rules='anima-new',
     review=Path('/review.tsv'),
     random_seed=7,
     nprocs=8,

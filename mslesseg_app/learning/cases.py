@@ -68,6 +68,8 @@ def find_cases(
     DataError
         If an exam with a mask has no FLAIR, or the App could not process it.
     """
+    if not bids_dir.is_dir():
+        raise NoInputError(f'{bids_dir} does not exist.', 'Name the folder of the dataset.')
     root = masks or bids_dir / MANUAL
     if not root.is_dir():
         raise NoInputError(

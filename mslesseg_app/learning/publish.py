@@ -87,11 +87,10 @@ def make_card(
 
     cases = identity['files']
     left = [*identity.get('validation', []), *identity.get('test', [])]
-    people = sorted({str(name).split('_')[0] for name in cases})
     return {
         'title': f'{plan.architecture}, trained with the preset {preset}',
-        'description': f'Trained by "mslesseg train" on {len(cases)} exams of {len(people)} '
-        f'participants of {identity.get("dataset", "prepared files")}.',
+        'description': f'Trained by "mslesseg train" on {_counted(cases)} '
+        f'of {identity.get("dataset", "prepared files")}.',
         'training_data': list(cases),
         'not_trained_on': left,
         'kept': 'the epoch of the highest mean DSC of the validation exams'
@@ -104,6 +103,15 @@ def make_card(
         f'monai {monai.__version__}',
         **facts,
     }
+
+
+def _counted(names: Sequence[str]) -> str:
+    """Return how many exams, of how many participants, or with how many masks as patterns."""
+    patterns = sum(name.startswith('lesions-') for name in names)
+    if patterns:
+        return f'{len(names) - patterns} exams and the lesion shapes of {patterns} masks'
+    people = {name.split('_')[0] for name in names}
+    return f'{len(names)} exams of {len(people)} participants'
 
 
 def _citations(plan: Plan) -> list[str]:

@@ -187,7 +187,6 @@ def lesion_table(
     rows = [
         _row(labels, number, box, affine, prob, mni_from_native)
         + _doubt(labels[box] == number, box, uncertainty, models)
-        + [np.nan]  # the status is known once sessions have been compared
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]

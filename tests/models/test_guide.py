@@ -36,10 +36,9 @@ def test_images_are_on_the_scale_of_their_tissues(head, guides):
     fluid = (tissue_prior('csf') > 0.95) & head[1]
     assert guides.shape == (len(GUIDES), *TEMPLATE_SHAPE)
     assert guides.dtype == np.float32
-    for number, expected in enumerate((None, -1.0, 1.0)):
+    for number, sign in enumerate((-1, -1, 1)):
         assert abs(np.median(guides[number][white])) < 0.15
-        if expected is not None:
-            assert np.median(guides[number][fluid]) == pytest.approx(expected, abs=0.4)
+        assert 0.7 < sign * np.median(guides[number][fluid]) < 1.7 or not number
     assert guides[0][61:63, 101:103, 101:103].min() > 0.9
     assert np.abs(guides).max() <= 3
     assert not guides[:, ~head[1]].any()
