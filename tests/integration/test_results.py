@@ -57,7 +57,16 @@ def test_the_files_are_exactly_those_expected(finished):
     listed = Path(__file__).parents[1] / 'workflows' / 'expected' / 'session.txt'
     exam = [line.replace('sub-01', 'sub-demo') for line in listed.read_text().split()]
     top = ['.bidsignore', 'README.md', 'dataset_description.json', 'descriptions.tsv']
-    tables = ('agreement', 'cohort', 'evaluation', 'exams', 'outliers', 'sizes', 'summary')
+    tables = (
+        'agreement',
+        'cohort',
+        'evaluation',
+        'exams',
+        'outliers',
+        'regions',
+        'sizes',
+        'summary',
+    )
     top += [f'group_{name}.{end}' for name in (*tables, 'volumes') for end in ('tsv', 'json')]
     top += [f'seg-{name}_dseg.{end}' for name in SEGS for end in ('label', 'ctbl', 'lut')]
     top += [LOOKUP, 'group_lesions.html', 'group_tables.md', 'group_tables.tex', 'sub-demo.html']
@@ -65,7 +74,8 @@ def test_the_files_are_exactly_those_expected(finished):
     found = [
         name
         for name in files_below(finished.out)
-        if not name.startswith(('logs/', 'group_figures/')) and '.tmp-' not in name
+        if not name.startswith(('logs/', 'group_figures/', 'group_frequency/'))
+        and '.tmp-' not in name
     ]
     assert found == sorted(exam + top)
 
