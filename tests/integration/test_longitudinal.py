@@ -56,7 +56,8 @@ def test_sessions_share_a_template(run, tmp_path):
     assert run(*command, *OPTIONS).code == 65
     now = computed_nodes(tmp_path / 'work')
     again = {name for name in before if before[name] != now.get(name)}
-    assert again <= {'conform_flair'}, 'only those of the broken sessions try again'
+    # the table of the later session has just been written anew, without what became of its lesions
+    assert again <= {'conform_flair', 'compare_1_2'}, 'only those of the broken sessions try again'
 
 
 def check_broken_sessions(root, done):
