@@ -45,9 +45,9 @@ def test_app_is_the_same_inside(
     start = time.monotonic()
     done = apptainer(
         'run', *ALONE, '--nv',
-        *('-B', f'{bids}:/data:ro', '-B', f'{out}:/out', '-B', f'{work}:/scratch'),
-        *(sif, '/data', '/out', 'participant', 'group', '-w', '/scratch', *APP),
-        *('--derivatives', 'manual=/data/derivatives/manual'),
+        *('-B', f'{bids}:/bids:ro', '-B', f'{out}:/out', '-B', f'{work}:/scratch'),
+        *(sif, '/bids', '/out', 'participant', 'group', '-w', '/scratch', *APP),
+        *('--derivatives', 'manual=/bids/derivatives/manual'),
         user=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -69,8 +69,8 @@ def test_little_room_for_work_is_said(
     uid = USER_ID if os.geteuid() == 0 else os.getuid()
     bids, out = copied(outside.bids, tmp_path / 'bids'), writable(tmp_path / 'out', uid)
     done = apptainer(
-        *('run', *ALONE, '-B', f'{bids}:/data:ro', '-B', f'{out}:/out', '--pwd', '/tmp'),
-        *(sif, '/data', '/out', 'participant', '--dry-run'),
+        *('run', *ALONE, '-B', f'{bids}:/bids:ro', '-B', f'{out}:/out', '--pwd', '/tmp'),
+        *(sif, '/bids', '/out', 'participant', '--dry-run'),
         user=True,
     )
     assert done.returncode == 0, done.stderr
