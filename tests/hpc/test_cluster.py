@@ -68,11 +68,11 @@ def test_participants_share_an_output_and_the_group_level_follows(
     assert 'restart 0' in logs[2]
     assert 'restart 1' in logs[2]
     assert 'sub-04 has no FLAIR' in logs[4]
-    assert list(scratch.iterdir()) == []
 
     (after,) = cluster.wait(group, 200)
     told = (scripts / 'logs' / f'group-{group}.log').read_text()
     assert after['JobState'] == 'COMPLETED', told
+    assert list(scratch.iterdir()) == []
     assert after['StartTime'] >= max(task['EndTime'] for task in tasks)
     page = (out / 'group_lesions.html').read_text()
     assert all(f'sub-{label}' in page for label in ('01', '02', '03', '04'))
