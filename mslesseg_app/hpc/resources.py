@@ -44,6 +44,7 @@ class Figures:
 #: From docs/performance.md, "Inference": passes counted, seconds a pass and memory measured.
 NETWORKS = {
     'hyperintensity': Figures(0.0, 0.0, 0.0, True),
+    'guided': Figures(25.0, 25.0, 1.3, True),
     'unetr': Figures(20.0, 60.0, 1.6, True),
     'mssegdiff': Figures(1300.0, 24000.0, 4.0, False),
     'swinunetr': Figures(600.0, 1800.0, 2.4, False),
