@@ -67,6 +67,27 @@ class Exam:
 
 
 @dataclass(frozen=True)
+class GuidedExam:
+    """One exam as a guided network sees it, on the box of the template grid.
+
+    Attributes
+    ----------
+    name, subject : str
+    channels : float16 array (7, X, Y, Z)
+        `mslesseg_app.models.guide.GUIDES`.
+    label : uint8 array (X, Y, Z)
+        1 for lesion, `IGNORE` where unknown.
+    brain : bool array (X, Y, Z)
+    """
+
+    name: str
+    subject: str
+    channels: npt.NDArray[np.float16]
+    label: npt.NDArray[np.uint8]
+    brain: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
 class Pattern:
     """Lesions of one patient as a source of shapes and places.
 
@@ -180,12 +201,12 @@ def read_pattern(path: Path) -> Pattern:
     return Pattern(**_read(path, ('name', 'subject', 'components')))
 
 
-def read_guided(path: Path) -> dict[str, Any]:
-    """Read the values of a `mslesseg_app.training.guided.GuidedExam`; DataError if damaged."""
-    return _read(path, ('name', 'subject', 'channels', 'label', 'brain'))
+def read_guided(path: Path) -> GuidedExam:
+    """Read the channels of a guided network for an exam; DataError where the file is damaged."""
+    return GuidedExam(**_read(path, ('name', 'subject', 'channels', 'label', 'brain')))
 
 
-def write_guided(folder: Path, exam: Any) -> Path:
+def write_guided(folder: Path, exam: GuidedExam) -> Path:
     """Write the channels of a guided network for an exam and return their file."""
     return _write(folder / f'guide-{exam.name}.npz', vars(exam))
 

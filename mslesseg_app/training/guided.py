@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from mslesseg_app.errors import NoInputError
 from mslesseg_app.models.guide import FLAIR, GUIDES, T1W, T2W
 from mslesseg_app.training.data import (
     IGNORE,
+    GuidedExam,
     Pattern,
     from_box,
     kept_paths,
@@ -32,7 +32,7 @@ from mslesseg_app.training.data import (
     write_guided,
 )
 from mslesseg_app.training.fields import Chance, blur, positions, random_affine, transform
-from mslesseg_app.training.patches import Key, place_seed, steps_of
+from mslesseg_app.training.patches import Key, PreparedFeed, place_seed
 from mslesseg_app.training.plan import Plan
 
 WHITE, GREY, ELSEWHERE = (GUIDES.index(name) for name in ('white', 'grey', 'elsewhere'))
@@ -81,27 +81,6 @@ def _doubtful(
 
 
 @dataclass(frozen=True)
-class GuidedExam:
-    """One exam as a guided network sees it, on the box of the template grid.
-
-    Attributes
-    ----------
-    name, subject : str
-    channels : float16 array (7, X, Y, Z)
-        `mslesseg_app.models.guide.GUIDES`.
-    label : uint8 array (X, Y, Z)
-        1 for lesion, `IGNORE` where unknown.
-    brain : bool array (X, Y, Z)
-    """
-
-    name: str
-    subject: str
-    channels: npt.NDArray[np.float16]
-    label: npt.NDArray[np.uint8]
-    brain: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
 class GuidedData:
     """What one training run may see.
 
@@ -147,10 +126,10 @@ def load_guided(folder: Path, leave_out: Sequence[str] = ()) -> GuidedData:
             f'No exam with the channels of a guided network is left in {folder}.',
             'Leave out fewer subjects, or prepare the folder again.',
         )
-    return GuidedData(tuple(GuidedExam(**values) for values in exams), patterns)
+    return GuidedData(tuple(exams), patterns)
 
 
-class GuidedFeed(Dataset[dict[str, Tensor]]):
+class GuidedFeed(PreparedFeed):
     """Patches of real and planted lesions.
 
     Parameters
@@ -163,25 +142,12 @@ class GuidedFeed(Dataset[dict[str, Tensor]]):
     """
 
     def __init__(self, data: GuidedData, plan: Plan) -> None:
-        self.data, self.plan = data, plan
+        super().__init__(data, plan)
         self.labelled = [e for e in data.exams if (e.label == 1).any()]
         self.places = {e.name: np.argwhere(e.label == 1) for e in self.labelled}
         self.inside = {e.name: np.argwhere(e.brain[::4, ::4, ::4]) * 4 for e in data.exams}
         self.bright = {e.name: _bright(e) for e in data.exams}
         self.shapes = {p.name: np.argwhere(p.components > 0) for p in data.patterns}
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files that it draws from."""
-        return self.data.files
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self))
-
-    def __len__(self) -> int:
-        return len(self.data.exams)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """Return the patches of one draw."""

@@ -332,7 +332,35 @@ def _item(case: LabelledCase, entry: ModelEntry) -> dict[str, Any]:
 # -------------------------------------------------------------------------------- synthesis
 
 
-class SynthesisFeed(Dataset[dict[str, Tensor]]):
+class PreparedFeed(Dataset[dict[str, Tensor]]):
+    """What all feeds have that draw from prepared files.
+
+    Parameters
+    ----------
+    data : TrainingData or GuidedData
+        All that it can ever show.
+    plan : Plan
+    """
+
+    def __init__(self, data: Any, plan: Plan) -> None:
+        self.data, self.plan = data, plan
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that it draws from."""
+        found: list[str] = self.data.files
+        return found
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return steps_of(self.plan, len(self))
+
+    def __len__(self) -> int:
+        return len(self.data.exams)
+
+
+class SynthesisFeed(PreparedFeed):
     """Patches of synthetic exams, made on a device.
 
     Parameters
@@ -347,22 +375,10 @@ class SynthesisFeed(Dataset[dict[str, Tensor]]):
     def __init__(self, data: TrainingData, plan: Plan, device: str = 'cpu') -> None:
         from mslesseg_app.training.synthesis import Synthesiser
 
-        self.data, self.plan, self.device = data, plan, device
+        super().__init__(data, plan)
+        self.device = device
         chance = Chance(plan.seed, device)
         self.synthesiser = Synthesiser(data, chance, plan.recipe, plan.normalisation)
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files that it draws from."""
-        return self.data.files
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self))
-
-    def __len__(self) -> int:
-        return len(self.data.exams)
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """Return the patches of one drawn exam."""

@@ -30,7 +30,7 @@ JOB = ArrayJob(
 )
 VARIANTS = {
     'scratch': JOB,
-    'kept': replace(JOB, work_dir=Path('/work/of us')),
+    'kept': replace(JOB, work_dir=Path('/project/of us')),
     'gpu image': replace(
         JOB,
         image=Path('/images/ms lesseg.sif'),
