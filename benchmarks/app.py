@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 66
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         command = [sys.executable, '-m', 'mslesseg_app', str(data), f'{folder}/out']
-        command += ['participant', '-w', f'{folder}/work', *options.options]
+        command += ['participant', '-w', f'{folder}/work', '--model', 'hyperintensity']
+        command += options.options
         (first, peak), (second, _) = _run(command), _run(command)
         exams = _exam_seconds(Path(folder) / 'out')
     print(f'{time.strftime("%Y-%m-%d")}, {platform.machine()}, {os.cpu_count()} CPUs\n')

@@ -1,75 +1,90 @@
-"""Where the time of a training step goes: drawing exams, or the network.
+"""Where the time of a training goes, its memory, and whether it goes on exactly.
 
-Prints one Markdown table. Example::
+Trains on a folder of prepared files (``python -m mslesseg_app.training prepare``) twice with the
+same seed: in one go, and stopped after each epoch and resumed by a new trainer. Prints a Markdown
+table, and the largest difference between the losses of the two. Example::
 
-    python benchmarks/training.py PREPARED_FOLDER --device cuda --steps 20
+    python benchmarks/training.py PREPARED_FOLDER --loaders 0 1
+    python benchmarks/training.py PREPARED_FOLDER --preset synthesis --network unet --device cuda
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import resource
 import tempfile
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from mslesseg_app.inference.device import choose_device
-from mslesseg_app.training.data import TrainingData, load_data
+from mslesseg_app.training.data import load_data
+from mslesseg_app.training.guided import GuidedFeed, load_guided
 from mslesseg_app.training.loop import Trainer
-from mslesseg_app.training.patches import SynthesisFeed, collate
+from mslesseg_app.training.patches import Feed, SynthesisFeed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.workers import World
 
-
-def now(device: str) -> float:
-    """Return the time once the device has nothing left to do."""
-    if device.startswith('cuda'):
-        torch.cuda.synchronize()
-    return time.perf_counter()
+EPOCHS = 3
+AN_EPOCH = 1e-4
+"""Minutes after which no further epoch begins."""
 
 
-def measure(data: TrainingData, plan: Plan, device: str, steps: int) -> tuple[float, float, float]:
-    """Return median milliseconds of drawing and of the rest of a step, and peak memory (GiB)."""
-    drawing, rest = [], []
-    feed = SynthesisFeed(data, plan, device)
+def make_feed(folder: Path, plan: Plan, device: str) -> Feed:
+    if plan.source == 'guided':
+        return GuidedFeed(load_guided(folder), plan)
+    return SynthesisFeed(load_data(folder), plan, device)
+
+
+def train(feed: Feed, plan: Plan, device: str, loaders: int, stops: bool) -> list[dict[str, Any]]:
+    """Return the log of a training in one go, or of one that stops after each epoch."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(Path(folder), plan, feed, world=World(device=device))
-        trainer.network.train()
-        for number in range(steps + 4):
-            start = now(device)
-            draws = [feed[0, number * plan.batch + place, 0] for place in range(plan.batch)]
-            batch = {name: tensor.to(device) for name, tensor in collate(draws).items()}
-            middle = now(device)
-            trainer.train_step(batch)
-            drawing.append(1000 * (middle - start))
-            rest.append(1000 * (now(device) - middle))
-    peak = torch.cuda.max_memory_allocated() / 2**30 if device.startswith('cuda') else 0.0
-    return statistics.median(drawing[4:]), statistics.median(rest[4:]), peak
+        complete = False
+        while not complete:
+            world = World(device=device)
+            trainer = Trainer(Path(folder), plan, feed, world=world, loaders=loaders)
+            complete = trainer.train(minutes=AN_EPOCH if stops else float('inf'))
+        return trainer.progress.history
+
+
+def gibibytes() -> float:
+    """Return the peak of this process and of the largest of its children."""
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return sum(resource.getrusage(w).ru_maxrss for w in who) / 2**20
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('data', type=Path)
-    parser.add_argument('--steps', type=int, default=20)
-    parser.add_argument('--batch', type=int, nargs='+', default=[1])
-    parser.add_argument('--patch', type=int, nargs=3, default=[96, 96, 96])
-    parser.add_argument('--widths', type=int, nargs='+', default=[16, 32, 64, 128, 192])
+    parser.add_argument('--network', default='guided')
+    parser.add_argument('--preset', default='guided', choices=('guided', 'synthesis'))
+    parser.add_argument('--steps', type=int, default=20, help='Of each of three epochs.')
+    parser.add_argument('--loaders', type=int, nargs='+', default=[1])
+    parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--device', default='auto')
     args = parser.parse_args()
     device, _ = choose_device(args.device)
-    torch.backends.cudnn.benchmark = True
-    data = load_data(args.data)
-    print('| batch | drawing ms | rest of the step ms | peak GiB on the GPU |')
+    torch.set_num_threads(args.threads)
+    plan = preset(args.preset, args.network)
+    plan = changed(plan, {'epochs': EPOCHS, 'steps_per_epoch': args.steps})
+    feed = make_feed(args.data, plan, device)
+    print('| loaders | seconds a step | waiting for data | peak memory GiB |')
     print('|---|---|---|---|')
-    for batch in args.batch:
-        sizes = {'options': {'channels': args.widths}, 'patch': args.patch, 'batch': batch}
-        plan = changed(preset('synthesis', 'unet'), sizes)
-        drawing, rest, peak = measure(data, plan, device, args.steps)
-        print(f'| {batch} | {drawing:.0f} | {rest:.0f} | {peak:.1f} |', flush=True)
+    for loaders in args.loaders:
+        log = train(feed, plan, device, loaders, stops=False)
+        # the first epoch warms up
+        seconds = float(log[-1]['seconds']) - float(log[0]['seconds'])
+        waiting = sum(float(row['waiting']) for row in log[1:])
+        each = seconds / (args.steps * (EPOCHS - 1))
+        share = f'{100 * waiting / seconds:.1f} %'
+        print(f'| {loaders} | {each:.2f} | {share} | {gibibytes():.1f} |', flush=True)
+    again = train(feed, plan, device, args.loaders[-1], stops=True)
+    apart = [abs(float(a['loss']) - float(b['loss'])) for a, b in zip(log, again, strict=True)]
+    print(f'\nlargest difference of losses, stopped after each epoch: {max(apart):g}')
+    print(f'losses: {", ".join(row["loss"] for row in again)}')
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ EnsembleMethod = Literal['mean', 'majority', 'staple']
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
 
 #: Model of the registry that is taken where none is named.
-DEFAULT_MODEL = 'hyperintensity'
+DEFAULT_MODEL = 'unet'
 
 
 @dataclass(frozen=True)

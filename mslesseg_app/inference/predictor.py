@@ -204,10 +204,19 @@ class PooledPredictor(_Detailed):
 
 
 class GuidedPredictor(_Detailed):
-    """A predictor that sees the channels of `mslesseg_app.models.guide` instead of the images."""
+    """A predictor that sees the channels of `mslesseg_app.models.guide` instead of the images.
 
-    def __init__(self, inner: NetworkPredictor | PooledPredictor) -> None:
-        self.inner = inner
+    Parameters
+    ----------
+    inner : NetworkPredictor or PooledPredictor
+    confirm : float, optional
+        Threshold of the model; lesions in which `hyperintensity` sees none stay below it.
+    """
+
+    def __init__(
+        self, inner: NetworkPredictor | PooledPredictor, confirm: float | None = None
+    ) -> None:
+        self.inner, self.confirm = inner, confirm
 
     def detailed(
         self,
@@ -222,10 +231,16 @@ class GuidedPredictor(_Detailed):
         DataError
             If no tissues can be found in the brain, or the images are not on the template grid.
         """
+        from mslesseg_app.inference.confirm import confirmed
         from mslesseg_app.models.guide import guide_channels
+        from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
 
         guides = guide_channels(channels, brain, present)
-        return self.inner.detailed(guides, brain, (True,) * len(guides))
+        found = self.inner.detailed(guides, brain, (True,) * len(guides))
+        if self.confirm is None:
+            return found
+        second = Hyperintensity(Constants())(channels[:2], brain, present[:2])
+        return replace(found, prob=confirmed(found.prob, second >= 0.5, self.confirm))
 
 
 class ChainSampler:

@@ -39,7 +39,7 @@ from mslesseg_app.models.tissues import (
 if TYPE_CHECKING:
     from mslesseg_app.models.registry import ModelEntry, Predictor
 
-_MIDPLANE = 90.0
+MIDPLANE = 90.0
 """Index of the plane between the hemispheres on the template grid."""
 
 
@@ -215,4 +215,4 @@ def midline(shape: tuple[int, ...], fit: PriorFit) -> Array:
     x, y, z = np.ogrid[tuple(slice(n) for n in shape)]
     row = fit.matrix[0]
     across = row[0] * x + row[1] * y + row[2] * z + fit.offset[0]
-    return np.asarray(np.clip(1 - np.abs(across - _MIDPLANE) / 5, 0, 1))
+    return np.asarray(np.clip(1 - np.abs(across - MIDPLANE) / 5, 0, 1))

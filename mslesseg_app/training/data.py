@@ -73,11 +73,13 @@ class GuidedExam:
     Attributes
     ----------
     name, subject : str
-    channels : float16 array (7, X, Y, Z)
+    channels : float16 array (8, X, Y, Z)
         `mslesseg_app.models.guide.GUIDES`.
     label : uint8 array (X, Y, Z)
         1 for lesion, `IGNORE` where unknown.
     brain : bool array (X, Y, Z)
+    grey : uint8 array (2, X, Y, Z)
+        Probability times 255 of the exam's own grey matter, here and in the other hemisphere.
     """
 
     name: str
@@ -85,6 +87,7 @@ class GuidedExam:
     channels: npt.NDArray[np.float16]
     label: npt.NDArray[np.uint8]
     brain: npt.NDArray[np.bool_]
+    grey: npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,7 @@ def read_pattern(path: Path) -> Pattern:
 
 def read_guided(path: Path) -> GuidedExam:
     """Read the channels of a guided network for an exam; DataError where the file is damaged."""
-    return GuidedExam(**_read(path, ('name', 'subject', 'channels', 'label', 'brain')))
+    return GuidedExam(**_read(path, ('name', 'subject', 'channels', 'label', 'brain', 'grey')))
 
 
 def write_guided(folder: Path, exam: GuidedExam) -> Path:

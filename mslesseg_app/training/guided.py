@@ -9,7 +9,7 @@ takes many seconds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from mslesseg_app.errors import NoInputError
-from mslesseg_app.models.guide import FLAIR, GUIDES, T1W, T2W
+from mslesseg_app.models.guide import FLAIR, GUIDES, MIRRORED, T1W, T2W
+from mslesseg_app.models.hyperintensity import MIDPLANE
 from mslesseg_app.training.data import (
+    BOX,
     IGNORE,
+    TISSUES,
     GuidedExam,
     Pattern,
     from_box,
@@ -35,27 +38,40 @@ from mslesseg_app.training.fields import Chance, blur, positions, random_affine,
 from mslesseg_app.training.patches import Key, PreparedFeed, place_seed
 from mslesseg_app.training.plan import Plan
 
-WHITE, GREY, ELSEWHERE = (GUIDES.index(name) for name in ('white', 'grey', 'elsewhere'))
+WHITE, ELSEWHERE = (GUIDES.index(name) for name in ('white', 'elsewhere'))
+GREY = TISSUES.index('gm')
+
+TENTORIUM = 50
+"""Slice of the box below which grey and white matter lie too close for the template's maps."""
+
+SEEN = 0.6
+"""Contrast, in units of FLAIR, from which a planted lesion is labelled; below it is unknown."""
 
 
 def prepare_guide(path: Path, folder: Path) -> Path:
     """Write the channels of a prepared exam into a folder of prepared files; return the file."""
     from scipy import ndimage
 
-    from mslesseg_app.models.guide import guide_channels
+    from mslesseg_app.models.guide import guide_channels, guide_fit, mirrored
 
     exam = read_exam(path)
     label = exam.label
     images = np.stack([from_box(image) for image in exam.images]).astype(np.float32)
     brain = ndimage.binary_fill_holes((images > 0).any(axis=0))
     present = tuple(bool(p) for p in exam.present)
-    channels = guide_channels(images, brain, present)
+    fit = guide_fit(images[FLAIR], brain)
+    channels = guide_channels(images, brain, present, fit)
     if (label == IGNORE).any():
         label = to_box(_doubtful(images, brain, present))
+    lesion = ndimage.binary_dilation(from_box(label) > 0)
+    grey = np.where(lesion, 0, from_box(exam.tissues[GREY])).astype(np.float32)
+    both = np.stack([to_box(one * brain) for one in (grey, mirrored(grey, fit))])
     boxed = np.stack([to_box(channel * brain) for channel in channels]).astype(np.float16)
     return write_guided(
         folder,
-        GuidedExam(exam.name, exam.subject, boxed, label, np.asarray(to_box(brain))),
+        GuidedExam(
+            exam.name, exam.subject, boxed, label, np.asarray(to_box(brain)), both.astype(np.uint8)
+        ),
     )
 
 
@@ -64,7 +80,7 @@ def _doubtful(
 ) -> npt.NDArray[np.uint8]:
     """Return the label of an exam that nobody segmented: unknown around what may be lesion.
 
-    That is where `hyperintensity` sees one; all else that is bright serves as what is no lesion.
+    That is where `hyperintensity` sees one, or nearly; all else that is bright is no lesion.
     """
     from scipy import ndimage
 
@@ -76,7 +92,7 @@ def _doubtful(
         if present[number]:
             channels[number] = normalise(images[number], brain, 'robust')
     prob = load_predictor(get_entry('hyperintensity'))(channels, brain, present[:2])
-    near = ndimage.binary_dilation(prob >= 0.5, iterations=2)
+    near = ndimage.binary_dilation(prob >= 0.15, iterations=2)
     return np.where(near, IGNORE, 0).astype(np.uint8)
 
 
@@ -147,7 +163,7 @@ class GuidedFeed(PreparedFeed):
         self.places = {e.name: np.argwhere(e.label == 1) for e in self.labelled}
         self.inside = {e.name: np.argwhere(e.brain[::4, ::4, ::4]) * 4 for e in data.exams}
         self.bright = {e.name: _bright(e) for e in data.exams}
-        self.shapes = {p.name: np.argwhere(p.components > 0) for p in data.patterns}
+        self.shapes = {p.name: _by_lesion(p) for p in data.patterns}
 
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """Return the patches of one draw."""
@@ -173,11 +189,21 @@ class GuidedFeed(PreparedFeed):
         return finish(patch, chance, self.plan)
 
     def _centre(self, exam: GuidedExam, pattern: Pattern | None, chance: Chance) -> list[int]:
-        near = self.places.get(exam.name) if pattern is None else self.shapes[pattern.name]
+        near = self.places.get(exam.name)
+        if pattern is not None:
+            shapes = self.shapes[pattern.name]
+            near = shapes[chance.integer(len(shapes))]  # a small lesion as often as a large one
         share = self.plan.on_lesion or 0.0
         if near is None or not len(near) or not chance.happens(share):
             near = self.bright[exam.name] if chance.happens(0.5) else self.inside[exam.name]
         return [int(c) for c in near[chance.integer(len(near))]]
+
+
+def _by_lesion(pattern: Pattern) -> list[npt.NDArray[np.intp]]:
+    """Return the voxels of each lesion."""
+    where = np.argwhere(pattern.components > 0)
+    numbers = pattern.components[tuple(where.T)]
+    return [where[numbers == number] for number in np.unique(numbers)]
 
 
 def _bright(exam: GuidedExam) -> npt.NDArray[np.intp]:
@@ -192,9 +218,9 @@ class Patch:
 
     Attributes
     ----------
-    channels : (7, x, y, z)
-    label, unknown, brain : (x, y, z)
-        0 to 1.
+    channels : (8, x, y, z)
+    label, unknown, brain, grey : (x, y, z)
+        0 to 1; `grey` is the exam's own grey matter.
     points : (3, x, y, z)
         Voxels of the box that it was read at.
     """
@@ -203,25 +229,53 @@ class Patch:
     label: Tensor
     unknown: Tensor
     brain: Tensor
+    grey: Tensor
     points: Tensor
 
 
 def _cut(exam: GuidedExam, centre: Sequence[int], size: Sequence[int], chance: Chance) -> Patch:
     """Read a patch of an exam, turned, scaled and sometimes mirrored."""
-    affine = random_affine(chance, 12, 0.12, 0, mirror=0.5)
+    affine = random_affine(chance, 12, 0.1, 0, mirror=0.5)
+    affine[:3, :3] *= chance.uniform(0.9, 1.2)
     middle = torch.tensor(centre, dtype=torch.float32)
     middle += torch.tensor([chance.uniform(-0.3, 0.3) * edge for edge in size])
     points = transform(positions(size, torch.device('cpu')).float(), affine)
     points += middle[:, None, None, None]
     # the maps of the template never lie quite right
-    shift = torch.tensor([chance.uniform(-2, 2) for _ in range(3)])
+    shift = torch.tensor([chance.uniform(-2, 2) for _ in range(3)])[:, None, None, None]
+    width, cell = chance.uniform(0, 4), chance.uniform(12, 28)
+    shift = shift + width * chance.smooth(3, points.shape[1:], cell)
     label = torch.from_numpy(exam.label)
     truth = torch.stack([label == 1, label == IGNORE, torch.from_numpy(exam.brain)])
     read = read_at(truth, points)
     images = read_at(torch.from_numpy(exam.channels[:WHITE]), points)
-    maps = read_at(torch.from_numpy(exam.channels[WHITE:]), points + shift[:, None, None, None])
-    channels = torch.cat([images, maps])
-    return Patch(channels, read[0], read[1], read[2], points)
+    maps = read_at(torch.from_numpy(exam.channels[WHITE:MIRRORED]), points + shift)
+    other = read_at(torch.from_numpy(exam.channels[MIRRORED:]), points)
+    channels = torch.cat([images, maps, other])
+    grey = read_at(torch.from_numpy(exam.grey), points) / 255
+    if chance.happens(0.7):
+        vary_grey(channels, grey, chance)
+    return Patch(channels, read[0], read[1], read[2], grey[0], points)
+
+
+def vary_grey(channels: Tensor, grey: Tensor, chance: Chance) -> None:
+    """Change the contrast of grey matter, in place: it differs between scanners and places.
+
+    Without it a network takes the cortex of sharper, or brighter, images for lesions.
+
+    Parameters
+    ----------
+    channels : (8, x, y, z)
+    grey : (2, x, y, z)
+        Grey matter here and in the other hemisphere, 0 to 1.
+    """
+    base, width, cell = chance.uniform(-0.2, 0.6), chance.uniform(0, 0.4), chance.uniform(10, 30)
+    for number, here in ((FLAIR, grey[0]), (MIRRORED, grey[1])):
+        places = width * chance.smooth(1, here.shape, cell)[0]
+        channels[number] += here * (base + places).clamp(-0.4, 1.2)
+    for number in (T1W, T2W):
+        if bool((channels[number] != 0).any()):
+            channels[number] += grey[0] * chance.uniform(-0.12, 0.12)
 
 
 def read_at(volume: Tensor, points: Tensor, nearest: bool = False) -> Tensor:
@@ -264,35 +318,61 @@ def plant(patch: Patch, pattern: Pattern, chance: Chance) -> Patch:
     moved = transform(patch.points - middle, random_affine(chance, 15, 0.2, 5)) + middle
     moved += chance.uniform(0, 2.5) * chance.smooth(3, shape, chance.uniform(8, 24))
     numbers = read_at(torch.from_numpy(pattern.components)[None], moved, nearest=True)[0].long()
-    count = int(numbers.max())
-    if not count:
+    if not bool(numbers.any()):
         return patch
-    kept = _kept(numbers, patch.channels[WHITE], patch.brain, count, chance)
-    gains = chance.values((count + 1,), 0.7, 1.3)
-    mask = kept[numbers].float()
-    soft = _blurred(mask, chance)
-    gain = blur((mask * gains[numbers])[None], 1.2)[0] / (blur(mask[None], 1.2)[0] + 1e-3)
-    texture = 1 + chance.uniform(0, 0.3) * chance.smooth(1, shape, 3.5)[0]
     allowed = 1 - 0.9 * (patch.channels[FLAIR] < -1.2).float()
-    amount = soft * gain * texture.clamp(0.4, 1.6) * blur(allowed[None], 0.6)[0]
-    channels = _brighten(patch.channels.clone(), soft, amount, chance)
-    contrast = amount * (patch.brain > 0.5)
-    label = torch.maximum(patch.label, (soft > 0.5).float() * (contrast > 0.35).float())
-    doubt = ((soft > 0.5) & (contrast <= 0.35)).float()
+    soft, amount = _shaped(numbers, _kept(numbers, patch, chance), chance)
+    amount = amount * blur(allowed[None], 0.6)[0]
+    strength = chance.uniform(0.9, 2.2)
+    channels = _brighten(patch.channels.clone(), soft, amount, strength, chance)
+    if chance.happens(0.6):
+        _plant_beyond(channels, pattern, moved, strength, chance)
+    contrast = strength * amount * (patch.brain > 0.5)
+    label = torch.maximum(patch.label, (soft > 0.5).float() * (contrast > SEEN).float())
+    doubt = ((soft > 0.5) & (contrast <= SEEN)).float()
     unknown = torch.maximum(patch.unknown * (label < 0.5).float(), doubt)
-    return Patch(channels, label, unknown, patch.brain, patch.points)
+    return replace(patch, channels=channels, label=label, unknown=unknown)
 
 
-def _kept(numbers: Tensor, white: Tensor, brain: Tensor, count: int, chance: Chance) -> Tensor:
-    """Choose lesions that lie in white matter, ``(count + 1,)`` of bool."""
-    flat = numbers.flatten()
-    size = torch.bincount(flat, minlength=count + 1).clamp(min=1)
-    share = torch.bincount(flat, (white * brain).flatten(), minlength=count + 1) / size
+def _kept(numbers: Tensor, patch: Patch, chance: Chance) -> Tensor:
+    """Choose lesions that lie in white matter, or below the tentorium; a bool for each number."""
+    flat, count = numbers.flatten(), int(numbers.max()) + 1
+    below = patch.points[2] < TENTORIUM
+    white = patch.channels[WHITE] * (1 - patch.grey)
+    fits = torch.where(below, 1 - patch.channels[ELSEWHERE], white) * patch.brain
+    size = torch.bincount(flat, minlength=count).clamp(min=1)
+    share = torch.bincount(flat, fits.flatten(), minlength=count) / size
     kept = (share > chance.uniform(0.2, 0.7)) & (
-        chance.values((count + 1,), 0, 1) < chance.uniform(0.3, 1.2)
+        chance.values((count,), 0, 1) < chance.uniform(0.3, 1.2)
     )
     kept[0] = False
     return kept
+
+
+def _shaped(numbers: Tensor, kept: Tensor, chance: Chance) -> tuple[Tensor, Tensor]:
+    """Return how much of each voxel is lesion, and how strong it is there."""
+    mask = kept[numbers].float()
+    soft = _blurred(mask, chance)
+    gains = chance.values((len(kept),), 0.7, 1.3)
+    gain = blur((mask * gains[numbers])[None], 1.2)[0] / (blur(mask[None], 1.2)[0] + 1e-3)
+    texture = 1 + chance.uniform(0, 0.3) * chance.smooth(1, mask.shape, 3.5)[0]
+    return soft, soft * gain * texture.clamp(0.4, 1.6)
+
+
+def _plant_beyond(
+    channels: Tensor, pattern: Pattern, moved: Tensor, strength: float, chance: Chance
+) -> None:
+    """Add lesions to the other hemisphere, in place: those of the pattern, and no label."""
+    across = moved.clone()
+    across[0] = 2 * (MIDPLANE - BOX[0].start) - across[0]
+    numbers = read_at(torch.from_numpy(pattern.components)[None], across, nearest=True)[0].long()
+    if not bool(numbers.any()):
+        return
+    kept = chance.values((int(numbers.max()) + 1,), 0, 1) < chance.uniform(0.2, 0.8)
+    kept[0] = False
+    soft, amount = _shaped(numbers, kept, chance)
+    channels[MIRRORED] *= 1 - 0.5 * soft
+    channels[MIRRORED] += strength * amount * channels[WHITE]
 
 
 def _blurred(mask: Tensor, chance: Chance) -> Tensor:
@@ -311,9 +391,10 @@ def _blurred(mask: Tensor, chance: Chance) -> Tensor:
     return soft
 
 
-def _brighten(channels: Tensor, soft: Tensor, amount: Tensor, chance: Chance) -> Tensor:
+def _brighten(
+    channels: Tensor, soft: Tensor, amount: Tensor, strength: float, chance: Chance
+) -> Tensor:
     """Add lesions to the images, in place."""
-    strength = chance.uniform(0.8, 2.0)
     channels[FLAIR] *= 1 - 0.5 * soft
     channels[FLAIR] += strength * amount
     if chance.happens(0.5):
@@ -335,16 +416,21 @@ def _brighten(channels: Tensor, soft: Tensor, amount: Tensor, chance: Chance) ->
 def finish(patch: Patch, chance: Chance, plan: Plan) -> dict[str, Tensor]:
     """Vary scale, offset, sharpness and noise of the images, and empty some."""
     brain = (patch.brain > 0.5).float()
-    for number, width, shift in ((FLAIR, 0.25, 0.15), (T1W, 0.2, 0.08), (T2W, 0.2, 0.08)):
+    for number, width, shift in ((FLAIR, 0.3, 0.15), (T1W, 0.35, 0.1), (T2W, 0.35, 0.1)):
         image = patch.channels[number]
         if not bool((image != 0).any()):
             continue
         if chance.happens(0.3):
             image = blur(image[None], chance.uniform(0.4, 0.9))[0]
-        image = image * (1 + chance.uniform(-width, width)) + chance.uniform(-shift, shift)
+        elif chance.happens(0.5):
+            image = image + chance.uniform(0.2, 1.2) * (image - blur(image[None], 1.0)[0])
+        factor, offset = 1 + chance.uniform(-width, width), chance.uniform(-shift, shift)
+        image = image * factor + offset
+        if number == FLAIR:
+            patch.channels[MIRRORED] = patch.channels[MIRRORED] * factor + offset
         image += chance.uniform(0, 0.15) * chance.smooth(1, image.shape, chance.uniform(20, 60))[0]
         if chance.happens(0.6):
-            image += chance.uniform(0, 0.8 * shift) * chance.noise(image.shape)
+            image += chance.uniform(0, 1.2 * shift) * chance.noise(image.shape)
         patch.channels[number] = image
     for number, probability in ((T1W, plan.recipe.drop_t1w), (T2W, plan.recipe.drop_t2w)):
         if chance.happens(probability):

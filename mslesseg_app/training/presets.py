@@ -166,7 +166,10 @@ OWN = {'unet': [16, 32, 64, 128, 192], 'guided': [16, 32, 64, 96]}
 GUIDED: dict[str, Any] = {
     **MENDED,
     'source': 'guided',
-    'recipe': {'real': 0.6, 'planted': 0.4, 'painted': 0.0, 'unlabelled': 0.3},
+    'recipe': {
+        'real': 0.2, 'planted': 0.8, 'painted': 0.0, 'unlabelled': 0.3, 'drop_t1w': 0.5,
+        'drop_t2w': 0.5,
+    },
     'patch': (64, 64, 64),
     'batch': 1,
     'patches': 2,
@@ -177,7 +180,7 @@ GUIDED: dict[str, Any] = {
     'precision': 'bfloat16',
     'validate_every': 0,
     'keep': 'last',
-}
+}  # fmt: skip
 
 
 def _base(network: str) -> Plan:
@@ -185,7 +188,10 @@ def _base(network: str) -> Plan:
     if network in OWN:
         return Plan(
             network,
-            options={'channels': OWN[network]},
+            options={
+                'channels': OWN[network],
+                **({'confirm': True} if network == 'guided' else {}),
+            },
             required=('FLAIR',),
             normalisation='robust',
             sampler={'overlap': 0.25, 'blending': 'gaussian'},

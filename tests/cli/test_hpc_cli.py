@@ -99,7 +99,7 @@ def test_a_script_of_the_user_stays(bids, tmp_path) -> None:
 
 def test_resources_can_be_said(bids, tmp_path, capsys) -> None:
     words = ['--cpus', '8', '--mem', '10G', '--time', '1-00:00', '--gpu', '--gres', 'gpu:v100:1']
-    assert sbatch('-q', *words, '--group-time', '5') == 0
+    assert sbatch('-q', *words, '--group-time', '5', '--', '--model', 'hyperintensity') == 0
     assert 'hyperintensity uses no GPU' in capsys.readouterr().err
     text = (tmp_path / 'mslesseg-jobs' / 'participant.sbatch').read_text()
     for line in ('cpus-per-task=8', 'mem=10240M', 'time=1-00:00:00', 'gres=gpu:v100:1'):
@@ -110,7 +110,7 @@ def test_resources_can_be_said(bids, tmp_path, capsys) -> None:
 
 def test_more_sessions_ask_for_more_time(bids, tmp_path) -> None:
     write_dataset(bids, [f'sub-02_ses-{n}_FLAIR' for n in range(1, 20)])
-    assert sbatch('-q') == 0
+    assert sbatch('-q', '--', '--model', 'hyperintensity') == 0
     text = (tmp_path / 'mslesseg-jobs' / 'participant.sbatch').read_text()
     assert '#SBATCH --time=0-01:30:00\n' in text
     assert '19 exams' in text

@@ -140,7 +140,7 @@ def test_rules_of_change():
 
 
 def test_several_models_and_how_they_are_asked():
-    assert parse().model == ('hyperintensity',)
+    assert parse().model == ('unet',)
     assert (parse().ensemble, parse().preset, parse().uncertainty) == (None, 'fast', 'none')
     settings = parse(
         *('--model', 'a', 'b', 'a'),

@@ -19,6 +19,7 @@ from standin import calls, value
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
 
+QUICK = ('--model', 'hyperintensity')
 PREPARE = ('--skip-bids-validation', '--cpus', '1', '--mem', '2500M', '-q')
 
 
@@ -52,7 +53,7 @@ def test_participants_share_an_output_and_the_group_level_follows(
     scratch.mkdir()
     scripts = prepare(
         cluster, exams, out, tmp_path, '--scratch', scratch, '--group-mem', '2500M',
-        '--', '-d', f'manual={exams / "derivatives" / "manual"}',
+        '--', *QUICK, '-d', f'manual={exams / "derivatives" / "manual"}',
     )  # fmt: skip
     (array,), group = submit(cluster, scripts)
     cluster.until(lambda: 'alignment' in log(scripts, array, 2), 200, 'the second task to work')
@@ -88,8 +89,8 @@ def direct(cluster: Cluster, exams: Path, folder: Path) -> Path:
     out = folder / 'direct'
     cluster.run(
         sys.executable, '-m', 'mslesseg_app', exams, out, 'participant', '--participant-label',
-        '02', '-w', folder / 'direct-work', '--nprocs', '1', '--skip-bids-validation', '-d',
-        f'manual={exams / "derivatives" / "manual"}',
+        '02', '-w', folder / 'direct-work', '--nprocs', '1', '--skip-bids-validation',
+        *QUICK, '-d', f'manual={exams / "derivatives" / "manual"}',
     )  # fmt: skip
     return out
 
@@ -117,8 +118,9 @@ def test_75_starts_again_until_it_can_go_on(cluster: Cluster, exams: Path, tmp_p
     """Another run holds the work folder of the participant; it lets go while the task waits."""
     work = tmp_path / 'work'
     scripts = prepare(
-        cluster, exams, tmp_path / 'out', tmp_path, '-w', work, '--participant-label', '01'
-    )
+        cluster, exams, tmp_path / 'out', tmp_path, '-w', work, '--participant-label', '01',
+        '--', *QUICK,
+    )  # fmt: skip
     (work / 'sub-01' / 'locks').mkdir(parents=True)
     with FileLock(work / 'sub-01' / 'locks' / 'sub-01.lock'):
         (array,), _ = submit(cluster, scripts)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mslesseg_app.errors import DataError, ModelError
-from mslesseg_app.models.guide import GUIDES, guide_channels
+from mslesseg_app.models.guide import FLAIR, GUIDES, MIRRORED, guide_channels, mirrored
+from mslesseg_app.models.tissues import PriorFit
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
 
 LEVELS = {'FLAIR': (1.0, 1.3, 0.3), 'T1w': (1.0, 0.7, 0.3), 'T2w': (1.0, 1.4, 2.5)}
@@ -48,6 +49,26 @@ def test_maps_lie_on_the_head(head, guides):
     for name, tissue in (('white', 'wm'), ('grey', 'gm')):
         moved = guides[GUIDES.index(name)][head[1]]
         assert np.corrcoef(moved, tissue_prior(tissue)[head[1]])[0, 1] > 0.9
+
+
+def test_the_other_hemisphere_lies_beside(head, guides):
+    other = guides[MIRRORED]
+    # the bright cube of x = 60 to 63 is seen from x = 117 to 120
+    assert other[118:120, 101:103, 101:103].min() > 0.9
+    assert other[61:63, 101:103, 101:103].max() < 0.6
+    both = head[1] & head[1][180::-1][[0, *range(181)]]
+    assert np.corrcoef(other[both], guides[FLAIR][both])[0, 1] > 0.6
+
+
+def test_mirroring_twice_gives_back_the_volume():
+    turned = np.array([[0.99, 0.05, 0.0], [-0.05, 0.99, 0.0], [0.0, 0.0, 1.02]])
+    fit = PriorFit(turned, np.array([2.0, -3.0, 1.0]), 1.0)
+    volume = np.zeros(TEMPLATE_SHAPE, np.float32)
+    volume[50:70, 80:120, 60:90] = 1
+    once = mirrored(volume, fit)
+    assert (volume * once).sum() < 1
+    overlap = 2 * (volume * mirrored(once, fit)).sum() / (2 * volume.sum())
+    assert overlap > 0.95
 
 
 def test_linear_scale_of_the_images_does_not_matter(head, guides):

@@ -17,7 +17,10 @@ IMAGE = 'mslesseg:free'
 #: An id that no image knows; who is not root can only be himself.
 UID = 12345 if os.geteuid() == 0 else os.getuid()
 #: Options of the App: one visit and two modalities, because the tests shall be quick.
-APP = ('--nprocs', '2', '--session-label', '1', '--ignore', 't2w')
+APP = (
+    *('--nprocs', '2', '--session-label', '1', '--ignore', 't2w'),
+    *('--model', 'hyperintensity'),
+)
 #: Options of the demo: coarse, for the same reason.
 DEMO = ('--resolution', '3', '--', *APP)
 

@@ -12,10 +12,13 @@ from scipy import ndimage
 
 from mslesseg_app.errors import NoInputError, UsageError
 from mslesseg_app.learning.run import Job, train_prepared
-from mslesseg_app.models.guide import FLAIR, GUIDES, T1W, T2W
-from mslesseg_app.training.data import IGNORE, write_guided
+from mslesseg_app.models.guide import FLAIR, GUIDES, MIRRORED, T1W, T2W
+from mslesseg_app.models.hyperintensity import MIDPLANE
+from mslesseg_app.training.data import BOX, IGNORE, Pattern, write_guided
 from mslesseg_app.training.fields import Chance, positions
 from mslesseg_app.training.guided import (
+    ELSEWHERE,
+    TENTORIUM,
     WHITE,
     GuidedExam,
     GuidedFeed,
@@ -39,7 +42,8 @@ def guided_exam(name: str, subject: str, seed: int) -> GuidedExam:
     channels[T1W] = (exam.images[T1W] / 600.0 - 1) * brain
     channels[T2W] = (exam.images[T2W] / 250.0 - 1) * brain
     channels[WHITE] = (exam.tissues[2] > 0) | (exam.label > 0)
-    return GuidedExam(name, subject, channels, exam.label, brain)
+    grey = np.stack([exam.tissues[1], exam.tissues[1][::-1]])
+    return GuidedExam(name, subject, channels, exam.label, brain, grey)
 
 
 @pytest.fixture
@@ -122,27 +126,63 @@ def test_dropped_channels_are_empty_and_flair_stays(folder: Path, plan: Plan) ->
     assert image[:, FLAIR].any()
 
 
+def above(pattern: Pattern) -> Pattern:
+    """Return a pattern lifted above the tentorium."""
+    lifted = np.pad(pattern.components, ((0, 0), (0, 0), (TENTORIUM, 0)))
+    return replace(pattern, components=lifted)
+
+
+def matter(white: float, height: int) -> Patch:
+    """Return a patch of one tissue at a height of the box, without lesion."""
+    points = positions((EDGE,) * 3, torch.device('cpu')).float() + (EDGE - 1) / 2
+    points[2] += height
+    channels = torch.zeros(len(GUIDES), EDGE, EDGE, EDGE)
+    channels[WHITE] = white
+    empty = torch.zeros(EDGE, EDGE, EDGE)
+    return Patch(channels, empty, empty, torch.ones_like(empty), empty, points)
+
+
 def test_planted_lesions_are_bright_labelled_and_in_white_matter(folder: Path) -> None:
     data = load_guided(folder)
-    points = positions((EDGE,) * 3, torch.device('cpu')).float() + (EDGE - 1) / 2
     found = 0
     for seed in range(12):
-        channels = torch.zeros(len(GUIDES), EDGE, EDGE, EDGE)
-        channels[WHITE] = 1
-        empty = torch.zeros(EDGE, EDGE, EDGE)
-        patch = Patch(channels, empty, empty.clone(), torch.ones_like(empty), points)
-        after = plant(patch, data.patterns[seed % 3], Chance(seed))
+        pattern = above(data.patterns[seed % 3])
+        after = plant(matter(1, TENTORIUM), pattern, Chance(seed))
         lesion = after.label > 0.5
         found += int(lesion.any())
         if lesion.any():
-            assert float(after.channels[FLAIR][lesion].median()) > 0.3
+            assert float(after.channels[FLAIR][lesion].median()) > 0.4
         far = ~torch.from_numpy(ndimage.binary_dilation(lesion.numpy(), iterations=8))
         assert not after.label[far].any()
-        outside = torch.zeros_like(channels)
-        dark = plant(Patch(outside, empty, empty, torch.ones_like(empty), points),
-                     data.patterns[seed % 3], Chance(seed))  # fmt: skip
-        assert not dark.label.any()
+        assert not plant(matter(0, TENTORIUM), pattern, Chance(seed)).label.any()
     assert found > 6
+
+
+def test_below_the_tentorium_lesions_lie_in_grey_matter_too(folder: Path) -> None:
+    data = load_guided(folder)
+    planted = [plant(matter(0, 0), data.patterns[seed % 3], Chance(seed)) for seed in range(12)]
+    assert sum(bool(patch.label.any()) for patch in planted) > 6
+    fluid = matter(0, 0)
+    fluid.channels[ELSEWHERE] = 1
+    assert not any(plant(fluid, p, Chance(1)).label.any() for p in data.patterns)
+
+
+def test_lesions_beyond_the_midline_are_no_lesions_here() -> None:
+    patch = matter(1, TENTORIUM)
+    patch.points[0] += 120
+    middle = 2 * (MIDPLANE - BOX[0].start)
+    components = np.zeros((160, EDGE, TENTORIUM + EDGE), np.int16)
+    components[134:137, 14:18, 64:68] = 1
+    components[int(middle) - 146 : int(middle) - 142, 14:18, 64:68] = 2
+    pattern = Pattern('two sides', 'someone', components)
+    here, beyond = 0, 0
+    for seed in range(24):
+        after = plant(patch, pattern, Chance(seed))
+        labelled, bright = after.label > 0, after.channels[MIRRORED] > 0.4
+        here, beyond = here + int(labelled.any()), beyond + int(bright.any())
+        assert not (labelled & bright).any()
+    assert 8 < here <= 24
+    assert 2 < beyond < 20
 
 
 def test_unknown_voxels_carry_no_weight(folder: Path, plan: Plan) -> None:

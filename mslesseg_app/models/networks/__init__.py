@@ -67,7 +67,9 @@ def load(
         fill(network, path)
         folds.append(NetworkPredictor(network, entry, device, threads, seed))
     found = folds[0] if len(folds) == 1 else PooledPredictor(folds)
-    return GuidedPredictor(found) if entry.architecture == GUIDED else found
+    if entry.architecture != GUIDED:
+        return found
+    return GuidedPredictor(found, entry.threshold if entry.options.get('confirm') else None)
 
 
 def build(architecture: str, inputs: int, options: dict[str, Any]) -> nn.Module:

@@ -20,8 +20,10 @@ def build(inputs: int, options: Mapping[str, Any]) -> ResidualUNet:
     inputs : int
         Image channels of the model; three, which become those of the guide.
     options : mapping
-        Those of `ResidualUNet`.
+        Those of `ResidualUNet`, and `confirm` of the predictor
+        (`mslesseg_app.inference.predictor.GuidedPredictor`).
     """
     if inputs != 3:
         raise ValueError('a guided network takes FLAIR, T1w and T2w')
-    return ResidualUNet(len(GUIDES), **{'norm': 'batch', **options})
+    own = {key: value for key, value in options.items() if key != 'confirm'}
+    return ResidualUNet(len(GUIDES), **{'norm': 'batch', **own})
