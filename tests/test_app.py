@@ -167,7 +167,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(bids, capsys):
     assert run(bids, '--dry-run') == 66, 'one exam has no FLAIR'
     text = capsys.readouterr().out
     assert 'FLAIR: sub-01/anat/sub-01_FLAIR.nii.gz' in text
-    assert '-> sub-01/anat/sub-01_space-orig_label-lesion_desc-hyperintensity_mask.nii.gz' in text
+    assert '-> sub-01/anat/sub-01_space-orig_label-lesion_desc-unet_mask.nii.gz' in text
     assert 'No T2w image' in text
     assert 'cannot be processed: sub-02 has no FLAIR image.' in text
     assert files_below(bids) == before
@@ -211,7 +211,7 @@ def test_a_dataset_whose_exams_all_lack_the_flair(tmp_path, monkeypatch, capsys)
     assert '0 of 2 exams done' in shown.out
     for subject in ('01', '02'):
         assert 'has no FLAIR image' in Path(f'out/sub-{subject}.html').read_text()
-    record = json.loads(Path('out/sub-01/log/sub-01_desc-hyperintensity_exam.json').read_text())
+    record = json.loads(Path('out/sub-01/log/sub-01_desc-unet_exam.json').read_text())
     assert record['status'] == 'failed'
     assert record['failure']['exit_code'] == 66
 

@@ -170,6 +170,7 @@ def in_namespace(script: str, *arguments: object) -> subprocess.CompletedProcess
         **os.environ,
         'PYTHONPATH': str(project),
         'APP': f'{sys.executable} -m mslesseg_app',
+        'OPTIONS': '--skip-bids-validation --model hyperintensity',
     }
     command = ['unshare', '--mount', 'sh', '-euc', script, 'sh', *map(str, arguments)]
     return subprocess.run(
@@ -180,7 +181,7 @@ def in_namespace(script: str, *arguments: object) -> subprocess.CompletedProcess
 @pytest.mark.root
 def test_read_only_dataset(quick_run, tmp_path):
     script = 'mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; ! touch "$1/x" 2>/dev/null; '
-    script += '$APP "$1" "$2" participant -w "$3" --nprocs 2'
+    script += '$APP "$1" "$2" participant -w "$3" --nprocs 2 --model hyperintensity'
     done = in_namespace(script, quick_run / 'bids', tmp_path / 'out', quick_run / 'work')
     assert done.returncode == 0, done.stderr
     same_exam(tmp_path / 'out', quick_run)
@@ -204,13 +205,13 @@ def test_folder_that_cannot_be_written(quick_run, tmp_path, closed):
 FULL = """
 mount -t tmpfs -o size=$4 tmpfs "$5"
 code=0
-$APP "$1" "$2" participant -w "$3" --nprocs 2 --skip-bids-validation || code=$?
+$APP "$1" "$2" participant -w "$3" --nprocs 2 $OPTIONS || code=$?
 echo "first: $code"
 find "$2" -name '.tmp-*' | sed 's/^/left: /'
 find "$2" -name '*.nii.gz' -exec gzip -t {} \\;
 mount -o remount,size=900m "$5"
 code=0
-$APP "$1" "$2" participant -w "$3" --nprocs 2 --skip-bids-validation || code=$?
+$APP "$1" "$2" participant -w "$3" --nprocs 2 $OPTIONS || code=$?
 echo "second: $code"
 cp -r "$2" "$6"
 """

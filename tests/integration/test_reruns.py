@@ -42,8 +42,8 @@ def copy(finished, tmp_path: Path) -> Path:
 
 
 def arguments(finished, out: Path, *options: str) -> list[object]:
-    manual = f'manual={finished.manual}'
-    return [finished.bids, out, 'participant', '-w', finished.work, '-d', manual, *options]
+    common = ['-d', f'manual={finished.manual}', '--model', 'hyperintensity']
+    return [finished.bids, out, 'participant', '-w', finished.work, *common, *options]
 
 
 def changed(before: dict[str, object], after: dict[str, object]) -> set[str]:
