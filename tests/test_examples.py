@@ -190,7 +190,7 @@ def start(folder: Path, command: str, language: str = 'sh') -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(2700)
 def test_examples_run(stage: Path) -> None:
     """One after the other, in the order of the pages, in the same folder."""
     failed = list[str]()
