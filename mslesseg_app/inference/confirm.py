@@ -28,10 +28,10 @@ def confirmed(
     -------
     float32 array (X, Y, Z)
         The probability; in regions (26 neighbours) at or above the threshold without a voxel of
-        the second method at most 0.01 below it.
+        the second method 0.01 below it.
     """
     regions, count = ndimage.label(prob >= threshold, structure(26))
     seen = np.zeros(count + 1, bool)
     seen[np.unique(regions[opinion])] = True
     seen[0] = True
-    return np.where(seen[regions], prob, np.minimum(prob, threshold - _BELOW)).astype(np.float32)
+    return np.where(seen[regions], prob, threshold - _BELOW).astype(np.float32)

@@ -34,10 +34,11 @@ from mslesseg_app.models.tissues import (
 )
 
 FLAIR, T1W, T2W = range(3)
-MIRRORED = 7
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
 GUIDES = ('FLAIR', 'T1w', 'T2w', 'white', 'grey', 'elsewhere', 'midline', 'mirrored')
 """Names of the channels, in order; the first three are the images."""
+
+MIRRORED = GUIDES.index('mirrored')
 
 _UNIT = 4.0
 _LARGEST = 3.0

@@ -85,13 +85,13 @@ def _doubtful(
     from scipy import ndimage
 
     from mslesseg_app.inference.normalise import normalise
-    from mslesseg_app.models.registry import get_entry, load_predictor
+    from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
 
     channels = np.zeros((2, *brain.shape), np.float32)
     for number in (FLAIR, T1W):
         if present[number]:
             channels[number] = normalise(images[number], brain, 'robust')
-    prob = load_predictor(get_entry('hyperintensity'))(channels, brain, present[:2])
+    prob = Hyperintensity(Constants())(channels, brain, present[:2])
     near = ndimage.binary_dilation(prob >= 0.15, iterations=2)
     return np.where(near, IGNORE, 0).astype(np.uint8)
 

@@ -160,8 +160,11 @@ SYNTHESIS: dict[str, Any] = {
 }
 
 
-OWN = {'unet': [16, 32, 64, 128, 192], 'guided': [16, 32, 64, 96]}
-"""Channels of the networks of ours."""
+OWN: dict[str, dict[str, Any]] = {
+    'unet': {'channels': [16, 32, 64, 128, 192]},
+    'guided': {'channels': [16, 32, 64, 96], 'confirm': True},
+}
+"""Options of the networks of ours."""
 
 GUIDED: dict[str, Any] = {
     **MENDED,
@@ -188,10 +191,7 @@ def _base(network: str) -> Plan:
     if network in OWN:
         return Plan(
             network,
-            options={
-                'channels': OWN[network],
-                **({'confirm': True} if network == 'guided' else {}),
-            },
+            options=OWN[network],
             required=('FLAIR',),
             normalisation='robust',
             sampler={'overlap': 0.25, 'blending': 'gaussian'},
