@@ -41,6 +41,8 @@ def fsl_out(finished, run, tmp_path_factory, strategy) -> Path:
         '-d',
         f'manual={finished.manual}',
         '--write-provenance',
+        '--model',
+        'hyperintensity',
         **environment,
     )
     assert done.code == 0, done.stderr
