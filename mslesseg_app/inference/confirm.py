@@ -12,26 +12,28 @@ _BELOW = 0.01
 
 
 def confirmed(
-    prob: npt.NDArray[np.float32], opinion: npt.NDArray[np.bool_], threshold: float
+    prob: npt.NDArray[np.float32], second: npt.NDArray[np.float32], threshold: float
 ) -> npt.NDArray[np.float32]:
-    """Lower the probability of lesions that a second method sees nowhere.
+    """Join two probabilities of lesion: both must see a lesion, either says how far it reaches.
 
     Parameters
     ----------
-    prob : float32 array (X, Y, Z)
-    opinion : bool array (X, Y, Z)
-        Lesions of the second method.
+    prob, second : float32 array (X, Y, Z)
     threshold : float
-        Probability at and above which a voxel is lesion.
+        Probability at and above which a voxel is lesion, in both.
 
     Returns
     -------
     float32 array (X, Y, Z)
-        The probability; in regions (26 neighbours) at or above the threshold without a voxel of
-        the second method 0.01 below it.
+        Regions (26 neighbours) of voxels that one of the two takes for lesion: where both take
+        part, the larger probability; where one does not, `prob`, but 0.01 below the threshold at
+        most. Elsewhere `prob`.
     """
-    regions, count = ndimage.label(prob >= threshold, structure(26))
-    seen = np.zeros(count + 1, bool)
-    seen[np.unique(regions[opinion])] = True
-    seen[0] = True
-    return np.where(seen[regions], prob, threshold - _BELOW).astype(np.float32)
+    here, there = prob >= threshold, second >= threshold
+    regions, count = ndimage.label(here | there, structure(26))
+    met = np.ones((2, count + 1), bool)
+    for row, seen in zip(met, (here, there), strict=True):
+        row[1:] = np.isin(np.arange(1, count + 1), regions[seen])
+    both = met.all(axis=0)[regions] & (regions > 0)
+    joined = np.where(both, np.maximum(prob, second), np.minimum(prob, threshold - _BELOW))
+    return np.where(regions > 0, joined, prob).astype(np.float32)

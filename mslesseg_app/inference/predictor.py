@@ -210,7 +210,8 @@ class GuidedPredictor(_Detailed):
     ----------
     inner : NetworkPredictor or PooledPredictor
     confirm : float, optional
-        Threshold of the model; lesions in which `hyperintensity` sees none stay below it.
+        Threshold of the model; a lesion counts if `hyperintensity` sees one there too, and is
+        what either of them sees (`mslesseg_app.inference.confirm`).
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class GuidedPredictor(_Detailed):
         if self.confirm is None:
             return found
         second = Hyperintensity(Constants())(channels[:2], brain, present[:2])
-        return replace(found, prob=confirmed(found.prob, second >= 0.5, self.confirm))
+        return replace(found, prob=confirmed(found.prob, second, self.confirm))
 
 
 class ChainSampler:

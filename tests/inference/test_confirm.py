@@ -11,27 +11,33 @@ from scipy import ndimage
 from mslesseg_app.inference.confirm import confirmed
 
 SHAPE = (5, 6, 7)
+IMAGES = hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32))
+NEAR = np.ones((3, 3, 3))
 
 
-def test_a_lesion_that_nobody_else_sees_is_taken_back():
-    prob = np.zeros((10, 10, 10), np.float32)
-    prob[1:4, 1:4, 1:4], prob[6:9, 6:9, 6:9], prob[4, 4, 4] = 0.9, 0.8, 0.6
-    opinion = np.zeros(prob.shape, bool)
-    opinion[1, 1, 1] = True
-    found = confirmed(prob, opinion, 0.5)
-    np.testing.assert_array_equal(found[:5, :5, :5], prob[:5, :5, :5])
+def test_a_lesion_counts_where_both_see_it_and_reaches_as_far_as_either():
+    prob, second = np.zeros((2, 12, 12, 12), np.float32)
+    prob[1:4, 1:4, 1:4], prob[6:9, 6:9, 6:9] = 0.9, 0.8
+    second[3, 3, 2:6], second[10, 1, 1], second[0, 0, 0] = 0.7, 0.99, 0.4
+    found = confirmed(prob, second, 0.5)
+    np.testing.assert_array_equal(
+        found[:6, :6, :6], np.maximum(prob, second * (second > 0.5))[:6, :6, :6]
+    )
     assert found[7, 7, 7] == np.float32(0.49)
+    assert found[10, 1, 1] == 0
 
 
-@given(
-    hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32)),
-    hnp.arrays(bool, SHAPE),
-    st.sampled_from([0.3, 0.5, 0.8]),
-)
-def test_the_mask_holds_the_regions_that_both_see(prob, opinion, threshold):
-    found = confirmed(prob, opinion, threshold)
-    mask = prob >= threshold
-    kept = ndimage.binary_propagation(opinion & mask, np.ones((3, 3, 3)), mask)
-    np.testing.assert_array_equal(found >= threshold, kept)
-    assert (found <= prob).all()
-    np.testing.assert_array_equal(found[~mask], prob[~mask])
+@given(IMAGES, IMAGES, st.sampled_from([0.3, 0.5, 0.8]))
+def test_the_mask_holds_the_regions_that_both_see(prob, second, threshold):
+    found = confirmed(prob, second, threshold)
+    here, there = prob >= threshold, second >= threshold
+    kept = [ndimage.binary_propagation(one, NEAR, here | there) for one in (here, there)]
+    np.testing.assert_array_equal(found >= threshold, kept[0] & kept[1])
+    outside = ~here & ~there
+    np.testing.assert_array_equal(found[outside], prob[outside])
+    assert (found <= np.maximum(prob, second)).all()
+
+
+@given(IMAGES)
+def test_two_of_the_same_mind_change_nothing(prob):
+    np.testing.assert_array_equal(confirmed(prob, prob, 0.5), prob)
