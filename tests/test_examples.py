@@ -192,9 +192,9 @@ def start(folder: Path, command: str, language: str = 'sh') -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(2700)
 def test_examples_run(stage: Path) -> None:
-    """One after the other, in the order of the pages, in the same folder."""
+    """One after the other, in the order of the pages, in the same folder; what recurs, once."""
     failed = list[str]()
-    for example in RUN:
+    for example in {one.command: one for one in RUN}.values():
         (stage / 'models').mkdir(exist_ok=True)
         (stage / 'models' / 'mine.toml').write_text(MODEL)
         command = example.command if example.language == 'python' else filled(example.command)

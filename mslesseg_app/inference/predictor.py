@@ -241,7 +241,7 @@ class GuidedPredictor(_Detailed):
         if self.confirm is None:
             return found
         second = Hyperintensity(Constants())(channels[:2], brain, present[:2])
-        return replace(found, prob=confirmed(found.prob, second, self.confirm))
+        return replace(found, prob=confirmed(found.prob * brain, second, self.confirm))
 
 
 class ChainSampler:

@@ -44,7 +44,7 @@ GREY = TISSUES.index('gm')
 TENTORIUM = 50
 """Slice of the box below which grey and white matter lie too close for the template's maps."""
 
-SEEN = 0.6
+SEEN = 0.5
 """Contrast, in units of FLAIR, from which a planted lesion is labelled; below it is unknown."""
 
 
@@ -62,7 +62,10 @@ def prepare_guide(path: Path, folder: Path) -> Path:
     fit = guide_fit(images[FLAIR], brain)
     channels = guide_channels(images, brain, present, fit)
     if (label == IGNORE).any():
-        label = to_box(_doubtful(images, brain, present))
+        doubt = _doubtful(images, brain, present)
+        grey = from_box(exam.tissues[GREY]).astype(np.float32) / 255
+        doubt |= one_sided(channels, brain, grey)
+        label = to_box(np.where(doubt, IGNORE, 0).astype(np.uint8))
     lesion = ndimage.binary_dilation(from_box(label) > 0)
     grey = np.where(lesion, 0, from_box(exam.tissues[GREY])).astype(np.float32)
     both = np.stack([to_box(one * brain) for one in (grey, mirrored(grey, fit))])
@@ -77,11 +80,8 @@ def prepare_guide(path: Path, folder: Path) -> Path:
 
 def _doubtful(
     images: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], present: tuple[bool, ...]
-) -> npt.NDArray[np.uint8]:
-    """Return the label of an exam that nobody segmented: unknown around what may be lesion.
-
-    That is where `hyperintensity` sees one, or nearly; all else that is bright is no lesion.
-    """
+) -> npt.NDArray[np.bool_]:
+    """Return where `hyperintensity` sees a lesion, or nearly, in an exam that nobody segmented."""
     from scipy import ndimage
 
     from mslesseg_app.inference.normalise import normalise
@@ -92,8 +92,27 @@ def _doubtful(
         if present[number]:
             channels[number] = normalise(images[number], brain, 'robust')
     prob = Hyperintensity(Constants())(channels, brain, present[:2])
-    near = ndimage.binary_dilation(prob >= 0.15, iterations=2)
-    return np.where(near, IGNORE, 0).astype(np.uint8)
+    return np.asarray(ndimage.binary_dilation(prob >= 0.15, iterations=2))
+
+
+def one_sided(
+    channels: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], grey: npt.NDArray[np.float32]
+) -> npt.NDArray[np.bool_]:
+    """Return what else may be a lesion: bright spots that the other hemisphere has not.
+
+    Inside the brain, in neither fluid nor the exam's own grey matter; the small lesions that
+    `hyperintensity` misses must not be taught as healthy.
+    """
+    from scipy import ndimage
+
+    flair = channels[FLAIR]
+    beyond = ndimage.maximum_filter(channels[MIRRORED], 3)
+    spots = (flair > 0.5) & (flair > beyond + 0.3) & (grey < 0.5) & (channels[ELSEWHERE] < 0.5)
+    spots &= ndimage.binary_erosion(brain, iterations=3)
+    regions, count = ndimage.label(spots, np.ones((3, 3, 3)))
+    large = np.bincount(regions.flat, minlength=count + 1) >= 5
+    large[0] = False
+    return np.asarray(ndimage.binary_dilation(large[regions]))
 
 
 @dataclass(frozen=True)
@@ -323,7 +342,7 @@ def plant(patch: Patch, pattern: Pattern, chance: Chance) -> Patch:
     allowed = 1 - 0.9 * (patch.channels[FLAIR] < -1.2).float()
     soft, amount = _shaped(numbers, _kept(numbers, patch, chance), chance)
     amount = amount * blur(allowed[None], 0.6)[0]
-    strength = chance.uniform(0.9, 2.2)
+    strength = chance.uniform(0.7, 2.1)
     channels = _brighten(patch.channels.clone(), soft, amount, strength, chance)
     if chance.happens(0.6):
         _plant_beyond(channels, pattern, moved, strength, chance)

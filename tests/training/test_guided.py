@@ -24,6 +24,7 @@ from mslesseg_app.training.guided import (
     GuidedFeed,
     Patch,
     load_guided,
+    one_sided,
     plant,
     read_at,
 )
@@ -183,6 +184,26 @@ def test_lesions_beyond_the_midline_are_no_lesions_here() -> None:
         assert not (labelled & bright).any()
     assert 8 < here <= 24
     assert 2 < beyond < 20
+
+
+def test_a_bright_spot_without_a_counterpart_is_unknown_where_nobody_segmented() -> None:
+    brain = np.zeros((40, 40, 40), bool)
+    brain[2:38, 2:38, 2:38] = True
+    channels = np.zeros((len(GUIDES), *brain.shape), np.float32)
+    grey = np.zeros(brain.shape, np.float32)
+    spots = {name: tuple(slice(c, c + 3) for c in at) for name, at in {
+        'alone': (10, 10, 10), 'paired': (10, 10, 20), 'cortex': (10, 20, 10),
+        'fluid': (10, 20, 20), 'rim': (2, 10, 30), 'faint': (20, 20, 30),
+    }.items()}  # fmt: skip
+    for where in spots.values():
+        channels[FLAIR][where] = 1
+    channels[FLAIR][spots['faint']] = 0.4
+    channels[MIRRORED][spots['paired']] = 0.9
+    channels[ELSEWHERE][spots['fluid']] = 1
+    grey[spots['cortex']] = 1
+    found = one_sided(channels, brain, grey)
+    assert {name for name, where in spots.items() if found[where].any()} == {'alone'}
+    assert found.sum() < 100
 
 
 def test_unknown_voxels_carry_no_weight(folder: Path, plan: Plan) -> None:
