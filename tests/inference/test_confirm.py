@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from mslesseg_app.inference.confirm import confirmed
+from mslesseg_app.inference.prediction import Prediction
+from mslesseg_app.inference.predictor import GuidedPredictor
 
 SHAPE = (5, 6, 7)
 IMAGES = hnp.arrays(np.float32, SHAPE, elements=st.floats(0, 1, width=32))
@@ -41,3 +44,24 @@ def test_the_mask_holds_the_regions_that_both_see(prob, second, threshold):
 @given(IMAGES)
 def test_two_of_the_same_mind_change_nothing(prob):
     np.testing.assert_array_equal(confirmed(prob, prob, 0.5), prob)
+
+
+def test_lesions_do_not_meet_outside_the_brain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network says anything there; it must not carry the second opinion to another lesion."""
+    brain = np.ones((5, 5, 9), bool)
+    brain[:, :, 4] = False
+    second = np.zeros(brain.shape, np.float32)
+    second[2, 2, 1] = 1
+
+    class Everywhere:
+        def detailed(self, guides: object, *_: object) -> Prediction:
+            return Prediction(np.full(brain.shape, 0.9, np.float32))
+
+    monkeypatch.setattr('mslesseg_app.models.guide.guide_channels', lambda channels, *_: channels)
+    monkeypatch.setattr(
+        'mslesseg_app.models.hyperintensity.Hyperintensity', lambda _: lambda *_: second
+    )
+    predictor = GuidedPredictor(Everywhere(), 0.5)  # type: ignore[arg-type]
+    found = predictor.detailed(np.zeros((3, *brain.shape), np.float32), brain, (True,) * 3).prob
+    assert (found[..., :4] >= 0.5).all()
+    assert (found[..., 4:] < 0.5).all()
