@@ -135,7 +135,12 @@ REDUCED: dict[str, dict[str, Any]] = {
                     'num_heads': 4},
         'patch': 32,
     },
-    'swinunetr': {'options': {'feature_size': 12}, 'patch': 64, 'patches': 1},
+    'swinunetr': {
+        'options': {'feature_size': 12, 'depths': [1, 1, 1, 1], 'num_heads': [1, 2, 3, 6],
+                    'window_size': 4},
+        'patch': 64,
+        'patches': 1,
+    },
     'transbts': {
         'options': {'edge': 32, 'base': 4, 'groups': 2, 'width': 64, 'heads': 4, 'layers': 2,
                     'hidden': 128, 'interpolate': True},
