@@ -12,7 +12,6 @@ Folds run as jobs of their own, as on a cluster: two beside each other, with one
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -31,12 +30,11 @@ TEST = (54, 55, 60, 75)
 NETWORKS = ('mssegdiff', 'unetr', 'swinunetr', 'transbts')
 
 
-def timed(what: str, arguments: list[str], threads: int = 0) -> None:
+def timed(what: str, arguments: list[str]) -> None:
     """Run one command in a process of its own and print its time."""
     start = time.perf_counter()
-    one = {'OMP_NUM_THREADS': str(threads)} if threads else {}
     command = [sys.executable, '-m', 'mslesseg_app', *arguments]
-    code = subprocess.run(command, env=os.environ | one, check=False).returncode
+    code = subprocess.run(command, check=False).returncode
     if code:
         raise SystemExit(f'{what}: exit code {code}')
     print(f'| {what} | {time.perf_counter() - start:.0f} |', flush=True)
@@ -70,13 +68,14 @@ def run(folder: Path, args: argparse.Namespace) -> float:
     bids, out = folder / 'bids', folder / 'crossval'
     timed('import', ['import', str(release), str(bids), '--quiet'])
     common = [str(bids), str(out), '--preset', 'reduced', '--device', args.device, '--quiet']
+    alone = ['crossval', *common, '--omp-nthreads', '1']
     parts = {
-        f'{network}, fold {fold}': ['crossval', *common, '--network', network, '--fold', fold]
+        f'{network}, fold {fold}': [*alone, '--network', network, '--fold', fold]
         for network in args.network
         for fold in args.fold
     }
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(timed, parts, parts.values(), [1] * len(parts)))
+        list(pool.map(timed, parts, parts.values()))
     if len(set(args.fold)) == 5:
         timed('models, tables', ['crossval', *common, '--network', *args.network, '--gather'])
     return time.perf_counter() - start
