@@ -34,6 +34,6 @@ def confirmed(
     met = np.ones((2, count + 1), bool)
     for row, seen in zip(met, (here, there), strict=True):
         row[1:] = np.isin(np.arange(1, count + 1), regions[seen])
-    both = met.all(axis=0)[regions] & (regions > 0)
+    both = (met[0] & met[1])[regions] & (regions > 0)
     joined = np.where(both, np.maximum(prob, second), np.minimum(prob, threshold - _BELOW))
     return np.where(regions > 0, joined, prob).astype(np.float32)

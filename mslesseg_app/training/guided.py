@@ -63,8 +63,8 @@ def prepare_guide(path: Path, folder: Path) -> Path:
     channels = guide_channels(images, brain, present, fit)
     if (label == IGNORE).any():
         doubt = _doubtful(images, brain, present)
-        grey = from_box(exam.tissues[GREY]).astype(np.float32) / 255
-        doubt |= one_sided(channels, brain, grey)
+        tissue = (from_box(exam.tissues[GREY]) / 255).astype(np.float32)
+        doubt |= one_sided(channels, brain, tissue)
         label = to_box(np.where(doubt, IGNORE, 0).astype(np.uint8))
     lesion = ndimage.binary_dilation(from_box(label) > 0)
     grey = np.where(lesion, 0, from_box(exam.tissues[GREY])).astype(np.float32)
