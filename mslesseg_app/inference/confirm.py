@@ -30,10 +30,7 @@ def confirmed(
         most. Elsewhere `prob`.
     """
     here, there = prob >= threshold, second >= threshold
-    regions, count = ndimage.label(here | there, structure(26))
-    met = np.ones((2, count + 1), bool)
-    for row, seen in zip(met, (here, there), strict=True):
-        row[1:] = np.isin(np.arange(1, count + 1), regions[seen])
-    both = (met[0] & met[1])[regions] & (regions > 0)
+    regions, _ = ndimage.label(here | there, structure(26))
+    both = np.isin(regions, np.intersect1d(regions[here], regions[there]))
     joined = np.where(both, np.maximum(prob, second), np.minimum(prob, threshold - _BELOW))
     return np.where(regions > 0, joined, prob).astype(np.float32)

@@ -61,13 +61,13 @@ def prepare_guide(path: Path, folder: Path) -> Path:
     present = tuple(bool(p) for p in exam.present)
     fit = guide_fit(images[FLAIR], brain)
     channels = guide_channels(images, brain, present, fit)
+    own = from_box(exam.tissues[GREY])
     if (label == IGNORE).any():
         doubt = _doubtful(images, brain, present)
-        tissue = (from_box(exam.tissues[GREY]) / 255).astype(np.float32)
-        doubt |= one_sided(channels, brain, tissue)
+        doubt |= one_sided(channels, brain, (own / 255).astype(np.float32))
         label = to_box(np.where(doubt, IGNORE, 0).astype(np.uint8))
     lesion = ndimage.binary_dilation(from_box(label) > 0)
-    grey = np.where(lesion, 0, from_box(exam.tissues[GREY])).astype(np.float32)
+    grey = np.where(lesion, 0, own).astype(np.float32)
     both = np.stack([to_box(one * brain) for one in (grey, mirrored(grey, fit))])
     boxed = np.stack([to_box(channel * brain) for channel in channels]).astype(np.float16)
     return write_guided(
