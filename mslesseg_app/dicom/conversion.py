@@ -281,9 +281,7 @@ def _finish(task: Task, clean: list[str], stage: Path, outcome: Outcome) -> None
     ready: list[Path] = []
     for image in images:
         if not image.with_suffix('.json').is_file():
-            raise DataError(
-                'dcm2niix failed: it made an image without its sidecar'
-            )
+            raise DataError('dcm2niix failed: it made an image without its sidecar')
         clean_header(image)
         _treat_face(image, task.pictures, outcome)
         ready += _cleaned(image, names, words)

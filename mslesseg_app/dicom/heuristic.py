@@ -226,7 +226,7 @@ def _describe(
             columns, rows = int(dataset.get('Columns') or 0), int(dataset.get('Rows') or 0)
             wrapper.image_shape = (rows, columns, series.frames)[: 3 if series.files == 1 else 2]
         paths = files(series) or [series.first]
-        info = create_seqinfo(wrapper, paths, name, _custom(module))
+        info = create_seqinfo(wrapper, paths, name, _custom(module, paths))
     return info if series.echo is None else _one_echo(info, series)
 
 
@@ -237,12 +237,14 @@ def _one_echo(info: Any, series: Series) -> Any:
     return info._replace(TE=series.echo, **size)
 
 
-def _custom(module: ModuleType) -> Any:
+def _custom(module: ModuleType, paths: Sequence[str]) -> Any:
     """Return a heuristic's look at a series; ours need not read all files once more for it."""
     custom = getattr(module, 'custom_seqinfo', None)
-    if custom is None or not hasattr(module, 'decisions'):
+    if custom is None or not hasattr(module, 'unlike_anatomy'):
         return custom
-    return lambda wrapper, series_files: custom(wrapper=wrapper, series_files=series_files[:1])
+    return lambda wrapper, series_files: custom(
+        wrapper=wrapper, series_files=series_files[:1], pixels_from=paths
+    )
 
 
 def _describe_person(target: Target, subject: Subject) -> None:

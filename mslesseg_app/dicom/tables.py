@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
 from ..errors import NoInputError
 from . import tree
 from .check import check_tree
+from .identifiers import Identifiers
 from .identity import SubjectMap
 from .index import Index
 from .plan import Item, Request, count_reasons, listed
@@ -210,6 +211,19 @@ def check(folder: Path, subject_map: Path | None, quiet: bool = False) -> int:
             'Name the map of the conversion with --subject-map; only its owner can check.',
         )
     return int(bool(leaks))
+
+
+def warn_of_names(subject_map: Path, paths: Iterable[Path]) -> None:
+    """Warn of folders whose paths tell who a subject is: reports and logs show these paths."""
+    known = Identifiers(all_identifiers(subject_map))
+    for path in paths:
+        if known.find(str(path)):
+            print(
+                f'mslesseg: warning: the path {printable(path)} may tell who a subject is (it '
+                'holds a name, number or date of the headers), and stands in reports and logs. '
+                'Choose a neutral folder before you share the results.',
+                file=sys.stderr,
+            )
 
 
 def find_map(folder: Path) -> Path | None:

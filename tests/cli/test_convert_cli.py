@@ -103,10 +103,13 @@ def test_check_takes_one_dataset(elsewhere: Path, capsys: pytest.CaptureFixture)
     assert exit_code(['convert', '--check', 'absent']) == 66
     (elsewhere / 'bids').mkdir()
     assert exit_code(['convert', '--check', 'bids', 'other']) == USAGE
-    assert exit_code(['convert', '--check', 'bids']) == 0
-    assert 'only what is suspect by itself' in capsys.readouterr().out
+    capsys.readouterr()
+    assert exit_code(['convert', '--check', 'bids']) == 66
+    shown = capsys.readouterr()
+    assert 'has no subject map: names, numbers and dates cannot be searched for' in shown.err
+    assert 'nothing' not in shown.out
     (elsewhere / 'bids' / 'x.json').write_text('{"PatientName": "Doe^John"}')
-    assert exit_code(['convert', '--check', 'bids', '-q']) == 1
+    assert exit_code(['convert', '--check', 'bids', '-q']) == 66
     shown = capsys.readouterr()
     assert shown.out == ''
     assert 'x.json' in shown.err

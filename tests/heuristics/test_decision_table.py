@@ -82,7 +82,7 @@ SIEMENS = [
     ('t1_psir_tra', 4000, 11, 400, 150, IR, '2D', '', 'other contrast'),
     ('t2_tirm_cor', 4000, 60, 150, 150, IR, '2D', '', 'no contrast of ours'),  # STIR
     ('ep2d_diff_3scan_trace', 6000, 90, -1, 90, 'EP', '2D', '', 'diffusion'),
-    ('Serie 12', 6000, 90, -1, 90, 'SE\\EP', '2D', '', 'no contrast of ours'),
+    ('Serie 12', 6000, 90, -1, 90, 'SE\\EP', '2D', '', 'echo-planar readout'),
     ('SWI_Images', 28, 20, -1, 15, GR, '3D', '', 'susceptibility'),
     ('Serie 9', 700, 20, -1, 20, GR, '2D', '', 'no contrast of ours'),  # T2* without a name
     ('TOF_3D_multi-slab', 22, 3.6, -1, 18, GR, '3D', '', 'angiography'),
@@ -168,7 +168,7 @@ ENHANCED = [
      {'AcquisitionContrast': 'DIFFUSION'}),
     ('t1_mprage_sag', 1800, 2.4, 900, 8, GRIR, '3D', '', 'phase image',
      {'ComplexImageComponent': 'PHASE'}),
-    ('Serie 8', 6000, 90, -1, 90, SE, '2D', '', 'no contrast of ours',
+    ('Serie 8', 6000, 90, -1, 90, SE, '2D', '', 'echo-planar readout',
      {'EchoPlanarPulseSequence': 'YES'}),
     ('t1_mprage_sag_MPR', 1800, 2.4, 900, 8, GRIR, '3D', '', 'MPR', MPR),
 ]  # fmt: skip
@@ -217,9 +217,9 @@ STUDY = Study(dt.date(2024, 3, 14))
 
 
 def slab(slices: int = 12) -> nib.Nifti1Image:
-    """A tilted image of 3 x 3 x 6 mm that covers 72 mm."""
+    """A tilted image of 2 x 2 x 6 mm that covers 72 mm."""
     tilt = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(x=0.1) @ np.diag([3, 3, 6]), [-30] * 3
+        nib.eulerangles.euler2mat(x=0.1) @ np.diag([2, 2, 6]), [-30] * 3
     )
     values = np.random.default_rng(1).integers(0, 900, (20, 22, slices), dtype=np.int16)
     return nib.Nifti1Image(values, tilt)
