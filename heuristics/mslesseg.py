@@ -203,6 +203,12 @@ def _read(dataset: Any, keyword: str) -> Any:
     return None
 
 
+def _is_multi_frame(dataset: Any) -> bool:
+    """Whether one file holds the whole series; some hold one frame in the same form."""
+    several = _number(dataset.get('NumberOfFrames')) > 1
+    return several and 'PerFrameFunctionalGroupsSequence' in dataset
+
+
 def _number(value: Any) -> float:
     try:
         return float(value)
@@ -356,7 +362,7 @@ class _Survey(NamedTuple):
 
 def _survey(dataset: Any, series_files: Sequence[Any]) -> _Survey:
     """Look at all frames, or at all files where they are few."""
-    if 'PerFrameFunctionalGroupsSequence' in dataset:
+    if _is_multi_frame(dataset):
         images: list[Any] = [*_items(dataset)]
     elif 1 < len(series_files) <= MAX_FILES_READ:
         tags = ['EchoTime', 'ImageOrientationPatient', 'ImagePositionPatient']
@@ -414,7 +420,7 @@ def custom_seqinfo(
         ('agent', _agent(dataset)),
         ('contrast', _contrast(dataset)),
         ('echoes', tuple(sorted(survey.echoes))),
-        ('frames', 'PerFrameFunctionalGroupsSequence' in dataset),
+        ('frames', _is_multi_frame(dataset)),
         ('pixel', _number(pixel[0])),
         ('step', step if step > 0 else _number(_read(dataset, 'SliceThickness'))),
         ('positions', survey.positions),

@@ -39,7 +39,7 @@ def check_orientation(cosines: Sequence[float]) -> None:
     row, column = np.array(cosines[:3]), np.array(cosines[3:])
     off = (np.linalg.norm(row) - 1, np.linalg.norm(column) - 1, row @ column)
     if max(map(abs, off)) > _COSINES:
-        raise DataError('its Image Orientation (Patient) are not two perpendicular directions')
+        raise DataError('its Image Orientation (Patient) is not two perpendicular directions')
 
 
 def order_slices(places: Floats, cosines: Sequence[float]) -> tuple[npt.NDArray[np.intp], Floats]:

@@ -221,11 +221,11 @@ def _describe(
             shape = wrapper.image_shape
         except (dicomwrappers.WrapperError, *BAD_VALUE):
             shape = None
-        if shape is None:
+        if shape is None or series.files == series.frames > 1:
             wrapper = dicomwrappers.Wrapper(dataset)
             columns, rows = int(dataset.get('Columns') or 0), int(dataset.get('Rows') or 0)
             wrapper.image_shape = (rows, columns, series.frames)[: 3 if series.files == 1 else 2]
-        paths = files(series) or [series.first]
+        paths = files(series)
         info = create_seqinfo(wrapper, paths, name, _custom(module, paths))
     return info if series.echo is None else _one_echo(info, series)
 

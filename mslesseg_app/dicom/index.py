@@ -249,10 +249,19 @@ class Index:
         )
         self._db.commit()
 
-    def files(self, group: tuple[str, str, str], part: int) -> list[str]:
-        """Return the paths of one part of a series UID, twins and truncated files left out."""
-        query = """select path from files where patient = ? and study = ? and series = ?
-            and part = ? and length(twin) = 0 and reason = ''
+    def files(
+        self, group: tuple[str, str, str], part: int, *, truncated: bool = False
+    ) -> list[str]:
+        """Return the paths of one part of a series UID, twins left out.
+
+        Parameters
+        ----------
+        truncated : bool
+            Whether truncated files are among them.
+        """
+        reasons = _OF_SERIES if truncated else "('')"
+        query = f"""select path from files where patient = ? and study = ? and series = ?
+            and part = ? and length(twin) = 0 and reason in {reasons}
             order by instance_number, position, shown"""
         return [os.fsdecode(row['path']) for row in self._db.execute(query, (*group, part))]
 

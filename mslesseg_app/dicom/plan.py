@@ -167,7 +167,7 @@ def _sessions(
     labels: dict[str, str],
 ) -> Iterator[Item]:
     def files(item: Series) -> list[str]:
-        return index.files(item.group, item.part)
+        return index.files(item.group, item.part, truncated=True)
 
     def label(item: Series) -> str:
         return labels[item.study]

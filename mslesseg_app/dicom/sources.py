@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import shutil
@@ -179,21 +181,32 @@ def unpack(archive: Path, folder: Path) -> Iterator[Found | Skipped]:
                 os.utime(taken.path, ns=(state.st_mtime_ns, state.st_mtime_ns))
             yield taken
     except _BROKEN as error:
-        yield Skipped(printable(archive), _trouble(error, number))
+        yield Skipped(printable(archive), _trouble(error, archive, number))
     except OSError as error:
         if error.errno is not None:  # it has none where the compressed bytes are wrong
             raise explain_os_error(error, folder) from error
-        yield Skipped(printable(archive), _trouble(error, number))
+        yield Skipped(printable(archive), _trouble(error, archive, number))
 
 
-def _trouble(error: Exception, number: int) -> str:
+def _trouble(error: Exception, archive: Path, number: int) -> str:
     if isinstance(error, NotImplementedError):
         return 'archive is compressed in an unknown way'
     if isinstance(error, RuntimeError) and 'encrypted' in str(error):
         return 'archive is encrypted'
-    if number < 0:
+    if number < 0 and _is_single_file(archive):
         return 'compressed, but no archive'
     return 'damaged archive; read up to the damage'
+
+
+def _is_single_file(path: Path) -> bool:
+    """Whether something else than a tar archive was compressed."""
+    for module in (gzip, bz2, lzma):
+        try:
+            with module.open(path) as stream:
+                return stream.read(_HEAD)[257:262] != b'ustar'
+        except (OSError, *_BROKEN):
+            continue
+    return False
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

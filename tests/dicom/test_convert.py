@@ -355,7 +355,7 @@ def test_a_later_study_is_added(tmp_path: Path) -> None:
     assert convert('two', 'bids') == 0
     after = states(tmp_path / 'bids')
     changed = {name for name in before if after[name] != before[name]}
-    assert changed <= {'series.tsv', 'sub-001/sub-001_sessions.tsv'}
+    assert changed <= {'README.md', 'series.tsv', 'sub-001/sub-001_sessions.tsv'}
     assert len(table(tmp_path / 'bids/sub-001/sub-001_sessions.tsv')) == 2
     assert len(table(tmp_path / 'bids/series.tsv')) == 2
     assert len(list((tmp_path / 'bids').glob('sub-*'))) == 1
