@@ -596,6 +596,30 @@ def test_check_finds_what_was_put_there_afterwards(
     assert 'Muster' not in shown.err + shown.out
 
 
+def test_check_uses_the_map_for_derivatives_and_the_whole_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As ``mslesseg run`` lays it out: the map lies beside OUT_DIR, not beside the dataset."""
+    scan(tmp_path / 'source')
+    assert convert('source', 'out/rawdata', '--subject-map', 'out-private/subjects.json') == 0
+    log = tmp_path / 'out' / 'derivatives' / 'mslesseg' / 'logs' / 'run.toml'
+    log.parent.mkdir(parents=True)
+    log.write_text("command = 'mslesseg run x'\n")
+    for folder in ('out', 'out/derivatives/mslesseg', 'out/rawdata'):
+        assert main(['convert', '--check', folder]) == 0, folder
+    log.write_text("command = 'mslesseg run /archive/MUSTER_ANNA'\n")
+    for folder, code in (('out', 1), ('out/derivatives/mslesseg', 1), ('out/rawdata', 0)):
+        assert main(['convert', '--check', folder]) == code, folder
+    (tmp_path / 'out-private').rename(tmp_path / 'elsewhere')
+    capsys.readouterr()
+    for folder in ('out', 'out/derivatives/mslesseg'):
+        assert main(['convert', '--check', folder]) == 66
+    shown = capsys.readouterr()
+    assert 'nothing' not in shown.out
+    assert '--subject-map' in shown.err
+    assert main(['convert', '--check', 'out', '--subject-map', 'elsewhere/subjects.json']) == 1
+
+
 # ------------------------------------------------------------------------------ exit codes
 
 
