@@ -8,7 +8,6 @@ from pathlib import Path
 
 from . import parsing
 
-
 #: Coarser heads (voxel edges of more than 2 mm) are not defaced, to save time.
 _COARSEST_DEFACED = 2.0
 

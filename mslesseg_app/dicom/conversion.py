@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
@@ -39,6 +40,16 @@ GZIP_LEVEL = 2
 _DCM2NIIX = {'compress': 'n', 'anon_bids': True, 'merge_imgs': 2}
 #: Nipype's records of each run are of no use to anybody here.
 _LEAN = {'create_report': 'false', 'keep_inputs': 'true', 'remove_unnecessary_outputs': 'false'}
+#: Errors of the disk or the system, which all other series would meet too.
+_NOT_OF_ONE_SERIES = {
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EROFS,
+}
 _HEADER = 352
 #: Free text of a NIfTI-1 header: data_type, db_name, descrip, aux_file, intent_name.
 _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
@@ -190,9 +201,9 @@ def convert_series(task: Task) -> Outcome:
         outcome.error = error.message
     except (DiskError, OutputError):
         raise
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
-    except Exception as error:  # noqa: BLE001 - one series must not end the conversion
+    except Exception as error:  # one series must not end the conversion
+        if isinstance(error, OSError) and error.errno in _NOT_OF_ONE_SERIES:
+            raise explain_os_error(error, folder) from error
         outcome.error = f'it cannot be converted ({type(error).__name__}: {error})'
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -253,11 +264,9 @@ def _convert(task: Task, files: list[str], stage: Path) -> None:
         )
     except MSLesSegError:
         raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise DataError(_unconverted(error)) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NOT_OF_ONE_SERIES:
+            raise
         raise DataError(_unconverted(error)) from error
 
 
