@@ -34,16 +34,7 @@ def test_dicom_files_become_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             sidecar=KINDS[kind],
         )
     before = states(tmp_path / 'source')
-    command = [
-        'run',
-        'source',
-        'out',
-        '--no-deface',
-        '--analysis-level',
-        'participant',
-        'group',
-        *QUICK,
-    ]
+    command = ['run', 'source', 'out', '--analysis-level', 'participant', 'group', *QUICK]
     assert main(command) == 0
     assert states(tmp_path / 'source') == before
     raw, derived = tmp_path / 'out' / 'rawdata', tmp_path / 'out' / 'derivatives' / 'mslesseg'
