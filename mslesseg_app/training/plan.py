@@ -48,6 +48,42 @@ class Recipe:
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """How often what happens to a patch; see `mslesseg_app.training.augmentation`.
+
+    Attributes
+    ----------
+    plant : float
+        Probability that lesions are planted into a labelled exam; exams without labels always
+        get some.
+    contrast : float
+        Probability that the contrast of the exam's own lesions is changed.
+    drop_t1w, drop_t2w : float
+        Probability that a present channel is dropped.
+    thick : float
+        Probability of thick slices.
+    poor_mask : float
+        Probability of a brain mask that is too tight or too wide.
+    cut : float
+        Probability that the field of view ends within the patch.
+    negatives : float
+        Share of patches around bright tissue that is no lesion, where raters marked it.
+    negative_weight : float
+        Weight of such voxels in the loss.
+    """
+
+    plant: float = 0.4
+    contrast: float = 0.5
+    drop_t1w: float = 0.3
+    drop_t2w: float = 0.4
+    thick: float = 0.4
+    poor_mask: float = 0.3
+    cut: float = 0.1
+    negatives: float = 0.15
+    negative_weight: float = 3.0
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything that decides what a training computes; devices and processes do not.
 
@@ -62,6 +98,12 @@ class Plan:
         prepared channels of guided networks with planted lesions.
     recipe : Recipe
         Of the synthesis.
+    augment : {'basic', 'strong'}
+        What happens to patches at random: flips, turns and a factor and an offset of the
+        normalised intensities (the settings from `on_lesion` to `drop`); or `augmentation`, in
+        image space before normalisation.
+    augmentation : Augmentation
+        Of the strong augmentation.
     patch : three ints
         Edges of a patch (voxels).
     batch : int
@@ -127,6 +169,8 @@ class Plan:
     threshold: float = 0.5
     source: str = 'patches'
     recipe: Recipe = field(default_factory=Recipe)
+    augment: str = 'basic'
+    augmentation: Augmentation = field(default_factory=Augmentation)
     patch: Triple = (96, 96, 96)
     batch: int = 2
     patches: int = 1
@@ -195,6 +239,7 @@ def _problem(plan: Plan) -> str:
         'schedule': SCHEDULES,
         'precision': PRECISIONS,
         'source': ('patches', 'synthesis', 'guided'),
+        'augment': ('basic', 'strong'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
         'keep': ('best', 'last'),
@@ -261,7 +306,7 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
 
 def _typed(key: str, value: Any, old: Any) -> Any:
     """Return a value in the type of the one that it replaces."""
-    if isinstance(old, Recipe) and isinstance(value, Mapping):
+    if isinstance(old, Recipe | Augmentation) and isinstance(value, Mapping):
         try:
             return replace(old, **value)
         except TypeError as error:

@@ -121,7 +121,7 @@ MENDED: dict[str, Any] = {
 }
 
 REDUCED: dict[str, dict[str, Any]] = {
-    'unet': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
+    'unet': {'options': {'channels': [8, 16]}, 'patch': 32},
     'guided': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
     'mssegdiff': {
         'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
@@ -165,8 +165,25 @@ SYNTHESIS: dict[str, Any] = {
 }
 
 
+UNET: dict[str, Any] = {
+    'augment': 'strong',
+    'normalisation': 'clipped',
+    'required': ('FLAIR',),
+    'patch': (80, 80, 80),
+    'batch': 2,
+    'patches': 1,
+    'epochs': 60,
+    'learning_rate': 2e-3,
+    'warm_up': 1.0,
+    'ema': 0.99,
+    'sampler': {'overlap': 0.25, 'blending': 'gaussian', 'multiple': 16, 'fit': True},
+    'validate_every': 0,
+    'keep': 'last',
+}
+"""What the default model was trained with, beside `MENDED`."""
+
 OWN: dict[str, dict[str, Any]] = {
-    'unet': {'channels': [16, 32, 64, 128, 192]},
+    'unet': {'channels': [32, 64, 128, 192], 'fold': 2, 'blocks': 1, 'auxiliary': 1},
     'guided': {'channels': [16, 32, 64, 96], 'confirm': True},
 }
 """Options of the networks of ours."""
@@ -240,7 +257,7 @@ def _paper(network: str) -> Plan:
 
 
 def _mended(network: str) -> Plan:
-    return _with(_base(network), MENDED)
+    return _with(_base(network), {**MENDED, **(UNET if network == 'unet' else {})})
 
 
 def _reduced(network: str) -> Plan:
