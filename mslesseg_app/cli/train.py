@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
 from . import parsing
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from ..training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
-NETWORKS = ('unet', 'guided', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
-PRESETS = ('paper', 'mended', 'reduced', 'synthesis', 'guided')
+NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PRESETS = ('paper', 'mended', 'reduced')
 UNFINISHED = 75
 
 
@@ -36,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
         'data',
         type=Path,
         metavar='DATA',
-        help='BIDS dataset with masks in derivatives, or a folder of prepared files (synthesis).',
+        help='BIDS dataset with masks in derivatives.',
     )
     parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='Folder of this run.')
     parser.add_argument(
@@ -45,13 +44,6 @@ def build_parser() -> argparse.ArgumentParser:
         default=['0.2'],
         metavar='WHO',
         help='Participants that choose the epoch: their labels, a share (default: 0.2), or none.',
-    )
-    parser.add_argument(
-        '--leave-out',
-        nargs='+',
-        default=[],
-        metavar='SUBJECT',
-        help='With prepared files: subjects of which nothing is read.',
     )
     parser.add_argument('--name', metavar='NAME', help='Of the entry (default: the network).')
     parser.add_argument(
@@ -72,8 +64,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         '--preset',
         choices=PRESETS,
         default='mended',
-        help="Settings: the paper's repositories, ours that mends their faults (default), ours "
-        'for two CPU cores, synthetic exams, or those that made the shipped model.',
+        help="Settings: the paper's repositories, ours that mends their faults (default), or "
+        'ours for two CPU cores.',
     )
     add(
         '--set',
@@ -122,15 +114,10 @@ def main(arguments: list[str]) -> int:
     """Train, and say what came out."""
     options = build_parser().parse_args(arguments)
     from ..learning.cases import dataset_licence, find_cases
-    from ..learning.run import hold_out, train_cases, train_prepared
+    from ..learning.run import hold_out, train_cases
 
     plan = make_plan(options, options.network)
     job = make_job(options, options.run_dir, options.name or options.network)
-    if plan.source != 'patches':
-        done = train_prepared(plan, options.data, options.leave_out, job)
-        return _report(done, job, options.quiet)
-    if options.leave_out:
-        raise UsageError('--leave-out is for prepared files.', 'Use --exclude or --validation.')
     cases = find_cases(
         options.data,
         job.cache,

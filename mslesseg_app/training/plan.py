@@ -20,34 +20,6 @@ PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How often what happens to synthetic exams.
-
-    Attributes
-    ----------
-    real, planted, painted : float
-        Shares of exams as they are, real exams with planted lesions, and painted brains.
-    drop_t1w, drop_t2w : float
-        Probability that a present channel is dropped.
-    unlabelled : float
-        How often an exam without labelled lesion is taken as it is, relative to one with.
-    thick : float
-        Probability of thick slices.
-    poor_mask : float
-        Probability of a brain mask that is too tight, too wide or cut.
-    """
-
-    real: float = 0.4
-    planted: float = 0.35
-    painted: float = 0.25
-    drop_t1w: float = 0.3
-    drop_t2w: float = 0.3
-    unlabelled: float = 0.1
-    thick: float = 0.5
-    poor_mask: float = 0.5
-
-
-@dataclass(frozen=True)
 class Plan:
     """Everything that decides what a training computes; devices and processes do not.
 
@@ -57,11 +29,6 @@ class Plan:
         As in `mslesseg_app.models.registry.ModelEntry`.
     required : tuple of str
         Channels without which an exam is not trained on; the others may be dropped.
-    source : {'patches', 'synthesis', 'guided'}
-        Patches of exams as they are, of synthetic ones drawn from prepared files, or of the
-        prepared channels of guided networks with planted lesions.
-    recipe : Recipe
-        Of the synthesis.
     patch : three ints
         Edges of a patch (voxels).
     batch : int
@@ -125,8 +92,6 @@ class Plan:
     normalisation: str = 'zscore'
     sampler: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
-    source: str = 'patches'
-    recipe: Recipe = field(default_factory=Recipe)
     patch: Triple = (96, 96, 96)
     batch: int = 2
     patches: int = 1
@@ -194,7 +159,6 @@ def _problem(plan: Plan) -> str:
         'optimizer': OPTIMIZERS,
         'schedule': SCHEDULES,
         'precision': PRECISIONS,
-        'source': ('patches', 'synthesis', 'guided'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
         'keep': ('best', 'last'),
@@ -220,12 +184,6 @@ def _problem_of_network(plan: Plan) -> str:
         return 'softmax-dice needs a network with two classes or more'
     if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
         return f'{plan.objective} needs a network with one class'
-    if plan.source != 'patches' and plan.channels != MODALITIES:
-        return 'prepared files hold FLAIR, T1w and T2w, in this order'
-    if plan.source == 'guided' and plan.architecture != 'guided':
-        return 'the source guided is for the network guided'
-    if plan.source == 'synthesis' and plan.architecture == 'guided':
-        return 'synthesis does not make the channels of the network guided'
     return ''
 
 
@@ -261,11 +219,6 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
 
 def _typed(key: str, value: Any, old: Any) -> Any:
     """Return a value in the type of the one that it replaces."""
-    if isinstance(old, Recipe) and isinstance(value, Mapping):
-        try:
-            return replace(old, **value)
-        except TypeError as error:
-            raise UsageError(f'{key}: {error}.') from error
     if isinstance(old, dict) and isinstance(value, Mapping):
         return {**old, **value}
     if key == 'patch' and isinstance(value, int):
