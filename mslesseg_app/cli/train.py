@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
 from . import parsing
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from ..training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
-NETWORKS = ('unet', 'guided', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
-PRESETS = ('paper', 'mended', 'reduced', 'synthesis', 'guided')
+NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PRESETS = ('paper', 'mended', 'reduced')
 UNFINISHED = 75
 
 
@@ -72,8 +71,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         '--preset',
         choices=PRESETS,
         default='mended',
-        help="Settings: the paper's repositories, ours that mends their faults (default), ours "
-        'for two CPU cores, synthetic exams, or those that made the shipped model.',
+        help="Settings: the paper's repositories, ours that mends their faults (default), or "
+        'ours for two CPU cores.',
     )
     add(
         '--set',

@@ -203,47 +203,6 @@ class PooledPredictor(_Detailed):
         return pool([member.detailed(channels, brain, present) for member in self.members])
 
 
-class GuidedPredictor(_Detailed):
-    """A predictor that sees the channels of `mslesseg_app.models.guide` instead of the images.
-
-    Parameters
-    ----------
-    inner : NetworkPredictor or PooledPredictor
-    confirm : float, optional
-        Threshold of the model; a lesion counts if `hyperintensity` sees one there too, and is
-        what either of them sees (`mslesseg_app.inference.confirm`).
-    """
-
-    def __init__(
-        self, inner: NetworkPredictor | PooledPredictor, confirm: float | None = None
-    ) -> None:
-        self.inner, self.confirm = inner, confirm
-
-    def detailed(
-        self,
-        channels: npt.NDArray[np.float32],
-        brain: npt.NDArray[np.bool_],
-        present: tuple[bool, ...],
-    ) -> Prediction:
-        """Return probability, variance and notes.
-
-        Raises
-        ------
-        DataError
-            If no tissues can be found in the brain, or the images are not on the template grid.
-        """
-        from mslesseg_app.inference.confirm import confirmed
-        from mslesseg_app.models.guide import guide_channels
-        from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
-
-        guides = guide_channels(channels, brain, present)
-        found = self.inner.detailed(guides, brain, (True,) * len(guides))
-        if self.confirm is None:
-            return found
-        second = Hyperintensity(Constants())(channels[:2], brain, present[:2])
-        return replace(found, prob=confirmed(found.prob * brain, second, self.confirm))
-
-
 class ChainSampler:
     """Windows through a diffusion network, several chains each.
 
@@ -354,4 +313,4 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-__all__ = ['ChainSampler', 'GuidedPredictor', 'NetworkPredictor', 'PooledPredictor', 'Sampler']
+__all__ = ['ChainSampler', 'NetworkPredictor', 'PooledPredictor', 'Sampler']

@@ -72,7 +72,7 @@ class Job:
     model_dir: Path
     name: str
     preset: str = ''
-    dataset: str = 'prepared files'
+    dataset: str = ''
     licence: str = 'NOASSERTION'
     device: str = 'auto'
     threads: int = 1
@@ -156,35 +156,6 @@ def _feed(plan: Plan, split: Split, entry: ModelEntry, job: Job) -> Feed:
             'Exams without masks need a plan that plants lesions.', 'Use --set augment=strong.'
         )
     return CaseFeed(split.train, plan, entry, job.cache / 'exams')
-
-
-def train_prepared(plan: Plan, prepared: Path, leave_out: Sequence[str], job: Job) -> Trained:
-    """Train on synthetic exams drawn from prepared files; see `train_cases`.
-
-    Parameters
-    ----------
-    plan : Plan
-        With the source ``synthesis`` or ``guided``.
-    prepared : Path
-        Folder that ``python -m mslesseg_app.training prepare`` made.
-    leave_out : sequence of str
-        Subjects of which nothing is read.
-    job : Job
-    """
-    from ..training.data import load_data
-    from ..training.guided import GuidedFeed, load_guided
-
-    guided = plan.source == 'guided'
-    data: Any = (load_guided if guided else load_data)(prepared, leave_out)
-
-    def feeds(entry: ModelEntry) -> tuple[Feed, Any]:
-        from ..training.patches import SynthesisFeed
-
-        if guided:
-            return GuidedFeed(data, plan), None
-        return SynthesisFeed(data, plan, _device(job)), None
-
-    return _train(plan, job, {'test': list(leave_out)}, feeds)
 
 
 def _device(job: Job) -> str:

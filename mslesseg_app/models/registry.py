@@ -32,7 +32,6 @@ _NETWORKS = 'mslesseg_app.models.networks'
 LOADERS: dict[str, str] = {
     'hyperintensity': 'mslesseg_app.models.hyperintensity',
     'unet': _NETWORKS,
-    'guided': _NETWORKS,
     'mssegdiff': _NETWORKS,
     'swinunetr': _NETWORKS,
     'unetr': _NETWORKS,

@@ -272,14 +272,8 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
     if architecture not in LOADERS or architecture in WITHOUT_WEIGHTS:
         known = ', '.join(sorted(set(LOADERS) - WITHOUT_WEIGHTS))
         raise UsageError(f'There is no network {architecture!r}.', f'Choose one of: {known}.')
-    shipped = next((e for e in list_entries() if e.architecture == architecture), None)
-    values = _usual(str(architecture), shipped)
-    lacking = [k for k in ('channels', 'normalisation') if k not in values and k not in given]
-    if lacking:
-        raise UsageError(
-            f'For {architecture!r} the {" and the ".join(lacking)} must be said.',
-            ' '.join(f'Use --{key}.' for key in lacking),
-        )
+    shipped = next(e for e in list_entries() if e.architecture == architecture)
+    values = _usual(shipped)
     options = {**base.get('options', values['options']), **wishes.get('options', {})}
     card = {**base.get('card', {}), **wishes.get('card', {})}
     values |= {**given, 'options': options, 'card': card}
@@ -287,19 +281,15 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
     return {'required': tuple(values['channels']), **values}
 
 
-def _usual(architecture: str, shipped: ModelEntry | None) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        'name': architecture,
+def _usual(shipped: ModelEntry) -> dict[str, Any]:
+    kept = ('channels', 'normalisation', 'patch', 'threshold', 'sampler', 'options')
+    return {
+        'name': shipped.architecture,
         'version': '1',
         'missing': 'refuse',
-        'threshold': 0.5,
         'licence': UNKNOWN_LICENCE,
-        'options': {},
+        **{key: getattr(shipped, key) for key in kept},
     }
-    if shipped is not None:
-        kept = ('channels', 'normalisation', 'patch', 'threshold', 'sampler', 'options')
-        values |= {key: getattr(shipped, key) for key in kept}
-    return values
 
 
 def _match_edges(values: dict[str, Any], wishes: Mapping[str, Any]) -> None:

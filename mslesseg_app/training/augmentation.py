@@ -180,7 +180,7 @@ def _white_matter() -> npt.NDArray[np.bool_]:
 def _maybe_lesion(
     flair: npt.NDArray[np.float32], brain: npt.NDArray[np.bool_], white: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.bool_]:
-    """Return what could be a lesion in an exam that nobody segmented: rather bright white matter."""
+    """Return what could be a lesion in an exam that nobody segmented: bright white matter."""
     from scipy import ndimage
 
     values = flair[brain]

@@ -33,11 +33,8 @@ from torch.utils.data import Dataset, Sampler
 
 from mslesseg_app.errors import MSLesSegError
 from mslesseg_app.inference.windows import brain_box
-from mslesseg_app.models.guide import guide_channels
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, load_case
-from mslesseg_app.training.data import TrainingData
-from mslesseg_app.training.fields import Chance
 from mslesseg_app.training.plan import Plan
 
 Key = tuple[int, int, int]
@@ -142,12 +139,9 @@ class ReadCase(Transform):
             Path(item['brain']) if item['brain'] else None,
         )
         loaded = load_case(case, self.entry)
-        channels = loaded.channels
-        if self.entry.architecture == 'guided':
-            channels = guide_channels(channels, loaded.brain, loaded.present)
         box = brain_box(loaded.brain | loaded.mask, self.margin)
         return {
-            'image': torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)])),
+            'image': torch.from_numpy(np.ascontiguousarray(loaded.channels[(slice(None), *box)])),
             'label': torch.from_numpy(np.ascontiguousarray(loaded.mask[box][None])),
             'weight': torch.from_numpy(np.ascontiguousarray(loaded.brain[box][None])),
         }
@@ -221,10 +215,7 @@ class RandomDrop(RandomizableTransform, MapTransform):
         kept = [float(self.R.random() >= chance) for chance in self.chances]
         for key in self.keys:
             image = result[key]
-            more = [1.0] * (image.shape[0] - len(kept))  # maps that guide a network
-            result[key] = image * torch.tensor([*kept, *more]).reshape(
-                -1, *(1,) * (image.ndim - 1)
-            )
+            result[key] = image * torch.tensor(kept).reshape(-1, *(1,) * (image.ndim - 1))
         return result
 
 
@@ -327,75 +318,6 @@ def _item(case: LabelledCase, entry: ModelEntry) -> dict[str, Any]:
         'brain': str(case.brain or ''),
         'depends': json.dumps([stamps, entry.channels, entry.normalisation]),
     }
-
-
-# -------------------------------------------------------------------------------- synthesis
-
-
-class PreparedFeed(Dataset[dict[str, Tensor]]):
-    """What all feeds have that draw from prepared files.
-
-    Parameters
-    ----------
-    data : TrainingData or GuidedData
-        All that it can ever show.
-    plan : Plan
-    """
-
-    def __init__(self, data: Any, plan: Plan) -> None:
-        self.data, self.plan = data, plan
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files that it draws from."""
-        found: list[str] = self.data.files
-        return found
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self))
-
-    def __len__(self) -> int:
-        return len(self.data.exams)
-
-
-class SynthesisFeed(PreparedFeed):
-    """Patches of synthetic exams, made on a device.
-
-    Parameters
-    ----------
-    data : TrainingData
-        All that it can ever show.
-    plan : Plan
-    device : str
-        Where exams are made; worker processes can help on the CPU only.
-    """
-
-    def __init__(self, data: TrainingData, plan: Plan, device: str = 'cpu') -> None:
-        from mslesseg_app.training.synthesis import Synthesiser
-
-        super().__init__(data, plan)
-        self.device = device
-        chance = Chance(plan.seed, device)
-        self.synthesiser = Synthesiser(data, chance, plan.recipe, plan.normalisation)
-
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """Return the patches of one drawn exam."""
-        from mslesseg_app.training.synthesis import patch_starts
-
-        epoch, place, _ = key
-        chance = Chance(place_seed(self.plan.seed, epoch, place), self.device)
-        self.synthesiser.chance = chance
-        drawn = self.synthesiser.draw()
-        share = 0.0 if self.plan.on_lesion is None else self.plan.on_lesion
-        parts: dict[str, list[Tensor]] = {name: [] for name in _KEYS}
-        for corner in patch_starts(drawn, self.plan.patch, self.plan.patches, chance, share):
-            x, y, z = (slice(c, c + e) for c, e in zip(corner, self.plan.patch, strict=True))
-            parts['image'].append(drawn.images[:, x, y, z])
-            parts['label'].append(drawn.label[None, x, y, z].float())
-            parts['weight'].append(drawn.weight[None, x, y, z].float())
-        return {name: torch.stack(tensors) for name, tensors in parts.items()}
 
 
 def collate(draws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -20,34 +20,6 @@ PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How often what happens to synthetic exams.
-
-    Attributes
-    ----------
-    real, planted, painted : float
-        Shares of exams as they are, real exams with planted lesions, and painted brains.
-    drop_t1w, drop_t2w : float
-        Probability that a present channel is dropped.
-    unlabelled : float
-        How often an exam without labelled lesion is taken as it is, relative to one with.
-    thick : float
-        Probability of thick slices.
-    poor_mask : float
-        Probability of a brain mask that is too tight, too wide or cut.
-    """
-
-    real: float = 0.4
-    planted: float = 0.35
-    painted: float = 0.25
-    drop_t1w: float = 0.3
-    drop_t2w: float = 0.3
-    unlabelled: float = 0.1
-    thick: float = 0.5
-    poor_mask: float = 0.5
-
-
-@dataclass(frozen=True)
 class Augmentation:
     """How often what happens to a patch; see `mslesseg_app.training.augmentation`.
 
@@ -93,11 +65,6 @@ class Plan:
         As in `mslesseg_app.models.registry.ModelEntry`.
     required : tuple of str
         Channels without which an exam is not trained on; the others may be dropped.
-    source : {'patches', 'synthesis', 'guided'}
-        Patches of exams as they are, of synthetic ones drawn from prepared files, or of the
-        prepared channels of guided networks with planted lesions.
-    recipe : Recipe
-        Of the synthesis.
     augment : {'basic', 'strong'}
         What happens to patches at random: flips, turns and a factor and an offset of the
         normalised intensities (the settings from `on_lesion` to `drop`); or `augmentation`, in
@@ -167,8 +134,6 @@ class Plan:
     normalisation: str = 'zscore'
     sampler: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
-    source: str = 'patches'
-    recipe: Recipe = field(default_factory=Recipe)
     augment: str = 'basic'
     augmentation: Augmentation = field(default_factory=Augmentation)
     patch: Triple = (96, 96, 96)
@@ -238,7 +203,6 @@ def _problem(plan: Plan) -> str:
         'optimizer': OPTIMIZERS,
         'schedule': SCHEDULES,
         'precision': PRECISIONS,
-        'source': ('patches', 'synthesis', 'guided'),
         'augment': ('basic', 'strong'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
@@ -265,12 +229,6 @@ def _problem_of_network(plan: Plan) -> str:
         return 'softmax-dice needs a network with two classes or more'
     if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
         return f'{plan.objective} needs a network with one class'
-    if plan.source != 'patches' and plan.channels != MODALITIES:
-        return 'prepared files hold FLAIR, T1w and T2w, in this order'
-    if plan.source == 'guided' and plan.architecture != 'guided':
-        return 'the source guided is for the network guided'
-    if plan.source == 'synthesis' and plan.architecture == 'guided':
-        return 'synthesis does not make the channels of the network guided'
     return ''
 
 
@@ -306,7 +264,7 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
 
 def _typed(key: str, value: Any, old: Any) -> Any:
     """Return a value in the type of the one that it replaces."""
-    if isinstance(old, Recipe | Augmentation) and isinstance(value, Mapping):
+    if isinstance(old, Augmentation) and isinstance(value, Mapping):
         try:
             return replace(old, **value)
         except TypeError as error:

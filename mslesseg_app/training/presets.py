@@ -14,11 +14,6 @@
 ``reduced``
     ``mended`` with a network of a few channels and few steps: what two CPU cores can do. Its
     figures say nothing about the full networks.
-``synthesis``
-    The residual U-Net on real and synthetic exams from prepared files.
-``guided``
-    A small residual U-Net on the scale of each exam's tissues, with lesions planted into patches:
-    what made the shipped model on two CPU cores.
 """
 
 from __future__ import annotations
@@ -122,7 +117,6 @@ MENDED: dict[str, Any] = {
 
 REDUCED: dict[str, dict[str, Any]] = {
     'unet': {'options': {'channels': [8, 16]}, 'patch': 32},
-    'guided': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
     'mssegdiff': {
         'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
         'patch': 32,
@@ -149,22 +143,6 @@ REDUCED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Sizes of the reduced networks."""
 
-SYNTHESIS: dict[str, Any] = {
-    **MENDED,
-    'source': 'synthesis',
-    'required': ('FLAIR',),
-    'normalisation': 'robust',
-    'learning_rate': 1e-3,
-    'epochs': 8,
-    'steps_per_epoch': 500,
-    'batch': 1,
-    'warm_up': 0.2,
-    'on_lesion': 0.8,
-    'validate_every': 0,
-    'keep': 'last',
-}
-
-
 UNET: dict[str, Any] = {
     'augment': 'strong',
     'normalisation': 'clipped',
@@ -184,28 +162,8 @@ UNET: dict[str, Any] = {
 
 OWN: dict[str, dict[str, Any]] = {
     'unet': {'channels': [32, 64, 128, 192], 'fold': 2, 'blocks': 1, 'auxiliary': 1},
-    'guided': {'channels': [16, 32, 64, 96], 'confirm': True},
 }
 """Options of the networks of ours."""
-
-GUIDED: dict[str, Any] = {
-    **MENDED,
-    'source': 'guided',
-    'recipe': {
-        'real': 0.2, 'planted': 0.8, 'painted': 0.0, 'unlabelled': 0.3, 'drop_t1w': 0.5,
-        'drop_t2w': 0.5,
-    },
-    'patch': (64, 64, 64),
-    'batch': 1,
-    'patches': 2,
-    'epochs': 12,
-    'learning_rate': 2e-3,
-    'warm_up': 0.5,
-    'on_lesion': 0.7,
-    'precision': 'bfloat16',
-    'validate_every': 0,
-    'keep': 'last',
-}  # fmt: skip
 
 
 def _base(network: str) -> Plan:
@@ -276,21 +234,10 @@ def _reduced(network: str) -> Plan:
     return _with(_mended(network), few, replace_sampler=True)
 
 
-def _prepared(network: str, wanted: str, values: dict[str, Any]) -> Plan:
-    if network != wanted:
-        raise UsageError(
-            f'This preset is for the network {wanted}, not for {network!r}.',
-            f'Use --network {wanted}, or choose another preset.',
-        )
-    return _with(_base(network), values)
-
-
 PRESETS: dict[str, Callable[[str], Plan]] = {
     'paper': _paper,
     'mended': _mended,
     'reduced': _reduced,
-    'synthesis': lambda network: _prepared(network, 'unet', SYNTHESIS),
-    'guided': lambda network: _prepared(network, 'guided', GUIDED),
 }
 
 
@@ -302,7 +249,7 @@ def preset(name: str, network: str) -> Plan:
     name : str
         A key of `PRESETS`.
     network : str
-        ``unet``, ``guided``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
+        ``unet``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
 
     Raises
     ------

@@ -21,10 +21,9 @@ from mslesseg_app.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.models.networks import build, fill
 from mslesseg_app.training import loop
 from mslesseg_app.training.cases import LabelledCase
-from mslesseg_app.training.data import load_data
 from mslesseg_app.training.describe import entry_of
 from mslesseg_app.training.loop import CHECKPOINT, Trainer
-from mslesseg_app.training.patches import CaseFeed, SynthesisFeed
+from mslesseg_app.training.patches import CaseFeed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.tracking import Tracker
@@ -110,27 +109,14 @@ def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network,
     assert torch.equal(after[0], torch.get_rng_state())
 
 
-def test_synthesis_goes_on_exactly_too(prepared: Path, tmp_path: Path) -> None:
-    plan = changed(
-        preset('synthesis', 'unet'),
-        {'options': {'channels': [4, 8]}, 'patch': 16, 'epochs': 2, 'steps_per_epoch': 2,
-         'batch': 2},
-    )  # fmt: skip
-    feed = SynthesisFeed(load_data(prepared), plan)
-    whole = Trainer(tmp_path / 'whole', plan, feed)
-    assert whole.train()
-    with pytest.raises(Crash):
-        Trainer(tmp_path / 'parts', plan, feed).train(CrashingTracker(tmp_path / 'parts', 1))
-    again = Trainer(tmp_path / 'parts', plan, SynthesisFeed(load_data(prepared), plan))
-    assert again.progress.epoch == 1
-    assert again.train()
-    for key, value in whole.smoothed.values.items():
-        assert torch.equal(value, again.smoothed.values[key])
-    path = again.export(tmp_path / 'w.safetensors', half=True)
-    fill(build('unet', 3, {'channels': [4, 8]}), path)
+def test_another_split_is_refused_and_half_weights_fill_a_network(cases, tmp_path) -> None:
+    plan = tiny(epochs=1)
+    trainer = make(plan, cases, tmp_path / 'run')
+    assert trainer.train()
+    path = trainer.export(tmp_path / 'w.safetensors', half=True)
+    fill(build('unet', 3, plan.options), path)
     with pytest.raises(UsageError, match='other settings or other data'):
-        data = load_data(prepared, ['person-1'])
-        Trainer(tmp_path / 'parts', plan, SynthesisFeed(data, plan))
+        make(plan, cases[1:], tmp_path / 'run')
 
 
 def test_a_seed_decides_the_run(cases, tmp_path) -> None:

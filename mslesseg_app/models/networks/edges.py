@@ -95,7 +95,6 @@ def swinunetr_edges(**_: Any) -> EdgeRule:
 
 RULES: dict[str, Callable[..., EdgeRule]] = {
     'unet': unet_edges,
-    'guided': unet_edges,
     'mssegdiff': mssegdiff_edges,
     'transbts': transbts_edges,
     'unetr': unetr_edges,
