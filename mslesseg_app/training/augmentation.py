@@ -75,8 +75,8 @@ class LesionShapes:
     def draw(self, shape: Sequence[int], corner: Sequence[int], chance: Chance) -> Tensor:
         """Return the lesions of an invented patient in a box of the template grid.
 
-        The load is drawn from 0.3 to 80 ml, evenly on a logarithmic scale; lesions are taken in
-        random order until it is reached, each moved by up to 4 mm.
+        The load is drawn from 0.3 to 80 ml, evenly on a logarithmic scale; lesions of at most
+        one and a half times this load are drawn until it is reached, each moved by up to 4 mm.
 
         Parameters
         ----------
@@ -89,13 +89,12 @@ class LesionShapes:
         uint8 tensor (X, Y, Z)
         """
         wanted = 1000 * float(np.exp(chance.uniform(np.log(0.3), np.log(80))))
+        fitting = np.flatnonzero(self.size <= max(1.5 * wanted, self.size.min()))
         mask = np.zeros(tuple(shape), np.uint8)
         mirror = chance.happens(0.5)
         total = 0
         while total < 0.9 * wanted:
-            lesion = self.lesions[chance.integer(len(self.lesions))]
-            if len(lesion) > 1.5 * wanted:
-                continue
+            lesion = self.lesions[fitting[chance.integer(len(fitting))]]
             total += len(lesion)
             moved = lesion.copy()
             if mirror:
