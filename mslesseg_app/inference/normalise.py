@@ -22,8 +22,12 @@ def _robust(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     return centre, _MAD_TO_SD * float(np.median(np.abs(values - centre)))
 
 
+JOINT = 'zscore-joint'
+"""The z-score over all voxels that any of the images shows."""
+
 METHODS: dict[str, Callable[[npt.NDArray[np.float64]], tuple[float, float]]] = {
     'zscore': _zscore,
+    JOINT: _zscore,
     'robust': _robust,
 }
 
@@ -43,9 +47,10 @@ def normalise(
         Any intensity scale.
     brain : bool array (X, Y, Z)
         Where statistics are taken; the result is zero elsewhere.
-    method : {'zscore', 'robust'}
+    method : {'zscore', 'zscore-joint', 'robust'}
         ``zscore`` subtracts the mean and divides by the standard deviation; ``robust`` takes the
-        median and 1.4826 times the median absolute deviation instead.
+        median and 1.4826 times the median absolute deviation instead. ``zscore-joint`` counts
+        zeros too: `brain` is then where any image of the exam shows something.
 
     Returns
     -------
@@ -67,7 +72,7 @@ def normalise(
     image, brain = np.asarray(image), np.asarray(brain, dtype=bool)
     if image.shape != brain.shape:
         raise DataError(f'Image {image.shape} and brain mask {brain.shape} differ in shape.')
-    seen = brain & (image != 0)
+    seen = brain if method == JOINT else brain & (image != 0)
     values = image[seen].astype(np.float64)
     centre, scale = _statistics(values, method)
     result = np.zeros(image.shape, dtype=np.float32)

@@ -132,7 +132,7 @@ def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
         from ..training.trial import CaseJudge
 
         store = job.cache / 'exams'
-        judged = CaseFeed(split.validation, plan, entry, store)
+        judged = CaseFeed(split.validation, plan, entry, store, judged=True)
         return CaseFeed(split.train, plan, entry, store), CaseJudge(judged, entry, job.threads)
 
     return _train(plan, job, identity, feeds)
