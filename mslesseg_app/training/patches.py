@@ -361,7 +361,8 @@ def _reader(plan: Plan, entry: ModelEntry, judged: bool) -> ReadCase:
 
 def _item(case: LabelledCase, read: ReadCase) -> dict[str, Any]:
     """Return what a cached case depends on."""
-    entry, box = read.entry, [read.crop]
+    entry = read.entry
+    box: list[Any] = [read.crop]
     if read.crop != 'grid':
         box += [read.margin, *(read.multiple if read.crop == 'multiples' else ())]
     stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in case.files if p.exists()]
