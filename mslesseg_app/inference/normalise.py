@@ -72,7 +72,8 @@ def normalise(
     image, brain = np.asarray(image), np.asarray(brain, dtype=bool)
     if image.shape != brain.shape:
         raise DataError(f'Image {image.shape} and brain mask {brain.shape} differ in shape.')
-    seen = brain if method == JOINT else brain & (image != 0)
+    shown = brain & (image != 0)
+    seen = brain if method == JOINT and shown.any() else shown
     values = image[seen].astype(np.float64)
     centre, scale = _statistics(values, method)
     result = np.zeros(image.shape, dtype=np.float32)

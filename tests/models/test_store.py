@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,41 @@ def test_the_architecture_is_asked_for(source, folder):
         add_model(source, folder, asked)
     assert '--architecture' in caught.value.hint
     assert files(folder) == []
+
+
+def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
+    """Files of either kind hold the same names and shapes, and give other masks."""
+    path = save_weights('swinunetr', tmp_path / 'w.pt')
+    options = {'feature_size': 12}
+    with pytest.raises(UsageError) as caught:
+        add_model(path, folder, {**wishes('swinunetr'), 'options': options})
+    for merging in ('merging', 'legacy', 'mergingv2'):
+        assert f'--option merging={merging}' in caught.value.hint
+    with pytest.raises(UsageError, match='joins neighbouring voxels'):
+        fetch_model(get_entry('swinunetr'), folder, url=path.as_uri(), sha256=file_sha256(path))
+    assert files(folder) == []
+    for merging in ('legacy', 'merging'):
+        chosen = {**options, 'merging': merging}
+        entry = add_model(path, folder, {**wishes('swinunetr', name=merging), 'options': chosen})
+        assert entry.options['merging'] == merging
+    channels = np.random.default_rng(0).normal(size=(3, 64, 64, 64)).astype(np.float32)
+    brain = np.ones((64, 64, 64), bool)
+    masks = [
+        load_predictor(get_entry(name, folder))(channels, brain, (True,) * 3) > 0.5
+        for name in ('legacy', 'merging')
+    ]
+    assert (masks[0] != masks[1]).any()
+
+
+@pytest.mark.parametrize(('mask', 'mode'), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_model_follow_the_umask(source, folder, mask, mode):
+    before = os.umask(mask)
+    try:
+        entry = add_model(source, folder, wishes('unet'))
+    finally:
+        os.umask(before)
+    for path in (entry.weights_path, folder / 'unet.toml'):
+        assert path.stat().st_mode & 0o777 == mode
 
 
 # ----------------------------------------------------------------------- refusing
