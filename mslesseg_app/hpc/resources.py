@@ -49,7 +49,7 @@ NETWORKS = {
     'unetr': Figures(20.0, 60.0, 1.6, True),
     'mssegdiff': Figures(1300.0, 24000.0, 4.0, False),
     'swinunetr': Figures(600.0, 1800.0, 2.4, False),
-    'transbts': Figures(600.0, 600.0, 4.0, False),
+    'transbts': Figures(600.0, 1700.0, 4.0, False),
 }
 _UNKNOWN = Figures(1300.0, 3600.0, 6.0, False)
 

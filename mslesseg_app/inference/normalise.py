@@ -48,8 +48,12 @@ def _clipped(values: Values) -> Scale:
     return Scale(centre, float(values.clip(low, high).std()), low, high)
 
 
+JOINT = 'zscore-joint'
+"""The z-score over all voxels that any of the images shows."""
+
 METHODS: dict[str, Callable[[Values], Scale]] = {
     'zscore': _zscore,
+    JOINT: _zscore,
     'robust': _robust,
     'clipped': _clipped,
 }
@@ -75,10 +79,12 @@ def normalise(
         Any intensity scale.
     brain : bool array (X, Y, Z)
         Where statistics are taken; the result is zero elsewhere.
-    method : {'zscore', 'robust', 'clipped'}
+    method : {'zscore', 'zscore-joint', 'robust', 'clipped'}
         ``zscore`` subtracts the mean and divides by the standard deviation; ``robust`` takes the
         median and 1.4826 times the median absolute deviation instead; ``clipped`` clips at the
         percentiles 0.5 and 99.8, subtracts the median and divides by the standard deviation.
+        ``zscore-joint`` counts zeros too: `brain` is then where any image of the exam shows
+        something.
 
     Returns
     -------
@@ -100,7 +106,8 @@ def normalise(
     image, brain = np.asarray(image), np.asarray(brain, dtype=bool)
     if image.shape != brain.shape:
         raise DataError(f'Image {image.shape} and brain mask {brain.shape} differ in shape.')
-    seen = brain & (image != 0)
+    shown = brain & (image != 0)
+    seen = brain if method == JOINT and shown.any() else shown
     values = image[seen].astype(np.float64)
     scale = _checked_scale(values, method)
     result = np.zeros(image.shape, dtype=np.float32)

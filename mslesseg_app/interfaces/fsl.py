@@ -7,7 +7,14 @@ from typing import Any
 
 import nibabel as nb
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiPath,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from ..errors import DataError
 from ..settings import MODALITIES
@@ -174,3 +181,26 @@ class MaskToBrain(GuardedInterface):
         if not mask.any():
             raise DataError('BET found no brain.', 'Try --engine builtin.')
         return {'out_file': grids.save(grids.on_template(mask, np.uint8), cwd / 'brain.nii.gz')}
+
+
+class _MasksInput(BaseInterfaceInputSpec):
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc='masks on one grid')
+
+
+class _JoinedOutput(TraitedSpec):
+    out_file = File(desc='their union, uint8')
+
+
+class JoinMasks(GuardedInterface):
+    """Join brain masks of several images; each of them has to hold a brain."""
+
+    input_spec = _MasksInput
+    output_spec = _JoinedOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        images = [nb.load(path) for path in self.inputs.in_files]
+        masks = [np.asanyarray(image.dataobj) > 0 for image in images]
+        if not all(mask.any() for mask in masks):
+            raise DataError('BET found no brain in one of the images.', 'Try --engine builtin.')
+        union = grids.like(images[0], np.logical_or.reduce(masks), np.uint8)
+        return {'out_file': grids.save(union, cwd / 'union.nii.gz')}

@@ -136,7 +136,8 @@ def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
         from ..training.trial import CaseJudge
 
         store = job.cache / 'exams'
-        judged = CaseFeed(split.validation if plan.validate_every else (), plan, entry, store)
+        exams = split.validation if plan.validate_every else ()
+        judged = CaseFeed(exams, plan, entry, store, judged=True)
         return _feed(plan, split, entry, job), CaseJudge(judged, entry, job.threads)
 
     return _train(plan, job, identity, feeds)

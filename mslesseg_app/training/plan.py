@@ -9,11 +9,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mslesseg_app.errors import UsageError
+from mslesseg_app.inference.presets import PRESETS
 from mslesseg_app.settings import MODALITIES
 
 Triple = tuple[int, int, int]
 
-OBJECTIVES = ('dice+bce+mse', 'dice+ce', 'dice', 'softmax-dice', 'tversky+ce')
+OBJECTIVES = ('dice+bce+mse', 'dice', 'softmax-dice', 'softmax-dice+ce', 'tversky+ce')
+SOFTMAX = ('softmax-dice', 'softmax-dice+ce')
 OPTIMIZERS = ('adamw', 'adam')
 SCHEDULES = ('cosine', 'poly', 'constant')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
@@ -63,6 +65,9 @@ class Plan:
     ----------
     architecture, options, channels, normalisation, sampler, threshold
         As in `mslesseg_app.models.registry.ModelEntry`.
+    validation : dict
+        Sampler by which exams are judged during training; without one, that of the preset
+        ``fast``.
     required : tuple of str
         Channels without which an exam is not trained on; the others may be dropped.
     augment : {'basic', 'strong'}
@@ -73,6 +78,11 @@ class Plan:
         Of the strong augmentation.
     patch : three ints
         Edges of a patch (voxels).
+    crop : {'brain', 'multiples', 'grid'}
+        Where patches lie: in the box around the brain, in this box grown to multiples of a patch
+        (zeros where it leaves the grid), or anywhere on the grid.
+    margin : int
+        Voxels around the brain that its box includes.
     batch : int
         Exams drawn for a step, over all processes.
     patches : int
@@ -89,11 +99,12 @@ class Plan:
     flip, rotate : float
         Probability along each axis; of a quarter turn.
     scale, shift, jitter : float
-        Widths of the factor and of the offset of intensities, and their probability.
+        Widths of the factor and of the offset of intensities, and the probability of each.
     background : {'kept', 'moved'}
         Whether zeros outside the brain stay zero.
     per_slice : bool
-        Draw factor and offset for each slice and channel, as the public TransBTS does.
+        Draw factor and offset for each slice across the second axis and each channel, as the
+        public TransBTS does.
     drop : float
         Probability that a channel that is not required is emptied.
     objective : str
@@ -133,10 +144,13 @@ class Plan:
     required: tuple[str, ...] = MODALITIES
     normalisation: str = 'zscore'
     sampler: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
     augment: str = 'basic'
     augmentation: Augmentation = field(default_factory=Augmentation)
     patch: Triple = (96, 96, 96)
+    crop: str = 'brain'
+    margin: int = 4
     batch: int = 2
     patches: int = 1
     accumulate: int = 1
@@ -206,6 +220,7 @@ def _problem(plan: Plan) -> str:
         'augment': ('basic', 'strong'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
+        'crop': ('brain', 'multiples', 'grid'),
         'keep': ('best', 'last'),
     }
     for name, known in choices.items():
@@ -214,7 +229,15 @@ def _problem(plan: Plan) -> str:
     for name in ('batch', 'patches', 'accumulate', 'epochs'):
         if getattr(plan, name) < 1:
             return f'{name} is less than 1'
-    for name in ('steps_per_epoch', 'validate_every', 'patience', 'warm_up', 'clip', 'ema'):
+    for name in (
+        'steps_per_epoch',
+        'validate_every',
+        'patience',
+        'warm_up',
+        'clip',
+        'ema',
+        'margin',
+    ):
         if getattr(plan, name) < 0:
             return f'{name} is less than 0'
     return _problem_of_network(plan)
@@ -225,9 +248,9 @@ def _problem_of_network(plan: Plan) -> str:
         return 'ema does not lie between 0 and 1'
     if not set(plan.required) <= set(plan.channels) <= set(MODALITIES):
         return f'channels are not among {", ".join(MODALITIES)}, or required not among channels'
-    if plan.objective == 'softmax-dice' and plan.options.get('classes', 1) < 2:
-        return 'softmax-dice needs a network with two classes or more'
-    if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
+    if plan.objective in SOFTMAX and plan.options.get('classes', 1) < 2:
+        return f'{plan.objective} needs a network with two classes or more'
+    if plan.objective not in SOFTMAX and plan.options.get('classes', 1) > 1:
         return f'{plan.objective} needs a network with one class'
     return ''
 
@@ -269,6 +292,8 @@ def _typed(key: str, value: Any, old: Any) -> Any:
             return replace(old, **value)
         except TypeError as error:
             raise UsageError(f'{key}: {error}.') from error
+    if key == 'sampler' and isinstance(value, Mapping):
+        return _sampler(old, value)
     if isinstance(old, dict) and isinstance(value, Mapping):
         return {**old, **value}
     if key == 'patch' and isinstance(value, int):
@@ -285,6 +310,18 @@ def _typed(key: str, value: Any, old: Any) -> Any:
     if type(value) is type(old):
         return value
     raise UsageError(f'{key} = {value!r} is not of the kind of {old!r}.')
+
+
+def _sampler(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge samplers; what is said outside the tables of presets counts for each preset."""
+    if not old:
+        return dict(new)
+    tables = [name for name in PRESETS if isinstance({**old, **new}.get(name), Mapping)]
+    common = {key: value for key, value in new.items() if key not in tables}
+    merged = {**old, **common}
+    for name in tables:
+        merged[name] = {**old.get(name, {}), **common, **new.get(name, {})}
+    return merged
 
 
 def read_settings(texts: Sequence[str]) -> dict[str, Any]:

@@ -23,8 +23,11 @@ from dataclasses import replace
 from typing import Any
 
 from mslesseg_app.errors import UsageError
+from mslesseg_app.models.networks import BUILDERS
 from mslesseg_app.models.registry import ModelEntry, list_entries
 from mslesseg_app.training.plan import Plan
+
+_VALIDATION = {'blending': 'constant', 'layout': 'stepped', 'margin': 0}
 
 PAPER: dict[str, dict[str, Any]] = {
     'mssegdiff': {
@@ -39,11 +42,21 @@ PAPER: dict[str, dict[str, Any]] = {
         'background': 'moved',
         'precision': 'float32',
         'validate_every': 10,
+        'margin': 0,
         # its validation draws 50 steps of one chain, and its test 10 steps of 4
-        'sampler': {'overlap': 0.25, 'chains': 1, 'steps': 50, 'fusion': 'probability'},
+        'validation': {
+            **_VALIDATION,
+            'overlap': 0.25,
+            'chains': 1,
+            'steps': 50,
+            'fusion': 'last',
+            'precision': 'float32',
+        },
     },
     'unetr': {
-        'objective': 'dice+ce',
+        'objective': 'softmax-dice+ce',
+        'options': {'classes': 2},
+        'margin': 0,
         'learning_rate': 1e-4,
         'weight_decay': 1e-5,
         'epochs': 5000,
@@ -57,7 +70,7 @@ PAPER: dict[str, dict[str, Any]] = {
         'rotate': 0.2,
         'jitter': 0.1,
         'validate_every': 100,
-        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits'},
     },
     'swinunetr': {
         'objective': 'dice',
@@ -70,10 +83,14 @@ PAPER: dict[str, dict[str, Any]] = {
         'statistics': 'patch',
         'background': 'moved',
         'validate_every': 10,
-        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+        'crop': 'multiples',
+        'margin': 0,
+        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits', 'crop': False},
     },
     'transbts': {
         'objective': 'softmax-dice',
+        'options': {'classes': 2},
+        'crop': 'grid',
         'optimizer': 'adam',
         'learning_rate': 2e-4,
         'weight_decay': 1e-5,
@@ -87,7 +104,6 @@ PAPER: dict[str, dict[str, Any]] = {
         'precision': 'float32',
         'validate_every': 0,
         'keep': 'last',
-        'sampler': {'overlap': 0.5, 'blending': 'constant', 'flips': [0, 1, 2]},
     },
 }
 """Settings of the public repositories, by network."""
@@ -178,7 +194,6 @@ def _base(network: str) -> Plan:
             drop=0.3,
         )
     entry = _shipped(network)
-    fast = {key: v for key, v in entry.sampler.get('fast', {}).items() if key != 'compile'}
     # one class for all, unless the preset asks for a softmax
     options = {**entry.options, **({'classes': 1} if 'classes' in entry.options else {})}
     return Plan(
@@ -187,16 +202,16 @@ def _base(network: str) -> Plan:
         channels=entry.channels,
         required=entry.required,
         normalisation=entry.normalisation,
-        sampler=fast,
+        sampler=entry.sampler,
         patch=entry.patch or (96, 96, 96),
     )
 
 
 def _shipped(network: str) -> ModelEntry:
     entries = {
-        e.architecture: e for e in list_entries() if e.needs_weights and e.architecture not in OWN
+        e.name: e for e in list_entries() if e.name == e.architecture and e.name in BUILDERS
     }
-    if network not in entries:
+    if network not in entries or network in OWN:
         known = ', '.join(sorted({*OWN, *entries}))
         raise UsageError(f'There is no network {network!r} to train.', f'Choose one of: {known}.')
     return entries[network]
@@ -208,10 +223,7 @@ def _paper(network: str) -> Plan:
             f'The paper did not train {network!r}.',
             f'--preset paper knows: {", ".join(PAPER)}; take --preset mended.',
         )
-    base = _base(network)
-    if network == 'transbts':
-        base = replace(base, objective='softmax-dice', options={**base.options, 'classes': 2})
-    return _with(base, {**PAPER[network], 'clip': 0.0, 'ema': 0.0}, replace_sampler=True)
+    return _with(_base(network), {**PAPER[network], 'clip': 0.0, 'ema': 0.0})
 
 
 def _mended(network: str) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,14 @@ class CaseJudge:
     feed : CaseFeed
         The exams.
     entry : ModelEntry
-        How windows are laid, and the threshold.
+        How windows are laid, unless the plan of the feed says how in validation; the threshold.
     threads : int
         CPU threads.
     """
 
     def __init__(self, feed: CaseFeed, entry: ModelEntry, threads: int = 1) -> None:
-        self.feed, self.entry, self.threads = feed, entry, threads
+        sampler = feed.plan.validation or entry.sampler
+        self.feed, self.entry, self.threads = feed, replace(entry, sampler=sampler), threads
 
     def __len__(self) -> int:
         return len(self.feed)

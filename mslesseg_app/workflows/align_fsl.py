@@ -7,11 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from nipype.interfaces.fsl import BET, FLIRT
-from nipype.interfaces.utility import IdentityInterface
+from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from ..interfaces.fsl import JudgeAlignment, MaskToBrain, MatrixToTransform, StartMatrix
+from ..interfaces.fsl import (
+    JoinMasks,
+    JudgeAlignment,
+    MaskToBrain,
+    MatrixToTransform,
+    StartMatrix,
+)
 from ..interfaces.images import ToTemplate
 from ..settings import Settings
 from .align import output_fields
@@ -34,7 +40,7 @@ def init_fsl_align_wf(
 
     ``independent`` is the procedure of the MSLesSeg paper: FLIRT with 12 degrees of freedom and
     its default options takes each image to the whole-head template, then BET, with its default
-    options, strips each registered image; the FLAIR's brain is the brain mask.
+    options, strips each registered image; the brain mask is the union of their brains.
 
     ``anchored`` takes the FLAIR to the template's brain (12 degrees of freedom) and the other
     images to the FLAIR (6), each from a start that our own coarse search finds, with normalised
@@ -84,7 +90,15 @@ def _connect_independent(
     workflow: Workflow, inputnode: Node, judge: Node, outputnode: Node, names: list[str]
 ) -> None:
     head = template_path('MNI152_T1_1mm.nii.gz')
-    for item in names:
+    masks = Node(Merge(len(names)), name='bet_masks', run_without_submitting=True)
+    union = Node(JoinMasks(), name='brain_union')
+    brain = Node(MaskToBrain(), name='brain')
+    workflow.connect([
+        (masks, union, [('out', 'in_files')]),
+        (union, brain, [('out_file', 'in_file')]),
+        (brain, outputnode, [('out_file', 'brain_mask')]),
+    ])  # fmt: skip
+    for number, item in enumerate(names, 1):
         flirt = Node(
             FLIRT(reference=head, dof=12, output_type=_TYPE), name=f'flirt_{item}', mem_gb=0.5
         )
@@ -97,11 +111,8 @@ def _connect_independent(
             (flirt, bet, [('out_file', 'in_file')]),
             (to_itk, judge, [('out_file', f'{item}_matrix')]),
             (bet, outputnode, [('out_file', f'{item}_mni')]),
+            (bet, masks, [('mask_file', f'in{number}')]),
         ])  # fmt: skip
-        if item == 'flair':
-            brain = Node(MaskToBrain(), name='brain')
-            workflow.connect(bet, 'mask_file', brain, 'in_file')
-            workflow.connect(brain, 'out_file', outputnode, 'brain_mask')
 
 
 def _connect_anchored(
@@ -193,7 +204,8 @@ def _connect_brain(workflow: Workflow, inputnode: Node, judge: Node, outputnode:
 _INDEPENDENT = """
 Each image was registered on its own to the whole-head *MNI152* template (1 mm) with *FLIRT*
 (12 degrees of freedom, default options), and the brain was extracted from each registered image
-with *BET* (default options), as in the preparation of the MSLesSeg dataset.
+with *BET* (default options), as in the preparation of the MSLesSeg dataset; the brain mask is the
+union of the brains of the images.
 """
 
 _ANCHORED = """

@@ -19,7 +19,7 @@ TINY: dict[str, tuple[dict[str, Any], int]] = {
         {'edge': 64, 'feature_size': 2, 'hidden_size': 24, 'mlp_dim': 32, 'num_heads': 2},
         64,
     ),
-    'swinunetr': ({'feature_size': 12}, 64),
+    'swinunetr': ({'feature_size': 12, 'merging': 'merging'}, 64),
 }
 
 

@@ -79,7 +79,7 @@ class CrashingTracker(Tracker):
 @pytest.mark.parametrize(('network', 'name'), [('mssegdiff', 'paper'), ('transbts', 'mended')])
 def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network, name) -> None:
     """MSSegDiff draws noise, TransBTS drops out: both need the generators as they were."""
-    more = {'sampler': {'steps': 2, 'chains': 1}} if network == 'mssegdiff' else {}
+    more = {'validation': {'steps': 2}} if network == 'mssegdiff' else {}
     plan = tiny(network, name, validate_every=1, ema=0.5, **more)
     whole = make(plan, cases, tmp_path / 'whole', judged=1)
     assert whole.train()

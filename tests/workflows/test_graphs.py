@@ -248,7 +248,10 @@ def test_fsl_independent_is_the_papers_procedure(build, fsl):
         bet = built.nodes[f'sub_01_wf.align_wf.bet_{item}'].interface
         assert changed(bet) == {'mask': True}
         assert ('out_file', 'in_file') in edges(built, f'flirt_{item}', f'bet_{item}')
-    assert edges(built, 'bet_flair', 'brain') == [('mask_file', 'in_file')]
+    for number, item in enumerate(('flair', 't1w', 't2w'), 1):
+        assert edges(built, f'bet_{item}', 'bet_masks') == [('mask_file', f'in{number}')]
+    assert edges(built, 'bet_masks', 'brain_union') == [('out', 'in_files')]
+    assert edges(built, 'brain_union', 'brain') == [('out_file', 'in_file')]
     assert built.names('resample') == []
 
 
