@@ -11,8 +11,10 @@ How it decides:
 1. Names of ReproIn (``anat-T1w_acq-3D``, also ``WIP anat-FLAIR`` and with a comment behind
    ``__``) are obeyed. Of two series with the same such name the last counts; a name that a
    ``__dup`` marks is left out.
-2. What the header or the name shows to be of no use is left out: localizers, derived images,
-   diffusion, angiography, other parts of the body and so on.
+2. What header, name or pixels show to be of no use is left out: localizers, derived images,
+   diffusion, angiography, field maps, masks, other parts of the body and so on. A series that is
+   marked as derived although its scanner made it is kept: Hitachi marks all series so, and some
+   programs do, too; then no series of the study is marked as original.
 3. Physics: repetition, echo and inversion time, flip angle and the kind of sequence say which
    contrasts a series can have (`RULES`).
 4. Names, in several languages, choose where physics leaves several contrasts, and decide alone
@@ -30,10 +32,13 @@ from __future__ import annotations
 
 import logging
 import re
+import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pydicom
+import pydicom.pixels
 
 lgr = logging.getLogger('heudiconv')
 
@@ -42,6 +47,11 @@ Key = tuple[str, tuple[str, ...], None]
 MIN_SLICES = 10  # fewer are localizers
 MIN_COVERAGE = 50.0  # mm across the slices; less is no brain
 MAX_PIXEL = 3.5  # mm; coarser are calibrations, function, perfusion
+_LONG_TR = 0.1  # s; of plain gradient echoes: above 3D sequences
+MIN_LEVELS = 16  # of grey; fewer are masks
+MAX_FLAT = 0.7  # share of neighbouring pixels that are equal; more are maps of labels
+MAX_FIELD_MAP = 2.2  # mm; pixels of a gradient echo without preparation are smaller for anatomy
+MAX_TR_BALANCED = 30.0  # ms; in longer ones transversal magnetisation hardly survives
 MAX_FILES_READ = 200  # of a series, to see several echoes or orientations; 3D series hold more
 
 # ------------------------------------------------------------------- names, many languages
@@ -51,8 +61,8 @@ MAX_FILES_READ = 200  # of a series, to see several echoes or orientations; 3D s
 _UNWANTED = {
     'localizer': r'\b(loc|localis\w*|localiz\w*|lokali\w*|scout\w*|survey|surview|plan|3 ?plane'
     r'|planscan|pilot|topogram\w*|reperage|centrador|uebersicht|ubersicht|smartbrain|aahead\w*)\b',
-    'calibration': r'\b(calib\w*|asset|ref ?scan|coil ?survey|shim\w*|field ?map\w*|b[01] ?map'
-    r'|noise|prescan)\b',
+    'calibration': r'\b(calib\w*|asset|ref ?scan|coil ?survey|shim\w*|field ?map\w*|fmap\w*'
+    r'|gre ?fm|fm ?gre|d?b[01] ?map\w*|(delta ?|d)b0|noise|prescan)\b',
     'diffusion': r'\b(dwi?|dti\w*|diff\w*|adc|trace\w*|ep2d|epi|b ?(800|1000|2000)|fa map|isodwi'
     r'|edwi|difusion|ivim|noddi|dki|hardi)\b',
     'susceptibility': r'\b(swi\w*|swan|swip|hemo\w*|venobold|merge|medic|f?gre t2|pha images'
@@ -170,6 +180,7 @@ class Physics(NamedTuple):
     pixel: float  # mm
     step: float  # mm from slice to slice
     positions: int  # of slices
+    original: bool  # whether it is, although it is marked as derived
     unfit: str  # why the header rules the series out, or ''
 
 
@@ -190,6 +201,12 @@ def _read(dataset: Any, keyword: str) -> Any:
         if value not in (None, ''):
             return value
     return None
+
+
+def _is_multi_frame(dataset: Any) -> bool:
+    """Whether one file holds the whole series; some hold one frame in the same form."""
+    several = _number(dataset.get('NumberOfFrames')) > 1
+    return several and 'PerFrameFunctionalGroupsSequence' in dataset
 
 
 def _number(value: Any) -> float:
@@ -267,8 +284,11 @@ def _unfit(dataset: Any, inversions: int, orientations: int) -> str:
         'diffusion (b-value of the header)': _number(_read(dataset, 'DiffusionBValue')) > 0,
         f'{part.lower()} image': part in {'PHASE', 'REAL', 'IMAGINARY'},
         'steady state without spoiling': gradient
+        and 'EP' not in _scanning(dataset)
         and variant >= {'SS'}
-        and not variant & {'SP', 'MP'},
+        and not variant & {'SP', 'MP'}
+        and 0 <= _number(_read(dataset, 'RepetitionTime')) < MAX_TR_BALANCED
+        and contrast != 'T1',
         f'{inversions} inversions': inversions > 1,
         f'slices of {orientations} orientations': orientations > 1,
     }
@@ -276,6 +296,60 @@ def _unfit(dataset: Any, inversions: int, orientations: int) -> str:
 
 
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
+
+
+def _original(dataset: Any) -> bool:
+    """Whether the scanner made an image that it marks as derived."""
+    maker = str(dataset.get('Manufacturer') or '').lower()
+    sources = any(dataset.get(name) for name in ('SourceImageSequence', 'DerivationDescription'))
+    return 'hitachi' in maker and not sources
+
+
+# ---------------------------------------------------------------------------------- pixels
+
+
+def _planes(dataset: Any, paths: Sequence[Any]) -> Iterator[np.ndarray]:
+    """Yield three slices of a series, or frames of a multi-frame object."""
+    frames = int(max(_number(dataset.get('NumberOfFrames')), 1))
+    count = frames if frames > 1 else len(paths)
+    for place in sorted({count // 4, count // 2, 3 * count // 4}):
+        path, index = (paths[0], place) if frames > 1 else (paths[place], None)
+        plane = np.asarray(pydicom.pixels.pixel_array(path, index=index))
+        if plane.ndim == 2:
+            yield plane
+
+
+def unlike_anatomy(planes: Sequence[np.ndarray]) -> str:
+    """Why pixels are not those of an anatomical image, or ''.
+
+    Parameters
+    ----------
+    planes : sequence of 2D array
+        Some slices of one series.
+    """
+    if not planes:
+        return ''
+    values, counts = np.unique(np.concatenate([p.ravel() for p in planes]), return_counts=True)
+    if len(values) == 1:
+        return 'all pixels are equal'
+    if len(values) < MIN_LEVELS:
+        return f'only {len(values)} grey levels (a mask or drawing)'
+    usual = values[np.argmax(counts)]
+    left = np.concatenate([p[:, :-1].ravel() for p in planes])
+    right = np.concatenate([p[:, 1:].ravel() for p in planes])
+    inside = (left != usual) & (right != usual)
+    flat = float((left == right)[inside].mean()) if inside.any() else 0.0
+    return 'flat regions of one grey level each (a map of labels)' if flat > MAX_FLAT else ''
+
+
+def _look(dataset: Any, paths: Sequence[Any]) -> str:
+    """What is wrong with the pixels of a series; '' also where they cannot be unpacked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return unlike_anatomy(list(_planes(dataset, paths)))
+    except Exception:  # noqa: BLE001 - decoders raise what they like; others judge the pixels
+        return ''
 
 
 class _Survey(NamedTuple):
@@ -288,7 +362,7 @@ class _Survey(NamedTuple):
 
 def _survey(dataset: Any, series_files: Sequence[Any]) -> _Survey:
     """Look at all frames, or at all files where they are few."""
-    if 'PerFrameFunctionalGroupsSequence' in dataset:
+    if _is_multi_frame(dataset):
         images: list[Any] = [*_items(dataset)]
     elif 1 < len(series_files) <= MAX_FILES_READ:
         tags = ['EchoTime', 'ImageOrientationPatient', 'ImagePositionPatient']
@@ -311,8 +385,21 @@ def _distinct(images: list[Any], keyword: str, digits: int) -> int:
     return len({tuple(round(float(x), digits) for x in value) for value in values if value})
 
 
-def custom_seqinfo(wrapper: Any, series_files: Sequence[Any] = (), **_: Any) -> Hashable:
-    """Add to HeuDiConv's series information what decides between the contrasts."""
+def custom_seqinfo(
+    wrapper: Any,
+    series_files: Sequence[Any] = (),
+    pixels_from: Sequence[Any] | None = None,
+    **_: Any,
+) -> Hashable:
+    """Add to HeuDiConv's series information what decides between the contrasts.
+
+    Parameters
+    ----------
+    series_files : sequence of path
+        Their headers are read.
+    pixels_from : sequence of path, optional
+        The pixels of some of them are looked at; default: `series_files`.
+    """
     dataset = wrapper.dcm_data
     inversions = [_number(_read(dataset, 'InversionTime'))]
     if inversions[0] < 0:
@@ -321,6 +408,8 @@ def custom_seqinfo(wrapper: Any, series_files: Sequence[Any] = (), **_: Any) -> 
     pixel = _parts(_read(dataset, 'PixelSpacing')) or ['']
     step = _number(_read(dataset, 'SpacingBetweenSlices'))
     echo = _read(dataset, 'EchoTime') or _read(dataset, 'EffectiveEchoTime')
+    unfit = _unfit(dataset, len(inversions), survey.orientations)
+    paths = series_files if pixels_from is None else pixels_from
     return (
         ('TR', _number(_read(dataset, 'RepetitionTime'))),
         ('TE', _number(echo)),
@@ -331,11 +420,12 @@ def custom_seqinfo(wrapper: Any, series_files: Sequence[Any] = (), **_: Any) -> 
         ('agent', _agent(dataset)),
         ('contrast', _contrast(dataset)),
         ('echoes', tuple(sorted(survey.echoes))),
-        ('frames', 'PerFrameFunctionalGroupsSequence' in dataset),
+        ('frames', _is_multi_frame(dataset)),
         ('pixel', _number(pixel[0])),
         ('step', step if step > 0 else _number(_read(dataset, 'SliceThickness'))),
         ('positions', survey.positions),
-        ('unfit', _unfit(dataset, len(inversions), survey.orientations)),
+        ('original', _original(dataset)),
+        ('unfit', unfit or _look(dataset, paths)),
     )
 
 
@@ -363,6 +453,7 @@ def _physics(series: Any) -> Physics:
         pixel=_number(custom.get('pixel')),
         step=_number(custom.get('step')),
         positions=int(custom.get('positions', 0)),
+        original=bool(custom.get('original')),
         unfit=str(custom.get('unfit', '')),
     )
 
@@ -501,7 +592,7 @@ def _unwanted_image(series: Any, p: Physics, named: bool) -> str:
     bad = sorted(types & _BAD_TYPES)
     if bad or series.is_motion_corrected:
         return f'derived or partial image ({", ".join(bad) or "motion corrected"})'
-    if (series.is_derived or 'DERIVED' in types) and not named:
+    if (series.is_derived or 'DERIVED' in types) and not (named or p.original):
         return 'derived image (DERIVED)'
     if p.unfit:
         return p.unfit
@@ -513,6 +604,12 @@ def _unwanted_image(series: Any, p: Physics, named: bool) -> str:
     if p.pixel > MAX_PIXEL:
         return f'pixels of {p.pixel:.1f} mm'
     return _several_volumes(series, p)
+
+
+def _plain_gradient_echo(p: Physics) -> bool:
+    """Whether a sequence may be that of a field map: no preparation, a long repetition time."""
+    unprepared = 'IR' not in p.scanning and p.ti <= 0
+    return 'GR' in p.scanning and unprepared and p.tr >= _LONG_TR
 
 
 def _several_volumes(series: Any, p: Physics) -> str:
@@ -550,6 +647,8 @@ def _choose(name: str, p: Physics) -> tuple[str, str]:
         return (named[0], 'name; no TR and TE') if named else ('', 'neither physics nor name')
     if len(p.echoes) > 1 and p.te > 0:
         return _several_echoes(p)
+    if not possible and 'EP' in p.scanning:
+        return '', 'echo-planar readout'
     if not possible:
         return '', f'no contrast of ours has {_known(p)}'
     if len(possible) == 1:
@@ -603,16 +702,19 @@ def _decide_by_reproin(series: Any, p: Physics, named: Named, name: str) -> Deci
     )
 
 
-def decide(series: Any) -> Decision:
+def decide(series: Any, *, derived: bool = True) -> Decision:
     """Decide on one series.
 
     Parameters
     ----------
     series : heudiconv.utils.SeqInfo
         TR in seconds, TE in milliseconds, ``custom`` from `custom_seqinfo` or None.
+    derived : bool
+        Whether the mark DERIVED means something.
     """
     names = str(series.protocol_name or ''), str(series.series_description or '')
     name, p, named = _plain(names[1], names[0]), _physics(series), reproin(*names)
+    p = p._replace(original=p.original or not derived)
     reason = _unwanted_image(series, p, named is not None)
     if reason:
         return Decision('', reason)
@@ -623,6 +725,8 @@ def decide(series: Any) -> Decision:
         return Decision('', reason)
     suffix, reason = _choose(name, p)
     agent = 'gadolinium' if has_agent(name, p.agent) else ''
+    if suffix == 'T1w' and _plain_gradient_echo(p) and p.pixel > MAX_FIELD_MAP:
+        return Decision('', f'gradient echo with pixels of {p.pixel:.1f} mm (a field map)')
     if not suffix:
         return Decision('', reason)
     return Decision(suffix, reason, dimensions(series, name, p), agent)
@@ -709,6 +813,46 @@ def _numbered(plan: Plan) -> Plan:
     return made
 
 
+def _without_field_maps(plan: Plan) -> Plan:
+    """Leave out the echoes of a gradient echo that was acquired at several echo times.
+
+    A conversion that takes the echoes of a series apart shows each as a T1w; so does a scanner
+    that stores the phase of a field map as a series of its own.
+    """
+    groups: dict[tuple[Any, ...], set[tuple[float, bool]]] = {}
+    for series, _ in plan:
+        groups.setdefault(_sequence(series), set()).add(_echo_and_part(series))
+    made = []
+    for series, decision in plan:
+        p = _physics(series)
+        several = len(groups[_sequence(series)]) > 1
+        if decision.suffix == 'T1w' and _plain_gradient_echo(p) and several and not decision.name:
+            decision = Decision('', 'gradient echo of several echo times or parts (a field map)')
+        made.append((series, decision))
+    return made
+
+
+def _sequence(series: Any) -> tuple[Any, ...]:
+    """What the echoes and parts of one acquisition have in common."""
+    p = _physics(series)
+    return (series.protocol_name, round(p.tr, 4), p.flip, series.dim1, series.dim2, p.scanning)
+
+
+def _echo_and_part(series: Any) -> tuple[float, bool]:
+    types = {str(part).upper() for part in series.image_type or ()}
+    return round(_physics(series).te, 1), bool(types & {'P', 'PHASE', 'PHASE MAP'})
+
+
+def _derived_means_something(seqinfo: Sequence[Any]) -> bool:
+    """Whether some series of a session is no derived one, or there is only one."""
+    marks = [
+        bool(series.is_derived or 'DERIVED' in {str(part).upper() for part in series.image_type})
+        for series in seqinfo
+        if series.image_type
+    ]
+    return len(marks) < 2 or not all(marks)
+
+
 def _stem(decision: Decision) -> str:
     if not decision.suffix:
         return ''
@@ -724,8 +868,9 @@ def decisions(seqinfo: Sequence[Any]) -> list[Row]:
     ----------
     seqinfo : sequence of heudiconv.utils.SeqInfo
     """
-    plan = [(series, decide(series)) for series in seqinfo]
-    plan = _numbered(_last_counts(_told_apart(plan)))
+    derived = _derived_means_something(seqinfo)
+    plan = [(series, decide(series, derived=derived)) for series in seqinfo]
+    plan = _numbered(_last_counts(_told_apart(_without_field_maps(plan))))
     return [
         Row(
             series_id=str(series.series_id),

@@ -37,8 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--check',
         action='store_true',
-        help='Convert nothing; search BIDS_DIR for what tells who the subjects are, and fail '
-        '(exit code 1) if there is anything.',
+        help='Convert nothing; search BIDS_DIR (or derivatives of it) for what tells who the '
+        'subjects are. Exit code 1 if anything is found, 66 without the subject map of the '
+        'conversion, which holds what to search for.',
     )
     add_options(parser)
     parser.add_argument(
@@ -160,4 +161,4 @@ def _check(options: argparse.Namespace) -> int:
     from ..dicom.tables import check
 
     chosen = options.subject_map
-    return check(bids_dir, chosen.absolute() if chosen else default_map(bids_dir), options.quiet)
+    return check(bids_dir, chosen.absolute() if chosen else None, options.quiet)

@@ -9,6 +9,8 @@ from pathlib import Path
 from . import bids_app, parsing
 from . import convert as convert_cli
 
+_MAP = '--subject-map'
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``run``: the options of ``convert`` and of the App."""
@@ -54,8 +56,31 @@ def main(arguments: list[str]) -> int:
         options.subject_map = convert_cli.default_map(out)
     bids_app.to_settings(options, '')  # its complaints before, not after, the conversion
     from ..dicom.run import convert
+    from ..dicom.tables import warn_of_names
 
-    code = convert(convert_cli.to_request(options, options.places[:-1], options.bids_dir))
+    sources = options.places[:-1]
+    code = convert(convert_cli.to_request(options, sources, options.bids_dir))
     if options.dry_run:
         return code
-    return bids_app.run(options, shlex.join(['mslesseg', 'run', *arguments])) or code
+    warn_of_names(options.subject_map.absolute(), [out, options.work_dir.absolute()])
+    return bids_app.run(options, recorded_command(arguments, sources)) or code
+
+
+def recorded_command(arguments: list[str], sources: list[Path]) -> str:
+    """Return the command line as the outputs show it.
+
+    The paths of sources and subject map are left out: folders of DICOM files are often named
+    after the patient.
+    """
+    shown, follows = [], False
+    for word in arguments:
+        name, equals, _ = word.partition('=')
+        if follows:
+            word = 'SUBJECT_MAP'
+        elif name == _MAP and equals:
+            word = f'{_MAP}=SUBJECT_MAP'
+        elif Path(word) in sources:
+            word = 'SOURCE'
+        follows = word == _MAP
+        shown.append(word)
+    return shlex.join(['mslesseg', 'run', *shown])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import io
 import json
 import logging
 import math
@@ -12,21 +14,25 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, MSLesSegError
-from ..files import publish
+from ..errors import DataError, DiskError, MSLesSegError, OutputError
+from ..files import explain_os_error, publish
 from .check import check_tree
 from .deidentify import deidentify_file
 from .frames import keep_echo
+from .header import BAD_VALUE
 from .identifiers import Identifiers
 from .identity import Subject
+from .series import read_dataset
+from .speaking import clean_text
+from .verify import verify_image
 
 #: zlib level of the images: a sixth of the time of 6, for heads that are 3 to 7 % larger.
 GZIP_LEVEL = 2
@@ -34,10 +40,21 @@ GZIP_LEVEL = 2
 _DCM2NIIX = {'compress': 'n', 'anon_bids': True, 'merge_imgs': 2}
 #: Nipype's records of each run are of no use to anybody here.
 _LEAN = {'create_report': 'false', 'keep_inputs': 'true', 'remove_unnecessary_outputs': 'false'}
+#: Errors of the disk or the system, which all other series would meet too.
+_NOT_OF_ONE_SERIES = {
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ENOSPC,
+    errno.EROFS,
+}
 _HEADER = 352
 #: Free text of a NIfTI-1 header: data_type, db_name, descrip, aux_file, intent_name.
 _TEXTS = ((4, 10), (14, 18), (148, 80), (228, 24), (328, 16))
-_ANATOMICAL = {'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'PDT2', 'angio', 'T1map', 'T2map'}
+#: BIDS suffixes of images that are one volume on one regular grid.
+ANATOMICAL = {'T1w', 'T2w', 'PDw', 'FLAIR', 'T2starw', 'PDT2', 'angio', 'T1map', 'T2map'}
 _DROPPED_KEYS = {
     'AccessionNumber',
     'AcquisitionDateTime',
@@ -97,11 +114,20 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What became of a series: files by their path in the dataset, with SHA256, and remarks."""
+    """What became of a series.
+
+    Attributes
+    ----------
+    files : dict
+        SHA256 by path in the dataset.
+    face : str
+        What became of the face, see `FACE_LEVELS` in :mod:`mslesseg_app.dicom.tree`.
+    """
 
     files: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     error: str = ''
+    face: str = ''
     identifiers: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,9 +196,15 @@ def convert_series(task: Task) -> Outcome:
         stage = folder / 'bids'
         with _libraries(task.work_dir / 'tmp'):
             _convert(task, clean, stage)
-        _finish(task, stage, outcome)
+        _finish(task, clean, stage, outcome)
     except DataError as error:
         outcome.error = error.message
+    except (DiskError, OutputError):
+        raise
+    except Exception as error:  # one series must not end the conversion
+        if isinstance(error, OSError) and error.errno in _NOT_OF_ONE_SERIES:
+            raise explain_os_error(error, folder) from error
+        outcome.error = f'it cannot be converted ({type(error).__name__}: {error})'
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome
@@ -186,7 +218,7 @@ def _deidentify(task: Task, folder: Path, outcome: Outcome) -> list[str]:
     for number, source in enumerate(task.files):
         target = folder / f'{number:06d}.dcm'
         try:
-            removed = deidentify_file(Path(source), target, task.subject)
+            removed = deidentify_file(_source(source), target, task.subject)
         except DataError:
             continue
         if task.echo is not None:
@@ -194,13 +226,20 @@ def _deidentify(task: Task, folder: Path, outcome: Outcome) -> list[str]:
         clean.append(str(target))
         identifiers |= removed.identifiers
         burnt |= {removed.burnt_in} - {''}
-    if not clean:
-        raise DataError('none of its files can be read')
     if len(clean) < len(task.files):
-        outcome.remarks.append(f'{len(task.files) - len(clean)} damaged files left out')
+        raise DataError(
+            f'{len(task.files) - len(clean)} of its {len(task.files)} files cannot be read'
+        )
     outcome.identifiers = sorted(identifiers)
     outcome.remarks += [f'text may be burnt in: {reason}' for reason in sorted(burnt)]
     return clean
+
+
+def _source(path: str) -> io.BytesIO:
+    try:
+        return io.BytesIO(Path(path).read_bytes())
+    except OSError as error:
+        raise DataError(f'{path} cannot be read ({error.strerror}).') from error
 
 
 def _convert(task: Task, files: list[str], stage: Path) -> None:
@@ -225,11 +264,9 @@ def _convert(task: Task, files: list[str], stage: Path) -> None:
         )
     except MSLesSegError:
         raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise DataError(_unconverted(error)) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _NOT_OF_ONE_SERIES:
+            raise
         raise DataError(_unconverted(error)) from error
 
 
@@ -240,23 +277,37 @@ def _unconverted(error: Exception) -> str:
 # --------------------------------------------------------------------------------- results
 
 
-def _finish(task: Task, stage: Path, outcome: Outcome) -> None:
+def _finish(task: Task, clean: list[str], stage: Path, outcome: Outcome) -> None:
     images = sorted(stage.rglob('*.nii'))
     if not images:
         raise DataError('dcm2niix made no image of it')
     for path in stage.rglob('*'):  # HeuDiConv makes its files read-only
         path.chmod(0o700 if path.is_dir() else 0o600)
-    if task.prefix.rpartition('_')[2] in _ANATOMICAL:
+    if task.prefix.rpartition('_')[2] in ANATOMICAL:
         images = [_the_one(task, images, stage, outcome)]
+        verify_image(images[0], clean)
+    names, words = Identifiers(outcome.identifiers), _words(task.files[0])
     ready: list[Path] = []
     for image in images:
+        if not image.with_suffix('.json').is_file():
+            raise DataError('dcm2niix failed: it made an image without its sidecar')
         clean_header(image)
-        if task.pictures is not None and image.parent.name == 'anat':
-            _deface(image, task.pictures, outcome)
-        ready += _cleaned(image, Identifiers(outcome.identifiers))
+        _treat_face(image, task.pictures, outcome)
+        ready += _cleaned(image, names, words)
     _refuse_leaks(stage, outcome.identifiers)
     ready = [_compress(path) if path.suffix == '.nii' else path for path in ready]
     _publish(ready, stage, task.bids_dir, outcome)
+
+
+def _words(path: str) -> dict[str, str]:
+    """Return the texts of a header that dcm2niix is given in ASCII only."""
+    dataset = read_dataset(path)
+    found = {}
+    for keyword in ('ProtocolName', 'SeriesDescription'):
+        with suppress(*BAD_VALUE):
+            text = str(dataset.get(keyword) or '').strip()
+            found |= {} if text.isascii() else {keyword: text}
+    return found
 
 
 def _the_one(task: Task, images: list[Path], stage: Path, outcome: Outcome) -> Path:
@@ -301,6 +352,16 @@ def clean_header(image: Path) -> None:
         nib.save(plain, image)
 
 
+def _treat_face(image: Path, pictures: Path | None, outcome: Outcome) -> None:
+    """Remove the face, if that is wanted, and note what became of it."""
+    if pictures is None or image.parent.name != 'anat':
+        outcome.face = 'kept'
+        return
+    before = sha256(image)
+    _deface(image, pictures, outcome)
+    outcome.face = 'removed' if sha256(image) != before else 'not there'
+
+
 def _deface(image: Path, pictures: Path, outcome: Outcome) -> None:
     from ..reports.defacing import deface_with_picture
 
@@ -315,12 +376,12 @@ def _deface(image: Path, pictures: Path, outcome: Outcome) -> None:
         outcome.remarks.append(note)
 
 
-def _cleaned(image: Path, names: Identifiers) -> list[Path]:
+def _cleaned(image: Path, names: Identifiers, words: Mapping[str, str]) -> list[Path]:
     """Return an image and what belongs to it, cleaned."""
     found = sorted(image.parent.glob(f'{image.stem}.*'))
     for path in found:
         if path.suffix == '.json':
-            _clean_sidecar(path, names)
+            _clean_sidecar(path, names, words)
     return found
 
 
@@ -345,8 +406,12 @@ def _compress(path: Path) -> Path:
     return target
 
 
-def _clean_sidecar(path: Path, names: Identifiers) -> None:
-    content = json.loads(path.read_text(encoding='utf-8'))
+def _clean_sidecar(path: Path, names: Identifiers, words: Mapping[str, str]) -> None:
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise DataError('the sidecar that dcm2niix made of it is damaged') from error
+    content |= {key: clean_text(text, names) for key, text in words.items() if key in content}
     kept = {
         key: value
         for key, value in content.items()
@@ -356,7 +421,8 @@ def _clean_sidecar(path: Path, names: Identifiers) -> None:
     }
     kept['HeudiconvVersion'] = version('heudiconv')
     path.unlink()  # HeuDiConv makes it read-only
-    path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + '\n')
+    text = json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False)
+    path.write_text(f'{text}\n', encoding='utf-8')
 
 
 def _publish(ready: list[Path], stage: Path, bids_dir: Path, outcome: Outcome) -> None:

@@ -85,7 +85,7 @@ _CHARSET, _CLASS, _INSTANCE, _IMAGE_TYPE, _MODALITY = (
     0x00080008,
     0x00080060,
 )
-_CONVERSION, _BURNT = 0x00080064, 0x00280301
+_CONVERSION, _BURNT, _MAKER = 0x00080064, 0x00280301, 0x00080070
 _PIXELS = 0x7FE00010
 
 
@@ -263,6 +263,7 @@ def _treated(
     if _CLASS not in head and 0x00280010 not in head:
         raise MalformedError('neither a class nor rows')
     spoken = [*speaking_values(raw, top, explicit), ('number', title)]
+    spoken.append(('maker', _value(raw, head, _MAKER)))
     speech = _speech(_value(raw, head, _CHARSET), tuple(spoken))
     file = _File(raw, explicit, speech, subject, _pixel_bytes(raw, head))
     parts = [part for _, part in sorted([*_cleaned(file, top), *_added(file)])]

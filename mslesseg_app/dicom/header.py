@@ -6,10 +6,11 @@ import datetime as dt
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from struct import unpack
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 import numpy as np
 import pydicom
@@ -17,7 +18,6 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from .identity import patient_key
-from .quick import quick_header
 
 T = TypeVar('T')
 
@@ -33,7 +33,18 @@ BAD_VALUE = (
     ValueError,
 )
 
+#: Why a file of a series cannot be used although its header can be read.
+TRUNCATED = 'truncated file'
+DAMAGED = 'damaged DICOM'
+
 _DICOMDIR = '1.2.840.10008.1.3.10'
+#: MR Image, Enhanced MR Image, Enhanced MR Color Image, Legacy Converted Enhanced MR Image.
+_MR_IMAGES = {f'1.2.840.10008.5.1.4.1.1.4{end}' for end in ('', '.1', '.3', '.4')}
+#: (Float, Double Float) Pixel Data in both byte orders.
+_PIXELS_LITTLE = bytes.fromhex('e07f1000')
+_PIXEL_TAGS = {bytes.fromhex(f'e07f{low}00') for low in ('08', '09', '10')}
+_PIXEL_TAGS |= {bytes.fromhex(f'7fe000{low}') for low in ('08', '09', '10')}
+_ITEM, _DELIMITER = 0xE000FFFE, 0xE0DDFFFE
 _TAGS = [
     'SpecificCharacterSet',
     'SOPClassUID',
@@ -98,9 +109,9 @@ class Header:
     orientation : str
         JSON of the six direction cosines.
     position : float or None
-        Millimetres along the normal of the slices.
-    missing : int
-        Slices that are missing between the frames of a multi-frame object.
+        Millimetres along the normal of the slices; of a multi-frame object, its first frame.
+    places : str
+        JSON of the positions (x, y, z; mm) of all frames; one for a classic file.
     echoes : str
         JSON of the echo times (ms) of the frames; one for a classic file.
     reason : str
@@ -125,7 +136,7 @@ class Header:
     frames: int
     orientation: str
     position: float | None
-    missing: int
+    places: str
     spacing: str
     echoes: str
     tr: float
@@ -147,34 +158,31 @@ def read_header(path: Path) -> Header | str:
     except InvalidDicomError:
         return 'no DICOM'
     except OSError as error:
-        return f'cannot be read ({os.strerror(error.errno)})' if error.errno else 'damaged DICOM'
-    except BAD_VALUE:
-        return 'damaged DICOM'
+        return f'cannot be read ({os.strerror(error.errno)})' if error.errno else DAMAGED
+    except Exception:  # noqa: BLE001 - whatever is wrong with one file, the others are read
+        return DAMAGED
 
 
 def _read(path: Path) -> Header | str:
-    dataset: Any
-    quick = quick_header(path, _TAGS)
-    if quick is not None:
-        dataset, room = quick
-        person = dataset.person()
-    else:
-        with path.open('rb') as stream:
-            bare = stream.read(132)[128:] != b'DICM'
-            stream.seek(0)
-            dataset = pydicom.dcmread(
-                stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare
-            )
-            room = path.stat().st_size - stream.tell()
-        if bare and not ('SOPClassUID' in dataset or 'Rows' in dataset):
-            return 'no DICOM'
-        person = dataset
+    with path.open('rb') as stream:
+        bare = stream.read(132)[128:] != b'DICM'
+        stream.seek(0)
+        dataset: Any = pydicom.dcmread(
+            stream, stop_before_pixels=True, specific_tags=_TAGS, force=bare
+        )
+        pixels = _look_at_pixels(stream, path.stat().st_size)
+    if bare and not ('SOPClassUID' in dataset or 'Rows' in dataset):
+        return 'no DICOM'
     if str(dataset.file_meta.get('MediaStorageSOPClassUID', '')) == _DICOMDIR:
         return 'DICOMDIR'
+    reason = _unfit(dataset, pixels)
+    if reason == TRUNCATED and 'Rows' not in dataset:
+        return reason
     orientation = _orientation(dataset)
+    places = _places(dataset)
     study = _text(dataset, 'StudyInstanceUID') or f'of {_date(dataset)}'
     return Header(
-        patient=patient_key(person) or f'unknown, study {study}',
+        patient=patient_key(dataset) or f'unknown, study {study}',
         birth=_text(dataset, 'PatientBirthDate'),
         study=study,
         series=_text(dataset, 'SeriesInstanceUID') or f'number {_whole(dataset, "SeriesNumber")}',
@@ -191,15 +199,15 @@ def _read(path: Path) -> Header | str:
         matrix=f'{_whole(dataset, "Columns")}x{_whole(dataset, "Rows")}',
         frames=max(1, _whole(dataset, 'NumberOfFrames')),
         orientation=json.dumps(orientation) if orientation else '',
-        position=_position(dataset, orientation),
-        missing=_missing_frames(dataset, orientation),
-        spacing='x'.join(f'{value:.3f}' for value in _list(dataset, 'PixelSpacing', float)),
+        position=_height(places, orientation),
+        places=json.dumps(places),
+        spacing='x'.join(f'{value:.3f}' for value in _spacing(dataset)),
         echoes=json.dumps(_echoes(dataset)),
-        tr=_decimal(dataset, 'RepetitionTime'),
-        ti=_decimal(dataset, 'InversionTime'),
-        flip=_decimal(dataset, 'FlipAngle'),
+        tr=_timing(dataset, 'RepetitionTime'),
+        ti=_timing(dataset, 'InversionTime', 'InversionTimes'),
+        flip=_timing(dataset, 'FlipAngle'),
         scanning='/'.join(_list(dataset, 'ScanningSequence', str)),
-        reason=_unfit(dataset, room),
+        reason=reason,
     )
 
 
@@ -291,16 +299,35 @@ def _time(dataset: Any) -> str:
     return ''
 
 
-# -------------------------------------------------------------------------------- geometry
+# ----------------------------------------------------------------------- functional groups
 
 
-def _groups(dataset: Any, keyword: str) -> list[Any]:
-    """Return the functional groups of a multi-frame object, shared ones first."""
-    found: list[Any] = []
+def _groups(dataset: Any, keyword: str) -> Iterator[Any]:
+    """Yield the items of one functional group of a multi-frame object, shared ones first."""
     for name in ('SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence'):
-        for group in dataset.get(name) or []:
-            found += group.get(keyword) or []
-    return found
+        for group in _sequence(dataset, name):
+            yield from _sequence(group, keyword)
+
+
+def _sequence(dataset: Any, keyword: str) -> list[Any]:
+    try:
+        return list(dataset.get(keyword) or [])
+    except BAD_VALUE:
+        return []
+
+
+def _timing(dataset: Any, *keywords: str) -> float:
+    """Return a time (ms) or angle, also of a multi-frame object; -1 where there is none."""
+    value = _decimal(dataset, keywords[0])
+    for name in ('MRTimingAndRelatedParametersSequence', 'MRModifierSequence'):
+        for item in _groups(dataset, name) if value < 0 else ():
+            value = next((v for k in keywords if (v := _decimal(item, k)) >= 0), -1.0)
+            if value >= 0:
+                break
+    return value
+
+
+# -------------------------------------------------------------------------------- geometry
 
 
 def _orientation(dataset: Any) -> list[float]:
@@ -309,15 +336,40 @@ def _orientation(dataset: Any) -> list[float]:
         values = _list(item, 'ImageOrientationPatient', float)
         break
     usable = len(values) == 6 and all(np.isfinite(values)) and any(values)
-    return [round(value, 5) for value in values] if usable else []
+    return [round(value, 6) for value in values] if usable else []
 
 
-def _position(dataset: Any, orientation: list[float]) -> float | None:
-    place = _list(dataset, 'ImagePositionPatient', float)
-    if len(place) != 3 or not orientation:
+def _spacing(dataset: Any) -> list[float]:
+    values = _list(dataset, 'PixelSpacing', float)
+    for item in [] if values else _groups(dataset, 'PixelMeasuresSequence'):
+        return _list(item, 'PixelSpacing', float)
+    return values
+
+
+def _places(dataset: Any) -> list[list[float]]:
+    """Return the positions of the frames; of those that have none, nothing."""
+    found = [_place(dataset)]
+    if not found[0]:
+        found = [_place(item) for item in _groups(dataset, 'PlanePositionSequence')]
+    return [place for place in found if place]
+
+
+def _place(item: Any) -> list[float]:
+    place = _list(item, 'ImagePositionPatient', float)
+    usable = len(place) == 3 and all(np.isfinite(place))
+    return [round(value, 4) for value in place] if usable else []
+
+
+def _height(places: list[list[float]], orientation: list[float]) -> float | None:
+    if not places or not orientation:
         return None
+    return heights(places[:1], orientation)[0]
+
+
+def heights(places: Iterable[Iterable[float]], orientation: list[float]) -> list[float]:
+    """Return positions (x, y, z) as places along the normal of the slices (mm)."""
     normal = np.cross(orientation[:3], orientation[3:])
-    return round(float(normal @ place), 3)
+    return [round(float(normal @ np.array(place)), 3) for place in places]
 
 
 def missing_slices(positions: Iterable[float | None]) -> int:
@@ -336,11 +388,6 @@ def missing_slices(positions: Iterable[float | None]) -> int:
     return int(np.sum(np.maximum(np.round(steps / np.median(steps)) - 1, 0)))
 
 
-def _missing_frames(dataset: Any, orientation: list[float]) -> int:
-    groups = _groups(dataset, 'PlanePositionSequence')
-    return missing_slices(_position(item, orientation) for item in groups)
-
-
 def _echoes(dataset: Any) -> list[float]:
     times = _list(dataset, 'EchoTime', float)
     if not times:
@@ -352,20 +399,55 @@ def _echoes(dataset: Any) -> list[float]:
 # ------------------------------------------------------------------------------- usability
 
 
-def _unfit(dataset: Any, room: int) -> str:
-    """Say why an image is of no use; ``room`` is what the file has for its pixels (bytes)."""
+class _Pixels(NamedTuple):
+    """What follows behind a header: whether there are pixels, and bytes left for them.
+
+    ``cut`` says that the file ends within compressed pixels.
+    """
+
+    there: bool
+    room: int
+    cut: bool
+
+
+def _look_at_pixels(stream: BinaryIO, size: int) -> _Pixels:
+    """Look at the element that the stream stands before."""
+    room = size - stream.tell()
+    head = stream.read(12)
+    packed = head[:4] == _PIXELS_LITTLE and head[4:6].isalpha() and head[8:] == b'\xff' * 4
+    return _Pixels(head[:4] in _PIXEL_TAGS, room, packed and _ends_within(stream))
+
+
+def _ends_within(stream: BinaryIO) -> bool:
+    """Walk through the fragments of compressed pixels (PS3.5, A.4) to their delimiter."""
+    while len(item := stream.read(8)) == 8:
+        tag, length = unpack('<LL', item)
+        if tag != _ITEM:
+            return bool(tag != _DELIMITER)
+        stream.seek(length, os.SEEK_CUR)
+    return True
+
+
+def _unfit(dataset: Any, pixels: _Pixels) -> str:
+    """Say why an image is of no use; '' where it is."""
     modality = _text(dataset, 'Modality').upper()
-    if _whole(dataset, 'Rows') <= 0 or _whole(dataset, 'Columns') <= 0:
+    image = _text(dataset, 'SOPClassUID') in _MR_IMAGES and modality in ('MR', '')
+    sized = _whole(dataset, 'Rows') > 0 and _whole(dataset, 'Columns') > 0
+    if not sized and not (image and 'Rows' not in dataset):
         return f'no image ({modality or "no modality"})'
     if modality not in ('MR', ''):
         return f'not MR ({modality})' if modality.isalnum() else 'not MR'
-    return 'truncated file' if _truncated(dataset, room) else ''
-
-
-def _truncated(dataset: Any, room: int) -> bool:
-    """Whether a file whose pixels are not compressed is too short to hold them."""
     syntax = UID(str(dataset.file_meta.get('TransferSyntaxUID', '1.2.840.10008.1.2')))
-    if not syntax.is_transfer_syntax or syntax.is_compressed or syntax.is_deflated:
+    if syntax.is_transfer_syntax and syntax.is_deflated:
+        return ''
+    if not pixels.there:  # raw data and spectra have rows and columns, too
+        return TRUNCATED if image else f'no image ({modality or "no modality"})'
+    return TRUNCATED if pixels.cut or _too_short(dataset, syntax, pixels.room) else ''
+
+
+def _too_short(dataset: Any, syntax: UID, room: int) -> bool:
+    """Whether there is no room for all pixels, where they are not compressed."""
+    if not syntax.is_transfer_syntax or syntax.is_compressed:
         return False
     size = _whole(dataset, 'Rows') * _whole(dataset, 'Columns')
     size *= max(1, _whole(dataset, 'NumberOfFrames')) * max(1, _whole(dataset, 'SamplesPerPixel'))

@@ -32,6 +32,8 @@ class Target:
     prefix : str
         Path in the dataset without suffix; '' where the series is left out.
     reason : str
+    error : str
+        Why nothing can be said of the series; '' where it was understood.
     description : str
         The series' description without what tells who the person is.
     age, sex : str
@@ -43,6 +45,7 @@ class Target:
     series: Series
     prefix: str = ''
     reason: str = ''
+    error: str = ''
     remarks: list[str] = field(default_factory=list)
     description: str = ''
     age: str = ''
@@ -147,8 +150,10 @@ def _info(
     """Return HeuDiConv's description of a series, None for one that cannot be used."""
     series = target.series
     try:
-        _describe_person(target, subject)
-        dataset = read_dataset(series.first)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            _describe_person(target, subject)
+        dataset = _readable(read_dataset(series.first))
         if getattr(module, 'filter_dicom', None) and module.filter_dicom(dataset):
             target.reason = "dropped by the heuristic's filter"
             return None
@@ -158,9 +163,38 @@ def _info(
         if names[name] > 1:
             name = f'{name}-part{names[name]}'
         return _describe(module, series, dataset, name, files)
-    except (DataError, OSError, RuntimeError, *BAD_VALUE) as error:
-        target.reason = f'header cannot be understood ({type(error).__name__})'
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
+        target.error = series.damaged or f'its header cannot be understood ({_said(error)})'
         return None
+
+
+def _said(error: Exception) -> str:
+    text = error.message if isinstance(error, DataError) else type(error).__name__
+    return text.rstrip('.')
+
+
+def _readable(dataset: Any) -> Any:
+    """Take out what cannot be read, or is no date where one must be: it says nothing."""
+    for tag in list(dataset.keys()):
+        try:
+            element = dataset[tag]
+            good = _is_time(element.VR, element.value)
+        except BAD_VALUE:
+            good = False
+        if not good:
+            del dataset[tag]
+    return dataset
+
+
+def _is_time(representation: str, value: Any) -> bool:
+    """Whether a value of date or time can be read as such; all others can."""
+    from pydicom.valuerep import DA, DT, TM
+
+    kind = {'DA': DA, 'DT': DT, 'TM': TM}.get(representation)
+    if kind is not None:
+        for part in [value] if isinstance(value, str) else value or []:
+            kind(part)
+    return True
 
 
 def _complete(dataset: Any) -> str:
@@ -182,16 +216,17 @@ def _describe(
 
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        wrapper = dicomwrappers.wrapper_from_data(dataset)
         try:
+            wrapper = dicomwrappers.wrapper_from_data(dataset)
             shape = wrapper.image_shape
         except (dicomwrappers.WrapperError, *BAD_VALUE):
             shape = None
-        if shape is None:
+        if shape is None or series.files == series.frames > 1:
             wrapper = dicomwrappers.Wrapper(dataset)
             columns, rows = int(dataset.get('Columns') or 0), int(dataset.get('Rows') or 0)
             wrapper.image_shape = (rows, columns, series.frames)[: 3 if series.files == 1 else 2]
-        info = create_seqinfo(wrapper, files(series), name, _custom(module))
+        paths = files(series)
+        info = create_seqinfo(wrapper, paths, name, _custom(module, paths))
     return info if series.echo is None else _one_echo(info, series)
 
 
@@ -202,12 +237,14 @@ def _one_echo(info: Any, series: Series) -> Any:
     return info._replace(TE=series.echo, **size)
 
 
-def _custom(module: ModuleType) -> Any:
+def _custom(module: ModuleType, paths: Sequence[str]) -> Any:
     """Return a heuristic's look at a series; ours need not read all files once more for it."""
     custom = getattr(module, 'custom_seqinfo', None)
-    if custom is None or not hasattr(module, 'decisions'):
+    if custom is None or not hasattr(module, 'unlike_anatomy'):
         return custom
-    return lambda wrapper, series_files: custom(wrapper=wrapper, series_files=series_files[:1])
+    return lambda wrapper, series_files: custom(
+        wrapper=wrapper, series_files=series_files[:1], pixels_from=paths
+    )
 
 
 def _describe_person(target: Target, subject: Subject) -> None:

@@ -188,7 +188,9 @@ def _writings(value: str) -> set[str]:
     short = fold(value)
     long = fold(''.join(_DIGRAPHS.get(letter, letter) for letter in value.lower()))
     single = re.sub(r'(?<=[ao])e|(?<=[^aeoq]u)e|(?<=s)s|(?<=a)a', '', short)
-    return {short, long, single} if len(single) >= _FEWEST_UNDOUBLED else {short, long}
+    capitals = fold(value.lower().replace('ß', 'ss'))  # as in GRÖSSE
+    found = {short, long, capitals}
+    return found | {single} if len(single) >= _FEWEST_UNDOUBLED else found
 
 
 def _telling(word: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections import deque
@@ -19,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskError
-from .header import COLUMNS, Header, read_header
+from .header import COLUMNS, DAMAGED, TRUNCATED, Header, read_header
 from .progress import Progress
 from .sources import Archive, Found, Skipped, unpack, walk
 
 _BATCH = 64
 _SCHEMA = f"""
 create table if not exists files (
-    path text primary key, shown text, size integer, changed integer, scan integer,
+    path blob primary key, shown text, size integer, changed integer, scan integer,
     {', '.join(COLUMNS)}, part integer default 0, twin text default ''
 );
 create index if not exists by_series on files (patient, study, series);
@@ -35,6 +36,20 @@ create table if not exists results (key text primary key, content text);
 """
 
 Row = dict[str, Any]
+
+#: Reasons of files that belong to a series all the same.
+_OF_SERIES = f"('', '{TRUNCATED}')"
+#: Beginnings of reasons that may stand for images.
+_MAY_BE_IMAGES = (
+    'archive',
+    'broken link',
+    'cannot be read',
+    DAMAGED,
+    'damaged',
+    'folder cannot be read',
+    'larger than',
+    TRUNCATED,
+)
 
 
 class Index:
@@ -94,7 +109,7 @@ class Index:
         )
         waiting = self._new_files(sources, scan)
         while batch := list(islice(waiting, _BATCH)):
-            paths = [Path(item[0]) for item in batch]
+            paths = [Path(os.fsdecode(item[0])) for item in batch]
             pending.append(
                 (batch, pool.submit(read_headers, paths) if pool else read_headers(paths))
             )
@@ -121,16 +136,16 @@ class Index:
         state = item.path.stat()
         known = self._db.execute(
             'update files set scan = ?, shown = ? where path = ? and size = ? and changed = ?',
-            (scan, item.shown, str(item.path), state.st_size, state.st_mtime_ns),
+            (scan, item.shown, os.fsencode(item.path), state.st_size, state.st_mtime_ns),
         )
         if not known.rowcount:
-            yield (str(item.path), item.shown, state.st_size, state.st_mtime_ns)
+            yield (os.fsencode(item.path), item.shown, state.st_size, state.st_mtime_ns)
 
     def _unpacked(self, path: Path) -> Iterator[Found | Skipped]:
         """Yield an archive's members, unpacked now or by an earlier run."""
         state = path.stat()
         place = (str(path), state.st_size, state.st_mtime_ns)
-        name = hashlib.sha256(repr(place).encode()).hexdigest()[:16]
+        name = hashlib.sha256(ascii(place).encode()).hexdigest()[:16]
         folder = self._folder / 'archives' / name
         listing = folder.with_suffix('.json')
         if listing.is_file():
@@ -183,7 +198,7 @@ class Index:
         """Yield the things that are no images of ours, and why."""
         yield from self._db.execute('select shown, reason from left_out order by shown')
         yield from self._db.execute(
-            "select shown, reason from files where reason != '' order by shown"
+            f'select shown, reason from files where reason not in {_OF_SERIES} order by shown'
         )
 
     def reasons(self) -> dict[str, int]:
@@ -191,13 +206,22 @@ class Index:
         return dict(
             self._db.execute(
                 'select reason, count(*) from (select reason from left_out union all select '
-                "reason from files where reason != '') group by reason order by 2 desc, 1"
+                f'reason from files where reason not in {_OF_SERIES}) '
+                'group by reason order by 2 desc, 1'
             )
         )
 
+    def unread(self) -> dict[str, int]:
+        """Return the reasons, with counts, for which something may be missing from the series."""
+        return {
+            reason: count
+            for reason, count in self.reasons().items()
+            if reason.startswith(_MAY_BE_IMAGES)
+        }
+
     def groups(self) -> list[tuple[str, str, str]]:
         """Return patient, study and series of all images, in order of the sources."""
-        query = """select patient, study, series from files where reason = ''
+        query = f"""select patient, study, series from files where reason in {_OF_SERIES}
             group by patient, study, series order by min(rowid)"""
         return [tuple(row) for row in self._db.execute(query)]
 
@@ -208,36 +232,50 @@ class Index:
         return {row['patient'] for row in self._db.execute(query)}
 
     def rows(self, group: tuple[str, str, str]) -> list[Row]:
-        """Return the images of one series UID, in order of position and number."""
-        query = """select * from files where patient = ? and study = ? and series = ?
-            and reason = '' order by instance_number, position, shown"""
-        return [dict(row) for row in self._db.execute(query, group)]
+        """Return the images of one series UID, in order of position and number.
+
+        Truncated files are among them, with their reason.
+        """
+        query = f"""select * from files where patient = ? and study = ? and series = ?
+            and reason in {_OF_SERIES} order by instance_number, position, shown"""
+        rows = [dict(row) for row in self._db.execute(query, group)]
+        return [row | {'path': os.fsdecode(row['path'])} for row in rows]
 
     def assign(self, rows: Iterable[Row]) -> None:
         """Write the part of its series and the twin that were found for each file."""
         self._db.executemany(
             'update files set part = ?, twin = ? where path = ?',
-            [(row['part'], row['twin'], row['path']) for row in rows],
+            [(row['part'], os.fsencode(row['twin']), os.fsencode(row['path'])) for row in rows],
         )
         self._db.commit()
 
-    def files(self, group: tuple[str, str, str], part: int) -> list[str]:
-        """Return the paths of one part of a series UID, twins left out."""
-        query = """select path from files where patient = ? and study = ? and series = ?
-            and part = ? and twin = '' and reason = ''
+    def files(
+        self, group: tuple[str, str, str], part: int, *, truncated: bool = False
+    ) -> list[str]:
+        """Return the paths of one part of a series UID, twins left out.
+
+        Parameters
+        ----------
+        truncated : bool
+            Whether truncated files are among them.
+        """
+        reasons = _OF_SERIES if truncated else "('')"
+        query = f"""select path from files where patient = ? and study = ? and series = ?
+            and part = ? and length(twin) = 0 and reason in {reasons}
             order by instance_number, position, shown"""
-        return [row['path'] for row in self._db.execute(query, (*group, part))]
+        return [os.fsdecode(row['path']) for row in self._db.execute(query, (*group, part))]
 
     def names(self, group: tuple[str, str, str], part: int) -> list[str]:
         """Return what the files of a part are called in the sources, twins included."""
-        query = """select shown from files where patient = ? and study = ? and series = ?
-            and part = ? and reason = '' order by shown"""
+        query = f"""select shown from files where patient = ? and study = ? and series = ?
+            and part = ? and reason in {_OF_SERIES} order by shown"""
         return [row['shown'] for row in self._db.execute(query, (*group, part))]
 
     def state(self, path: str) -> tuple[str, int, int]:
         """Return path, size and time of change (ns) of a file."""
-        query = 'select path, size, changed from files where path = ?'
-        return tuple(self._db.execute(query, (path,)).fetchone())
+        query = 'select size, changed from files where path = ?'
+        row = self._db.execute(query, (os.fsencode(path),)).fetchone()
+        return (path, *row)
 
     # ------------------------------------------------------------------------- results
 

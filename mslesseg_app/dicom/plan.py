@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ from types import ModuleType
 
 from ..errors import DataError, NoInputError, UsageError
 from . import heuristic
-from .conversion import Outcome
+from .conversion import ANATOMICAL, Outcome
 from .heuristic import Target
 from .identifiers import Identifiers
 from .identity import Subject, SubjectMap
@@ -64,6 +64,11 @@ class Item:
             return 'failed'
         return 'converted' if self.target.prefix else 'left out'
 
+    @property
+    def wanted(self) -> bool:
+        """Whether the series should be in the dataset, as far as can be known."""
+        return bool(self.target.prefix or self.outcome.error)
+
 
 def sort_series(index: Index, request: Request) -> list[Series]:
     """Return the series of the index.
@@ -88,7 +93,12 @@ def sort_series(index: Index, request: Request) -> list[Series]:
 
 def count_reasons(index: Index) -> str:
     """Say how many things were left out for which reasons."""
-    return '; '.join(f'{count} × {reason}' for reason, count in index.reasons().items())
+    return listed(index.reasons())
+
+
+def listed(reasons: Mapping[str, int]) -> str:
+    """Return reasons with their counts as text."""
+    return '; '.join(f'{count} × {reason}' for reason, count in reasons.items())
 
 
 def make_plan(
@@ -157,7 +167,7 @@ def _sessions(
     labels: dict[str, str],
 ) -> Iterator[Item]:
     def files(item: Series) -> list[str]:
-        return index.files(item.group, item.part)
+        return index.files(item.group, item.part, truncated=True)
 
     def label(item: Series) -> str:
         return labels[item.study]
@@ -167,9 +177,18 @@ def _sessions(
         targets = heuristic.decide(module, ordered, subject, session, files)
         taken: set[str] = set()
         for target in targets:
-            item = Item(subject, session, target)
+            item = Item(subject, session, target, Outcome(error=target.error))
             _check_name(item, taken)
+            _check_series(item)
             yield item
+
+
+def _check_series(item: Item) -> None:
+    """Refuse a wanted series whose image could not be right."""
+    series, target = item.target.series, item.target
+    if target.prefix and not item.outcome.error:
+        anatomical = target.suffix in ANATOMICAL
+        item.outcome.error = series.damaged or (series.irregular if anatomical else '')
 
 
 def _check_name(item: Item, taken: set[str]) -> None:

@@ -77,17 +77,18 @@ class Records:
             text = json.dumps({'identifiers': sorted(joined)}, ensure_ascii=False, indent=0)
             _write(self._identifiers(label), text)
 
-    def all_identifiers(self) -> set[str]:
-        """Return the identifiers of all subjects."""
-        labels = [path.name[4:-5] for path in self.folder.glob('sub-*.json')]
-        return {value for label in labels for value in self.identifiers(label)}
-
     def keep_sources(self, lines: Iterable[str]) -> None:
         """Write the table of series with their sources and persons."""
         _write(self.folder / 'sources.tsv', ''.join(f'{line}\n' for line in lines))
 
     def _identifiers(self, label: str) -> Path:
         return self.folder / f'sub-{label}.json'
+
+
+def all_identifiers(subject_map: Path) -> set[str]:
+    """Return the identifiers of all subjects of all datasets that were made with a map."""
+    paths = subject_map.parent.glob(f'{subject_map.stem}-*/sub-*.json')
+    return {value for path in paths for value in _read(path).get('identifiers', [])}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import multiprocessing
 import shutil
 import signal
 import sqlite3
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,11 +23,13 @@ from . import heuristic, tree
 from .conversion import Outcome, Task, convert_series, still_there
 from .identity import SubjectMap
 from .index import Index
-from .plan import Item, Request, make_plan, sort_series
+from .plan import Item, Request, listed, make_plan, sort_series
 from .private import Records, alone
 from .progress import Progress
 from .tables import tell, write_tables
 
+#: Raised when conversions must be done anew.
+_RECIPE = 2
 #: Only the first process answers to Ctrl-C.
 _DEAF = (signal.SIGINT, signal.SIG_IGN)
 
@@ -58,6 +60,7 @@ def convert(request: Request) -> int:
             index = Index(work)
             stack.callback(index.close)
             items = _convert(request, module, index, pool, subjects, records)
+            lost = bool(index.unread())
     except sqlite3.Error as error:
         raise DiskError(
             f'The index in {work} cannot be written: {error}.',
@@ -65,7 +68,7 @@ def convert(request: Request) -> int:
         ) from error
     for folder in ('archives', 'dry-run', 'series', 'tmp'):
         shutil.rmtree(work / folder, ignore_errors=True)
-    return int(any(item.outcome.error for item in items))
+    return int(lost or any(item.outcome.error for item in items))
 
 
 def _convert(
@@ -80,15 +83,16 @@ def _convert(
         index.update(request.sources, pool, progress)
     series = sort_series(index, request)
     items = list(make_plan(request, module, index, series, subjects, records))
-    wanted = [item for item in items if item.target.prefix and not item.outcome.error]
-    if not request.dry_run and wanted:
+    wanted = any(item.wanted for item in items)
+    if wanted and not request.dry_run:
         _convert_all(request, index, pool, items, records)
         write_tables(request, items, index, records)
-    tell(request, items, index)
+    tell(request, items, index, written=wanted and not request.dry_run)
     if not wanted:
         ours = 'is a T1w, T2w, PDw or FLAIR image of a brain'
         what = ours if request.heuristic == 'mslesseg' else 'is wanted by the heuristic'
-        raise DataError(f'None of the series {what}.', 'The reasons are listed above.')
+        reasons = Counter(item.target.reason for item in items)
+        raise DataError(f'None of the series {what}.', f'Left out: {listed(reasons)}.')
     return items
 
 
@@ -175,7 +179,7 @@ def _convert_all(
 ) -> None:
     wanted = [item for item in items if item.target.prefix and not item.outcome.error]
     request.bids_dir.mkdir(parents=True, exist_ok=True)
-    tree.write_top(request.bids_dir, request.deface)
+    tree.write_top(request.bids_dir)
     for label, members in groupby(items, key=lambda item: item.subject.label):
         records.add_identifiers(label, set().union(*(m.target.identifiers for m in members)))
     pending: deque[tuple[Item, str, Future[Outcome]]] = deque()
@@ -222,7 +226,8 @@ def _task(request: Request, index: Index, records: Records, item: Item) -> Task:
     series, target = item.target.series, item.target
     files = index.files(series.group, series.part)
     versions = [__version__, version('heudiconv'), version('dcm2niix')]
-    known = [*versions, request.deface, series.echo, target.prefix, item.subject.secret.hex()]
+    known = [*versions, _RECIPE, request.deface, series.echo, target.prefix]
+    known.append(item.subject.secret.hex())
     states = [index.state(path) for path in files]
     key = hashlib.sha256(repr((known, states)).encode()).hexdigest()[:20]
     return Task(

@@ -14,12 +14,17 @@ from typing import Any
 
 import pydicom
 
-from .header import BAD_VALUE, missing_slices
+from .geometry import fault_of
+from .header import BAD_VALUE, TRUNCATED, heights, missing_slices
 from .index import Index, Row
 
 #: Most images at one place that are taken for repeats of a structural series.
 _MOST_REPEATS = 4
 _FEWEST_PLACES = 10
+#: What the images of one series have in common.
+_WORDS = ('image_type', 'matrix', 'spacing', 'description', 'number', 'scanning', 'copy')
+#: Values of a file that describe its series as they are.
+_PLAIN = ('number', 'date', 'time', 'vendor', 'description', 'tr', 'ti', 'flip')
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Series:
         Echo time (ms) to be taken of a multi-frame object that has several.
     echoes : int
         How many it has.
+    damaged : str
+        Why it can become no image at all; '' where nothing is wrong.
+    irregular : str
+        Why its images do not fill one regular grid, as those of an anatomical image must.
     """
 
     group: tuple[str, str, str]
@@ -56,6 +65,8 @@ class Series:
     echo: float | None = None
     echoes: int = 1
     missing: int = 0
+    damaged: str = ''
+    irregular: str = ''
     remarks: tuple[str, ...] = field(default=())
 
     @property
@@ -74,29 +85,78 @@ def find_series(index: Index) -> list[Series]:
     found: list[Series] = []
     for group in index.groups():
         rows = index.rows(group)
-        found += _sort(group, rows)
+        try:
+            found += _sort(group, rows)
+        except Exception as error:  # noqa: BLE001 - the other series must not be lost
+            found.append(_unsorted(group, rows, error))
         index.assign(rows)
     return found
+
+
+def _unsorted(group: tuple[str, str, str], rows: list[Row], error: Exception) -> Series:
+    """Describe images that could not be sorted, so that they are reported."""
+    for row in rows:
+        row['part'], row['twin'] = 0, ''
+    bare = {key: rows[0][key] for key in _PLAIN}
+    damaged = f'its files cannot be sorted ({type(error).__name__})'
+    return Series(
+        group, 0, rows[0]['path'], len(rows), len(rows), voxels=0, te=-1.0, damaged=damaged, **bare
+    )
 
 
 def _sort(group: tuple[str, str, str], rows: list[Row]) -> list[Series]:
     for row in rows:
         row['part'], row['twin'] = 0, ''
-    clashes = _mark_twins(rows)
-    usable = [row for row in rows if not row['twin']]
+    whole = [row for row in rows if row['reason'] != TRUNCATED]
+    clashes = _mark_twins(whole)
+    usable = [row for row in whole if not row['twin']]
     parts = _parts(usable)
     for number, part in enumerate(parts):
         for row in part:
             row['part'] = number
     owners = {row['path']: row['part'] for row in usable}
-    for row in rows:
+    for row in whole:
         if row['twin']:
             row['part'] = owners[row['twin']]
+    damaged = _place_truncated(rows, parts)
     series: list[Series] = []
     for number, part in enumerate(parts):
-        same = sum(row['part'] == number for row in rows if row['twin'])
-        series += _describe(group, number, part, len(parts), same, clashes)
+        same = sum(row['part'] == number for row in whole if row['twin'])
+        made = _describe(group, number, part, len(parts), same, clashes)
+        series += [replace(one, damaged=damaged.get(number, '')) for one in made]
     return series
+
+
+# ------------------------------------------------------------------------- truncated files
+
+
+def _place_truncated(rows: list[Row], parts: list[list[Row]]) -> dict[int, str]:
+    """Give each truncated file to the series that it belongs to; say what is wrong with these.
+
+    A truncated copy of an image that is whole elsewhere does no harm. Those that look like no
+    other series become series of their own, added to `parts`.
+    """
+    there = {row['instance'] for part in parts for row in part} - {''}
+    broken = [row for row in rows if row['reason'] == TRUNCATED]
+    lost: Counter[int] = Counter()
+    for row in broken:
+        row['copy'] = 0
+        home = next((n for n, part in enumerate(parts) if _belongs(row, part[0])), None)
+        if home is None and row['instance'] not in there:
+            parts.append([row])
+            home = len(parts) - 1
+        row['part'] = home or 0
+        if home is not None and row['instance'] not in there:
+            lost[home] += 1
+    return {
+        number: f'{count} of its files {"are" if count > 1 else "is"} truncated'
+        for number, count in lost.items()
+    }
+
+
+def _belongs(row: Row, head: Row) -> bool:
+    alike = all(row[word] == head[word] for word in _WORDS if word != 'copy')
+    return alike and _same_orientation(head, row) and _same_times(head, row)
 
 
 # ------------------------------------------------------------------------------ duplicates
@@ -167,10 +227,9 @@ def _cluster(rows: list[Row], alike: Callable[[Row, Row], bool]) -> list[list[Ro
 
 
 def _by_words(rows: list[Row]) -> Iterable[list[Row]]:
-    words = ('image_type', 'matrix', 'spacing', 'description', 'number', 'scanning', 'copy')
     pieces: dict[tuple, list[Row]] = {}
     for row in rows:
-        pieces.setdefault(tuple(row[word] for word in words), []).append(row)
+        pieces.setdefault(tuple(row[word] for word in _WORDS), []).append(row)
     return pieces.values()
 
 
@@ -223,31 +282,37 @@ def _describe(
     clashes: int,
 ) -> list[Series]:
     head = rows[0]
-    missing = max(missing_slices(row['position'] for row in rows), *(r['missing'] for r in rows))
-    remarks = _remarks(parts, twins, clashes if head['copy'] else 0, missing)
     echoes = json.loads(head['echoes'])
+    frames = sum(row['frames'] for row in rows)
+    places = [place for row in rows for place in json.loads(row['places'])]
+    cosines = json.loads(head['orientation'] or '[]')
+    missing = missing_slices(heights(places, cosines)) if cosines else 0
     made = Series(
         group=group,
         part=number,
         first=head['path'],
         files=len(rows),
-        frames=sum(row['frames'] for row in rows),
-        voxels=math.prod(map(int, head['matrix'].split('x'))) * sum(r['frames'] for r in rows),
-        number=head['number'],
-        date=head['date'],
-        time=head['time'],
-        vendor=head['vendor'],
-        description=head['description'],
-        tr=head['tr'],
+        frames=frames,
+        voxels=math.prod(map(int, head['matrix'].split('x'))) * frames,
         te=echoes[0] if echoes else -1.0,
-        ti=head['ti'],
-        flip=head['flip'],
         missing=missing,
-        remarks=remarks,
+        irregular=_irregular(head, places, cosines, frames, max(1, len(echoes))),
+        remarks=_remarks(parts, twins, clashes if head['copy'] else 0, missing),
+        **{key: head[key] for key in _PLAIN},
     )
     if len(echoes) < 2:
         return [made]
     return [_echo(made, echo, len(echoes)) for echo in echoes]
+
+
+def _irregular(
+    head: Row, places: list[list[float]], cosines: list[float], frames: int, echoes: int
+) -> str:
+    """Say why a series cannot become an image whose voxels lie where they were acquired."""
+    spacing = [float(value) for value in head['spacing'].split('x') if value]
+    if len(spacing) != 2 or min(spacing) <= 0:
+        return 'it has no Pixel Spacing'
+    return fault_of(places, cosines, frames, echoes)
 
 
 def _echo(series: Series, echo: float, echoes: int) -> Series:
@@ -278,8 +343,8 @@ def study_times(series: Iterable[Series]) -> dict[str, tuple[str, str]]:
     return found
 
 
-def read_dataset(path: str | Path) -> Any:
-    """Read a DICOM file without its pixels, without complaints about odd values."""
+def read_dataset(path: str | Path, *, pixels: bool = False) -> Any:
+    """Read a DICOM file, without its pixels or with them, without complaints about odd values."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)

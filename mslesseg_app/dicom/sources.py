@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import lzma
 import os
 import shutil
@@ -68,6 +70,11 @@ class Archive:
     path: Path
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """Return the name of a file as text; bytes that are no UTF-8 are shown as ``\\xe4``."""
+    return os.fsencode(path).decode('utf-8', 'backslashreplace')
+
+
 def walk(sources: Iterable[Path]) -> Iterator[Found | Skipped | Archive]:
     """Yield everything below the sources, folders in order of their names.
 
@@ -92,7 +99,7 @@ def _walk_folder(top: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Skip
             place = folder.stat()
             names = sorted(os.listdir(folder))
         except OSError as error:
-            yield Skipped(str(folder), f'folder cannot be read ({error.strerror})')
+            yield Skipped(printable(folder), f'folder cannot be read ({error.strerror})')
             continue
         if (place.st_dev, place.st_ino) in seen:
             continue
@@ -111,19 +118,19 @@ def _classify(path: Path) -> Found | Skipped | Archive:
     try:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode):
-            return Skipped(str(path), 'no regular file')
+            return Skipped(printable(path), 'no regular file')
         if kind.st_size == 0:
-            return Skipped(str(path), 'empty file')
+            return Skipped(printable(path), 'empty file')
         with path.open('rb') as stream:
             head = stream.read(_HEAD)
     except OSError as error:
         reason = 'broken link' if path.is_symlink() else f'cannot be read ({error.strerror})'
-        return Skipped(str(path), reason)
+        return Skipped(printable(path), reason)
     if is_archive(head):
         return Archive(path)
     if not may_be_dicom(head):
-        return Skipped(str(path), 'no DICOM')
-    return Found(path, str(path))
+        return Skipped(printable(path), 'no DICOM')
+    return Found(path, printable(path))
 
 
 def is_archive(head: bytes) -> bool:
@@ -165,28 +172,41 @@ def unpack(archive: Path, folder: Path) -> Iterator[Found | Skipped]:
         for number, (name, size, stream) in enumerate(_members(archive)):
             total += size
             if total > limit:
-                yield Skipped(str(archive), f'archive unpacks to over {MAX_RATIO} times its size')
+                yield Skipped(
+                    printable(archive), f'archive unpacks to over {MAX_RATIO} times its size'
+                )
                 return
-            taken = _take(stream, size, f'{archive}!{name}', folder / f'{number:07d}')
+            taken = _take(stream, size, printable(f'{archive}!{name}'), folder / f'{number:07d}')
             if isinstance(taken, Found):  # known again when it is unpacked once more
                 os.utime(taken.path, ns=(state.st_mtime_ns, state.st_mtime_ns))
             yield taken
     except _BROKEN as error:
-        yield Skipped(str(archive), _trouble(error, number))
+        yield Skipped(printable(archive), _trouble(error, archive, number))
     except OSError as error:
         if error.errno is not None:  # it has none where the compressed bytes are wrong
             raise explain_os_error(error, folder) from error
-        yield Skipped(str(archive), _trouble(error, number))
+        yield Skipped(printable(archive), _trouble(error, archive, number))
 
 
-def _trouble(error: Exception, number: int) -> str:
+def _trouble(error: Exception, archive: Path, number: int) -> str:
     if isinstance(error, NotImplementedError):
         return 'archive is compressed in an unknown way'
     if isinstance(error, RuntimeError) and 'encrypted' in str(error):
         return 'archive is encrypted'
-    if number < 0:
+    if number < 0 and _is_single_file(archive):
         return 'compressed, but no archive'
     return 'damaged archive; read up to the damage'
+
+
+def _is_single_file(path: Path) -> bool:
+    """Whether something else than a tar archive was compressed."""
+    for module in (gzip, bz2, lzma):
+        try:
+            with module.open(path) as stream:
+                return stream.read(_HEAD)[257:262] != b'ustar'
+        except (OSError, *_BROKEN):
+            continue
+    return False
 
 
 def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -12,7 +13,8 @@ from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 
 from .elements import Element, elements, items
-from .identifiers import Identifiers, date_forms, name_forms
+from .header import vendor_of
+from .identifiers import Identifiers, date_forms, fold, name_forms
 
 _NUMBERS = """
     PatientID OtherPatientIDs AccessionNumber StudyID AdmissionID
@@ -68,7 +70,9 @@ def _kind(tag: int) -> str:
     return 'name' if representation == 'PN' else ''
 
 
-#: Kind and bytes of a value.
+#: Kinds of values that tell a place, not a person.
+_OF_PLACES = {'phrase', 'number'}
+#: Kind and bytes of a value; ``maker`` is that of the scanner, which tells nobody.
 Value = tuple[str, bytes]
 
 
@@ -103,11 +107,17 @@ class Speech:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             self._encodings = convert_encodings(with_codes or None)
-        self.identifiers = frozenset(
-            form
+        said = [
+            (kind, part.strip('\0 \t\r\n'))
             for kind, value in values
             for part in self.decode(value).split('\\')
-            for form in _forms(kind, part.strip('\0 \t\r\n'))
+        ]
+        makers = {text for kind, text in said if kind == 'maker' and vendor_of(text)}
+        self.identifiers = frozenset(
+            form
+            for kind, text in said
+            if not (kind in _OF_PLACES and _is_maker(text, makers))
+            for form in _forms(kind, text)
         )
         self._wanted = Identifiers(self.identifiers)
         self._cleaned: dict[bytes, bytes] = {}
@@ -119,11 +129,16 @@ class Speech:
             return decode_bytes(value, self._encodings, set(b'\\^='))
 
     def clean(self, value: bytes) -> bytes:
-        """Return a text without identifiers of the header, dates and long numbers."""
+        """Return a text without identifiers of the header, dates and long numbers.
+
+        What is no ASCII loses its accents, or becomes ``?``: such text cannot be wrong in any
+        character set, and programs that know one only do not fail.
+        """
         if value not in self._cleaned:
             text = self.decode(value)
             less = clean_text(text, self._wanted)
-            self._cleaned[value] = value if less == text else less.encode('ascii', 'replace')
+            same = less == text and value.isascii() and b'\x1b' not in value
+            self._cleaned[value] = value if same else _plain(less).encode('ascii', 'replace')
         return self._cleaned[value]
 
 
@@ -136,14 +151,29 @@ _SUSPECT = re.compile(
 )
 
 
+def _plain(text: str) -> str:
+    """Return text without accents."""
+    parts = unicodedata.normalize('NFKD', text)
+    return ''.join(letter for letter in parts if not unicodedata.combining(letter))
+
+
 def clean_text(text: str, wanted: Identifiers) -> str:
     """Return text without identifiers, dates, numbers of six and more digits, e-mail addresses."""
     return _SUSPECT.sub('', wanted.clean(text))
 
 
+def _is_maker(text: str, makers: Iterable[str]) -> bool:
+    """Whether a text holds only words from the name of the scanner's maker.
+
+    It is set as institution or station where nobody entered another one.
+    """
+    words = set(re.findall(r'[^\W_]+', fold(text)))
+    return any(words <= set(re.findall(r'[^\W_]+', fold(maker))) for maker in makers)
+
+
 def _forms(kind: str, text: str) -> set[str]:
     """Return the forms of one value in which it must not be met."""
-    if not text:
+    if not text or kind == 'maker':
         return set()
     if kind == 'name':
         return name_forms(text)

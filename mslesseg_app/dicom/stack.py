@@ -1,8 +1,4 @@
-"""A DICOM series as a stack of slices in space, and which series an image was made from.
-
-Slices are put in order by their positions (Image Position and Orientation of PS3.3, C.7.6.2),
-never by file name or instance number.
-"""
+"""A DICOM series as a stack of slices in space, and which series an image was made from."""
 
 from __future__ import annotations
 
@@ -20,13 +16,12 @@ from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
 from ..errors import DataError, NoInputError
+from .geometry import order_slices
 
 Floats = npt.NDArray[np.float64]
 
 #: Corners of the two grids may lie this far apart (mm).
 MAX_CORNER_MM = 0.1
-#: Distances between neighbouring slices may differ by this share of their mean.
-_UNEVEN = 0.02
 #: Fine detail of an image and of the series that it came from correlates at least this much.
 MIN_CORRELATION = 0.9
 _SMOOTH_VOXELS = 2.0
@@ -166,20 +161,12 @@ def _stacked(kept: tuple[Any, ...], places: list[Floats], size: tuple[int, int])
     if len(table) < 2 or not np.allclose(table[:, 3:], table[0, 3:], atol=1e-4):
         raise DataError('it is not one stack of parallel slices')
     row, column, spacing = table[0, 3:6], table[0, 6:9], table[0, 9:11]
-    normal = np.cross(row, column)
-    heights = table[:, :3] @ normal
-    order = np.argsort(heights)
-    steps = np.diff(heights[order])
-    if steps.min() < 1e-3:
-        raise DataError('it holds several images at one place')
-    if np.ptp(steps) > 2 * _UNEVEN * steps.mean():
-        raise DataError('slices are missing, or unevenly spaced')
-    first, last = table[order[0], :3], table[order[-1], :3]
+    order, step = order_slices(table[:, :3], [*row, *column])
     affine = np.eye(4)
     affine[:3, 0] = row * spacing[1]
     affine[:3, 1] = column * spacing[0]
-    affine[:3, 2] = (last - first) / (len(table) - 1)
-    affine[:3, 3] = first
+    affine[:3, 2] = step
+    affine[:3, 3] = table[order[0], :3]
     ranks = np.empty(len(table), dtype=int)
     ranks[order] = np.arange(len(table))
     return Stack(kept, tuple(map(int, ranks)), (*size, len(table)), _LPS_TO_RAS @ affine)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
+from ..errors import NoInputError
 from . import tree
 from .check import check_tree
+from .identifiers import Identifiers
 from .identity import SubjectMap
 from .index import Index
-from .plan import Item, Request, count_reasons
-from .private import Records
+from .plan import Item, Request, count_reasons, listed
+from .private import Records, all_identifiers
+from .sources import printable
 from .studies import shifted
 
 
@@ -31,6 +34,7 @@ def write_tables(request: Request, items: list[Item], index: Index, records: Rec
         if done[0].session:
             tree.add_sessions(bids_dir, label, _session_rows(done))
     tree.add_series(bids_dir, [series_row(item) for item in items])
+    tree.write_readme(bids_dir)
     records.keep_sources(_sources(items, index))
 
 
@@ -84,6 +88,7 @@ def series_row(item: Item) -> dict[str, str]:
         'decision': item.decision,
         'reason': outcome.error or target.reason,
         'output': ' '.join(images),
+        'face': outcome.face,
         'remarks': '; '.join([*series.remarks, *target.remarks, *outcome.remarks]),
     }
 
@@ -107,8 +112,14 @@ def _sources(items: list[Item], index: Index) -> Iterator[str]:
         yield '\t'.join(['n/a'] * 7 + ['left out', reason, name])
 
 
-def tell(request: Request, items: list[Item], index: Index) -> None:
-    """Tell on the terminal what went where; failures also when it shall be quiet."""
+def tell(request: Request, items: list[Item], index: Index, *, written: bool) -> None:
+    """Report on the terminal what went where; failures also with ``--quiet``.
+
+    Parameters
+    ----------
+    written : bool
+        Whether the table of the series was written.
+    """
     for item in items:
         row = series_row(item)
         name = f'{row["participant_id"]} {row["session_id"]}'.removesuffix(' n/a')
@@ -118,16 +129,38 @@ def tell(request: Request, items: list[Item], index: Index) -> None:
         elif not request.quiet:
             notes = f' [{row["remarks"]}]' if row['remarks'] else ''
             print(f'{name}  {_fate(item, request.dry_run)}: {row["reason"]}{notes}')
+    _tell_unread(index)
     if request.quiet:
         return
-    counts = Counter(item.decision for item in items)
+    verbs = _PLANNED if request.dry_run else {}
+    counts = Counter(verbs.get(item.decision, item.decision) for item in items)
     print(', '.join(f'{count} series {what}' for what, count in counts.items()) + '.')
     if reasons := count_reasons(index):
         print(f'No part of any series: {reasons}.')
-    if not request.dry_run:
+    if written:
         private = request.subject_map.parent
-        print(f'Table of the series: {request.bids_dir / "series.tsv"}')
-        print(f'Who the subjects are: {private} (for your eyes only)')
+        print(f'Table of the series: {printable(request.bids_dir / "series.tsv")}')
+        print(f'Key to subject identities: {printable(private)} (for your eyes only)')
+
+
+_PLANNED = {
+    'converted': 'would be converted',
+    'left out': 'would be left out',
+    'failed': 'would fail',
+}
+
+
+def _tell_unread(index: Index) -> None:
+    unread = index.unread()
+    if not unread:
+        return
+    print(
+        f'mslesseg: {sum(unread.values())} files could not be read, and images of a series may be '
+        f'among them: {listed(unread)}.',
+        file=sys.stderr,
+    )
+    if 'broken link' in unread:
+        print('  Broken links: get the content first ("datalad get").', file=sys.stderr)
 
 
 def _fate(item: Item, dry_run: bool) -> str:
@@ -136,8 +169,15 @@ def _fate(item: Item, dry_run: bool) -> str:
     return f'{"would become" if dry_run else "->"} {Path(item.target.prefix).name}'
 
 
-def check(bids_dir: Path, subject_map: Path, quiet: bool = False) -> int:
-    """Search a dataset for what tells who the subjects are, and say where it is.
+def check(folder: Path, subject_map: Path | None, quiet: bool = False) -> int:
+    """Search a folder for what tells who the subjects are, and report where it is.
+
+    Parameters
+    ----------
+    folder : Path
+        A dataset, its derivatives, or a folder that holds both.
+    subject_map : Path or None
+        None looks for ``NAME-private/subjects.json`` beside the folder and those above it.
 
     Returns
     -------
@@ -146,23 +186,55 @@ def check(bids_dir: Path, subject_map: Path, quiet: bool = False) -> int:
 
     Raises
     ------
+    NoInputError
+        If no identifiers are known, so that most of what matters cannot be found.
     UsageError
         If others may read the subject map.
     """
-    records = None
-    if subject_map.exists():
-        records = Records(SubjectMap(subject_map).path, bids_dir)
-    known = records.all_identifiers() if records else set()
-    leaks = check_tree(bids_dir, known)
+    chosen = subject_map or find_map(folder)
+    known: set[str] = set()
+    if chosen is not None and chosen.exists():
+        known = all_identifiers(SubjectMap(chosen).path)
+    leaks = check_tree(folder, known)
     for leak in leaks:
-        place = leak.path.relative_to(bids_dir) if leak.path.is_absolute() else leak.path
-        print(f'mslesseg: {place}: {leak.where}: {leak.kind}: {leak.shown}', file=sys.stderr)
-    if not quiet:
-        against = f'{len(known)} identifiers' if known else 'no known identifiers'
+        place = leak.path.relative_to(folder) if leak.path.is_absolute() else leak.path
+        shown = printable(place)
+        print(f'mslesseg: {shown}: {leak.where}: {leak.kind}: {leak.shown}', file=sys.stderr)
+    if not quiet and (leaks or known):
         found = f'{len(leaks)} places tell' if leaks else 'nothing tells'
-        print(f'{bids_dir}: {found} who the subjects are (searched for {against}).')
-        if records is None:
-            print(
-                f'There is no subject map {subject_map}: only what is suspect by itself was found.'
-            )
+        against = f'searched for {len(known)} identifiers'
+        print(f'{printable(folder)}: {found} who the subjects are ({against}).')
+    if not known:
+        missing = f'{chosen} holds no identifiers' if chosen else f'{folder} has no subject map'
+        raise NoInputError(
+            f'{missing}: names, numbers and dates cannot be searched for.',
+            'Name the map of the conversion with --subject-map; only its owner can check.',
+        )
     return int(bool(leaks))
+
+
+def warn_of_names(subject_map: Path, paths: Iterable[Path]) -> None:
+    """Warn of folders whose paths tell who a subject is: reports and logs show these paths."""
+    known = Identifiers(all_identifiers(subject_map))
+    for path in paths:
+        if known.find(str(path)):
+            print(
+                f'mslesseg: warning: the path {printable(path)} may tell who a subject is (it '
+                'holds a name, number or date of the headers), and stands in reports and logs. '
+                'Choose a neutral folder before you share the results.',
+                file=sys.stderr,
+            )
+
+
+def find_map(folder: Path) -> Path | None:
+    """Return the subject map of a folder or of the nearest folder above it."""
+    for place in (folder, *folder.parents):
+        found = default_map(place)
+        if found is not None and found.exists():
+            return found
+    return None
+
+
+def default_map(folder: Path) -> Path | None:
+    """Return where the subject map of a folder is when none is named."""
+    return folder.with_name(f'{folder.name}-private') / 'subjects.json' if folder.name else None

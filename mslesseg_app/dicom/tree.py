@@ -24,11 +24,14 @@ Made by `mslesseg convert` (HeuDiConv, dcm2niix). Names, numbers, addresses and 
 were taken out of the headers before the conversion; all dates are shifted, by days that are
 secret and the same for all images of a subject, to before 1925. {faces}
 
-`series.tsv` says of every series of the scanner what became of it, and why.
+`series.tsv` reports what became of every series of the scanner, and why.
 """
-_FACES = {
-    True: 'Faces were removed from the anatomical images.',
-    False: 'Faces were NOT removed from the images: they can be recognised.',
+_README_HEAD = _README.partition(')')[0]
+#: What became of the face in an image.
+FACE_LEVELS = {
+    'removed': 'The face was removed.',
+    'not there': 'The field of view holds no face, or the image holds no more than the brain.',
+    'kept': 'The face was not removed.',
 }
 
 SERIES_COLUMNS: dict[str, dict[str, Any]] = {
@@ -53,6 +56,7 @@ SERIES_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'reason': {'Description': 'Why.'},
     'output': {'Description': 'Image, relative to the dataset.'},
+    'face': {'Description': 'What became of the face.', 'Levels': FACE_LEVELS},
     'remarks': {'Description': 'What is unusual about the series.'},
 }
 _PARTICIPANTS: dict[str, dict[str, Any]] = {
@@ -101,17 +105,38 @@ def check_dataset(bids_dir: Path) -> None:
         )
 
 
-def write_top(bids_dir: Path, defaced: bool) -> None:
-    """Write description, README and ``.bidsignore`` where there are none."""
+def write_top(bids_dir: Path) -> None:
+    """Write description and ``.bidsignore`` where there are none."""
     path = bids_dir / 'dataset_description.json'
     if not path.exists():
         write_json(path, _description())
-    if not list(bids_dir.glob('README*')):
-        write_text(bids_dir / 'README.md', _README.format(faces=_FACES[defaced]))
     ignore = bids_dir / '.bidsignore'
     lines = _read(ignore).splitlines() if ignore.exists() else []
     lines += [line for line in IGNORED if line not in lines]
     write_text(ignore, '\n'.join(lines) + '\n')
+
+
+def write_readme(bids_dir: Path) -> None:
+    """Write the README after the table of the series; one that is not ours stays."""
+    path = bids_dir / 'README.md'
+    others = [found for found in bids_dir.glob('README*') if found != path]
+    if others or (path.exists() and not _read(path).startswith(_README_HEAD)):
+        return
+    _, rows = _read_table(bids_dir / 'series.tsv')
+    faces = [row.get('face', 'n/a') for row in rows if row.get('decision') == 'converted']
+    write_text(path, _README.format(faces=_about_faces(faces)))
+
+
+def _about_faces(faces: Sequence[str]) -> str:
+    kept = sum(face not in ('removed', 'not there') for face in faces)
+    if not faces:
+        return 'It holds no images yet.'
+    if not kept:
+        return 'Faces were removed from all images whose field of view holds one.'
+    return (
+        f'Faces were NOT removed from {kept} of {len(faces)} images: people can be recognised in '
+        'them. The column `face` of `series.tsv` names these images.'
+    )
 
 
 def _description() -> dict[str, Any]:

@@ -33,10 +33,6 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_
 
 Bools = npt.NDArray[np.bool_]
 
-#: Images with thicker slices or larger voxels (mm) are left alone: they hold no face that could
-#: be rendered.
-THICKEST_MM = 2.5
-
 #: Two points (y, z; mm) of the plane: on the forehead above the brows, behind the jaw's angles.
 #: Nasion (0, 86, -48), eyes, cheeks, mouth and chin lie in front of it.
 _FOREHEAD, _JAW = (75.0, 10.0), (10.0, -75.0)
@@ -78,9 +74,6 @@ def why_not(img: Any) -> str:
     ----------
     img : nibabel image, 3D
     """
-    largest = max(float(zoom) for zoom in nib.affines.voxel_sizes(img.affine))
-    if largest > THICKEST_MM:
-        return f'not defaced: no 3D image, its voxels are up to {largest:.3g} mm long'
     if looks_stripped(img):
         return 'not defaced: the image holds no more than the brain'
     return ''

@@ -103,10 +103,13 @@ def test_check_takes_one_dataset(elsewhere: Path, capsys: pytest.CaptureFixture)
     assert exit_code(['convert', '--check', 'absent']) == 66
     (elsewhere / 'bids').mkdir()
     assert exit_code(['convert', '--check', 'bids', 'other']) == USAGE
-    assert exit_code(['convert', '--check', 'bids']) == 0
-    assert 'only what is suspect by itself' in capsys.readouterr().out
+    capsys.readouterr()
+    assert exit_code(['convert', '--check', 'bids']) == 66
+    shown = capsys.readouterr()
+    assert 'has no subject map: names, numbers and dates cannot be searched for' in shown.err
+    assert 'nothing' not in shown.out
     (elsewhere / 'bids' / 'x.json').write_text('{"PatientName": "Doe^John"}')
-    assert exit_code(['convert', '--check', 'bids', '-q']) == 1
+    assert exit_code(['convert', '--check', 'bids', '-q']) == 66
     shown = capsys.readouterr()
     assert shown.out == ''
     assert 'x.json' in shown.err
@@ -143,7 +146,41 @@ def test_run_converts_and_then_runs_the_app(
     assert settings.out_dir == elsewhere / 'out' / 'derivatives' / 'mslesseg'
     assert (settings.model, settings.threshold) == (('unetr',), 0.4)
     assert last == 'group'
-    assert settings.command.startswith('mslesseg run a b out')
+    assert settings.command.startswith('mslesseg run SOURCE SOURCE out')
+
+
+@pytest.mark.parametrize('how', ['--subject-map {}', '--subject-map={}'])
+def test_the_recorded_command_names_no_source(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path, how: str
+) -> None:
+    done: list[object] = []
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: 0)
+    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda s, **_: done.append(s) or 0)
+    sources = ['Doe^Jane 1980/', './Doe^Jane', str(elsewhere / 'Doe.zip')]
+    option = how.format('Doe-map/s.json').split()
+    assert exit_code(['run', '--session-from', 'order', *sources, 'out', *option]) == 0
+    (settings,) = done
+    assert 'Doe' not in settings.command
+    assert 'order SOURCE SOURCE SOURCE out --subject-map' in settings.command
+    settings.to_toml(elsewhere / 'settings.toml')
+    assert 'Doe' not in (elsewhere / 'settings.toml').read_text()
+
+
+def test_run_warns_of_a_folder_that_names_the_patient(
+    monkeypatch: pytest.MonkeyPatch, elsewhere: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def converted(_: Request) -> int:
+        records = elsewhere / 'm' / 's-rawdata'
+        records.mkdir(parents=True, mode=0o700)
+        (records / 'sub-001.json').write_text('{"identifiers": ["Quaxmann"]}')
+        return 0
+
+    monkeypatch.setattr('mslesseg_app.dicom.run.convert', converted)
+    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda *_, **__: 0)
+    assert exit_code(['run', 'a', 'out-quaxmann', '--subject-map', 'm/s.json']) == 0
+    shown = capsys.readouterr().err
+    assert 'out-quaxmann may tell who a subject is' in shown
+    assert shown.count('warning') == 1
 
 
 def test_run_complains_before_it_converts(monkeypatch: pytest.MonkeyPatch) -> None:

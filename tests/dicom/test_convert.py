@@ -237,14 +237,26 @@ def test_a_series_whose_face_stays_is_not_published(
     assert convert('source', 'bids') == 0
 
 
-def test_thick_slices_have_no_face_and_are_left_alone(tmp_path: Path) -> None:
+def test_the_readme_and_the_table_report_what_became_of_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deface(path: Path, *_: object) -> str:
+        path.write_bytes(path.read_bytes()[:-8] + bytes(8))
+        return ''
+
+    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_picture', deface)
     scan(tmp_path / 'source')
+    readme = tmp_path / 'bids' / 'README.md'
     assert convert('source', 'bids', deface=True) == 0
-    (image,) = (tmp_path / 'bids').rglob('*.nii.gz')
-    np.testing.assert_array_equal(
-        np.sort(np.asanyarray(nib.load(image).dataobj), None), np.sort(head(0).dataobj, None)
-    )
-    assert table(tmp_path / 'bids' / 'series.tsv')[0]['remarks'] != 'n/a'
+    assert 'Faces were removed from all images' in readme.read_text()
+    scan(tmp_path / 'more', patient=BERT)
+    assert convert('more', 'bids') == 0
+    assert 'NOT removed from 1 of 2 images' in ' '.join(readme.read_text().split())
+    faces = [row['face'] for row in table(tmp_path / 'bids' / 'series.tsv')]
+    assert sorted(faces) == ['kept', 'removed']
+    readme.write_text('my own words')
+    assert convert('more', 'bids') == 0
+    assert readme.read_text() == 'my own words'
 
 
 @pytest.mark.slow
@@ -343,7 +355,7 @@ def test_a_later_study_is_added(tmp_path: Path) -> None:
     assert convert('two', 'bids') == 0
     after = states(tmp_path / 'bids')
     changed = {name for name in before if after[name] != before[name]}
-    assert changed <= {'series.tsv', 'sub-001/sub-001_sessions.tsv'}
+    assert changed <= {'README.md', 'series.tsv', 'sub-001/sub-001_sessions.tsv'}
     assert len(table(tmp_path / 'bids/sub-001/sub-001_sessions.tsv')) == 2
     assert len(table(tmp_path / 'bids/series.tsv')) == 2
     assert len(list((tmp_path / 'bids').glob('sub-*'))) == 1
@@ -426,7 +438,8 @@ def test_vendors_with_every_trap(tmp_path: Path, vendor: str) -> None:
         dataset = pydicom.dcmread(path)
         dataset.SeriesInstanceUID = uid
         dataset.save_as(path)
-    assert convert('source', 'bids', '--session-from', 'none') == 0
+    holes = vendor != 'enhanced'
+    assert convert('source', 'bids', '--session-from', 'none') == holes
     bids = tmp_path / 'bids'
     assert validated(bids) == []
     assert main(['convert', '--check', str(bids)]) == 0
@@ -435,15 +448,16 @@ def test_vendors_with_every_trap(tmp_path: Path, vendor: str) -> None:
         'sub-001_acq-2D_FLAIR.nii.gz',
         'sub-001_acq-3D_T1w.nii.gz',
         'sub-001_acq-3D_ce-gadolinium_T1w.nii.gz',
-        'sub-001_acq-2D_T2w.nii.gz',
+        *([] if holes else ['sub-001_acq-2D_T2w.nii.gz']),
     }
     remarks = {
         row['output'].rpartition('_')[2]: row['remarks'] for row in table(bids / 'series.tsv')
     }
     assert 'duplicate file' in remarks['FLAIR.nii.gz']
     assert 'under one UID' in remarks['T1w.nii.gz']
-    if vendor != 'enhanced':
-        assert '1 slice missing' in remarks['T2w.nii.gz']
+    if holes:
+        (row,) = [r for r in table(bids / 'series.tsv') if r['decision'] == 'failed']
+        assert row['reason'] == '1 slice is missing between the others'
     plain = by_dcm2niix(source / 'copy', tmp_path / 'plain')
     assert_same_image(nib.load(next(bids.rglob('*_FLAIR.nii.gz'))), plain)
 
@@ -580,6 +594,30 @@ def test_check_finds_what_was_put_there_afterwards(
     shown = capsys.readouterr()
     assert 'CHANGES' in shown.err
     assert 'Muster' not in shown.err + shown.out
+
+
+def test_check_uses_the_map_for_derivatives_and_the_whole_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As ``mslesseg run`` lays it out: the map lies beside OUT_DIR, not beside the dataset."""
+    scan(tmp_path / 'source')
+    assert convert('source', 'out/rawdata', '--subject-map', 'out-private/subjects.json') == 0
+    log = tmp_path / 'out' / 'derivatives' / 'mslesseg' / 'logs' / 'run.toml'
+    log.parent.mkdir(parents=True)
+    log.write_text("command = 'mslesseg run x'\n")
+    for folder in ('out', 'out/derivatives/mslesseg', 'out/rawdata'):
+        assert main(['convert', '--check', folder]) == 0, folder
+    log.write_text("command = 'mslesseg run /archive/MUSTER_ANNA'\n")
+    for folder, code in (('out', 1), ('out/derivatives/mslesseg', 1), ('out/rawdata', 0)):
+        assert main(['convert', '--check', folder]) == code, folder
+    (tmp_path / 'out-private').rename(tmp_path / 'elsewhere')
+    capsys.readouterr()
+    for folder in ('out', 'out/derivatives/mslesseg'):
+        assert main(['convert', '--check', folder]) == 66
+    shown = capsys.readouterr()
+    assert 'nothing' not in shown.out
+    assert '--subject-map' in shown.err
+    assert main(['convert', '--check', 'out', '--subject-map', 'elsewhere/subjects.json']) == 1
 
 
 # ------------------------------------------------------------------------------ exit codes

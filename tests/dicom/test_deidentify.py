@@ -24,6 +24,7 @@ from pydicom.uid import (
 
 from mslesseg_app.dicom.deidentify import deidentify, deidentify_file, shifted_date
 from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.speaking import Speech
 from mslesseg_app.errors import DataError
 
 SUBJECT = Subject('007', -45_000, bytes(range(32)))
@@ -581,3 +582,25 @@ def test_real_series_give_the_same_image(real_data, tmp_path, archive, folder):
         Path(path).read_bytes() for path in sorted((tmp_path / 'clean').iterdir())[::40]
     )
     assert [text for text in identifiers if len(text) > 5 and met(raw, text)] == []
+
+
+@pytest.mark.parametrize(
+    ('maker', 'place', 'identifies'),
+    [
+        ('GE MEDICAL SYSTEMS', 'GE Medical Systems', False),
+        ('Hitachi Medical Corporation', 'HITACHI', False),
+        ('UIH', 'UIH', False),
+        ('Siemens Healthineers', 'Siemens Healthineers Berlin Mitte', True),
+        ('Quaxmann Praxis', 'Quaxmann Praxis', True),  # no maker of scanners
+    ],
+)
+def test_a_maker_that_is_entered_as_institution_tells_nobody(maker, place, identifies):
+    speech = Speech(b'', [('phrase', place.encode()), ('maker', maker.encode())])
+    assert bool(speech.identifiers) == identifies
+    if not identifies:
+        assert speech.clean(maker.encode()) == maker.encode()
+
+
+def test_names_are_found_in_capitals_with_sharp_s():
+    speech = Speech(b'ISO_IR 100', [('name', 'Größenwahn^Eva'.encode('latin-1'))])
+    assert speech.clean('FLAIR GRÖSSENWAHN'.encode('latin-1')) == b'FLAIR '

@@ -292,7 +292,7 @@ def test_series_with_holes_or_repeats_is_refused(case: Any, tmp_path: Path, kind
         again = pydicom.dcmread(by_place[3])
         again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = '1.2.3'
         again.save_as(tmp_path / 'dicom' / 'again.dcm')
-    expected = {'missing': 'slices are missing', 'twice': 'several images at one place'}[kind]
+    expected = {'missing': '1 slice is missing', 'twice': 'images are at one position'}[kind]
     with pytest.raises(DataError, match=expected):
         export(out, EXAM, tmp_path / 'dicom', tmp_path / 'pacs')
 

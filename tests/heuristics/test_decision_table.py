@@ -82,12 +82,16 @@ SIEMENS = [
     ('t1_psir_tra', 4000, 11, 400, 150, IR, '2D', '', 'other contrast'),
     ('t2_tirm_cor', 4000, 60, 150, 150, IR, '2D', '', 'no contrast of ours'),  # STIR
     ('ep2d_diff_3scan_trace', 6000, 90, -1, 90, 'EP', '2D', '', 'diffusion'),
-    ('Serie 12', 6000, 90, -1, 90, 'SE\\EP', '2D', '', 'no contrast of ours'),
+    ('Serie 12', 6000, 90, -1, 90, 'SE\\EP', '2D', '', 'echo-planar readout'),
     ('SWI_Images', 28, 20, -1, 15, GR, '3D', '', 'susceptibility'),
     ('Serie 9', 700, 20, -1, 20, GR, '2D', '', 'no contrast of ours'),  # T2* without a name
     ('TOF_3D_multi-slab', 22, 3.6, -1, 18, GR, '3D', '', 'angiography'),
     ('Kopf 3', 22, 3.6, -1, 18, GR, '3D', '', 'angiography', {'AngioFlag': 'Y'}),
     ('gre_field_mapping', 400, 4.92, -1, 60, GR, '2D', '', 'calibration'),
+    ('gre_fm', 400, 4.92, -1, 60, GR, '2D', '', 'calibration'),
+    ('B0Map', 650, 4.92, -1, 60, GR, '2D', '', 'calibration'),
+    ('Kopf 4', 650, 4.92, -1, 60, GR, '2D', '', 'pixels of 3.0 mm', {'PixelSpacing': [3, 3]}),
+    ('Serie 11', 6000, 40, -1, 90, 'GR\\EP', '2D', '', 'echo-planar', {'SequenceVariant': 'SS'}),
     ('sag 3d', 6, 2.7, -1, 50, GR, '3D', '', 'no contrast of ours'),  # balanced
     ('localizer', 8.6, 4, -1, 20, GR, '2D', '', 'localizer'),
     ('FLAIR sag', 5000, 393, 1800, 120, IR, '3D', '', 'MPR', MPR),
@@ -140,6 +144,11 @@ PHILIPS = [
     ('FLAIR_LongTR SENSE', 11000, 125, 2800, 90, IR, '2D', F2, 'physics'),
     ('WIP 3D_FLAIR_VISTA SENSE', 4800, 276, 1660, 90, IR, '3D', F3, 'physics'),
     ('T1W_3D_TFE', 8.3, 3.8, -1, 8, GR, '3D', T1_3, 'physics'),
+    ('T1-FFE', 256, 3.5, -1, 80, GR, '2D', T1_2, 'physics',
+     {'SequenceVariant': 'SS', 'AcquisitionContrast': 'T1'}),
+    ('T1W_FFE 3D', 12, 4.6, -1, 25, GR, '3D', T1_3, 'physics',
+     {'SequenceVariant': 'SS', 'AcquisitionContrast': 'T1'}),
+    ('Kopf', 12, 4.6, -1, 40, GR, '3D', '', 'steady state', {'SequenceVariant': 'SS'}),
     ('sT1W_3D_FFE', 25, 4.6, -1, 30, GR, '3D', T1_3, 'physics'),
     ('T1W_IR_TSE', 2000, 15, 400, 90, IR, '2D', T1_2, 'physics'),
     ('T1W_SE +C', 500, 15, -1, 69, SE, '2D', GD_2, 'physics'),
@@ -168,7 +177,7 @@ ENHANCED = [
      {'AcquisitionContrast': 'DIFFUSION'}),
     ('t1_mprage_sag', 1800, 2.4, 900, 8, GRIR, '3D', '', 'phase image',
      {'ComplexImageComponent': 'PHASE'}),
-    ('Serie 8', 6000, 90, -1, 90, SE, '2D', '', 'no contrast of ours',
+    ('Serie 8', 6000, 90, -1, 90, SE, '2D', '', 'echo-planar readout',
      {'EchoPlanarPulseSequence': 'YES'}),
     ('t1_mprage_sag_MPR', 1800, 2.4, 900, 8, GRIR, '3D', '', 'MPR', MPR),
 ]  # fmt: skip
@@ -217,9 +226,9 @@ STUDY = Study(dt.date(2024, 3, 14))
 
 
 def slab(slices: int = 12) -> nib.Nifti1Image:
-    """A tilted image of 3 x 3 x 6 mm that covers 72 mm."""
+    """A tilted image of 2 x 2 x 6 mm that covers 72 mm."""
     tilt = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(x=0.1) @ np.diag([3, 3, 6]), [-30] * 3
+        nib.eulerangles.euler2mat(x=0.1) @ np.diag([2, 2, 6]), [-30] * 3
     )
     values = np.random.default_rng(1).integers(0, 900, (20, 22, slices), dtype=np.int16)
     return nib.Nifti1Image(values, tilt)
@@ -373,3 +382,97 @@ def test_an_echo_chosen_from_a_multi_frame_object_decides(
     assert heuristic.decide(given).suffix == 'PDT2'
     assert heuristic.decide(given._replace(TE=15.0)).suffix == 'PDw'
     assert heuristic.decide(given._replace(TE=100.0)).suffix == 'T2w'
+
+
+# ------------------------------------------------------------ field maps, marks and pixels
+
+
+def test_echoes_and_phase_of_a_field_map_are_no_t1w(heuristic: ModuleType, tmp_path: Path) -> None:
+    """Echoes as series of their own, as a conversion sees them that takes them apart."""
+    given = case('Serie 9', tr=500, flip=60)
+    phase = {'ImageType': ['ORIGINAL', 'PRIMARY', 'P', 'ND']}
+    write_case(given._replace(te=4.92), tmp_path / 'echoes', 3)
+    write_case(given._replace(te=7.38), tmp_path / 'echoes', 4)
+    write_case(given._replace(te=4.92), tmp_path / 'phase', 3)
+    write_case(given._replace(te=4.92), tmp_path / 'phase', 4, **phase)
+    write_case(given._replace(te=4.92), tmp_path / 'alone', 3)
+    write_case(case('T1W_SE +C'), tmp_path / 'alone', 4)
+    found = {name: rows(heuristic, tmp_path / name) for name in ('echoes', 'phase', 'alone')}
+    assert [row.suffix for row in found['echoes']] == ['', '']
+    assert 'field map' in found['echoes'][0].reason
+    assert [row.suffix for row in found['phase']] == ['', '']
+    assert [row.suffix for row in found['alone']] == ['T1w', 'T1w']
+
+
+DERIVED = {'ImageType': ['DERIVED', 'SECONDARY']}
+
+
+def test_originals_that_are_marked_as_derived(heuristic: ModuleType, tmp_path: Path) -> None:
+    hitachi = DERIVED | {'Manufacturer': 'HITACHI Medical Corporation'}
+    reformat = hitachi | {'ImageType': ['DERIVED', 'SECONDARY', 'MPR']}
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'maker', 1, **hitachi)
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'maker', 2, **reformat)
+    made = hitachi | {'DerivationDescription': 'average of two'}
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'maker', 3, **made)
+    write_case(case('SE T1 post-gado'), tmp_path / 'maker', 4, Manufacturer='HITACHI')
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'all', 1, **DERIVED)
+    write_case(case('SE T1 post-gado'), tmp_path / 'all', 2, **DERIVED)
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'one', 1, **DERIVED)
+    write_case(case('Ax T2 FLAIR'), tmp_path / 'some', 1, **DERIVED)
+    write_case(case('SE T1 post-gado'), tmp_path / 'some', 2)
+    found = {name: [row.suffix for row in rows(heuristic, tmp_path / name)]
+             for name in ('maker', 'all', 'one', 'some')}  # fmt: skip
+    assert found == {
+        'maker': ['FLAIR', '', '', 'T1w'],
+        'all': ['FLAIR', 'T1w'],
+        'one': [''],
+        'some': ['', 'T1w'],
+    }
+
+
+def labels(levels: int) -> np.ndarray:
+    """Blocks of labels with a background."""
+    blocks = np.random.default_rng(2).integers(0, levels, (5, 6, 12)) * 30
+    return np.kron(blocks, np.ones((8, 8, 1), int)).astype(np.int16)
+
+
+PIXELS = {
+    'mask': (labels(2), 'only 2 grey levels'),
+    'few labels': (labels(6), 'only 6 grey levels'),
+    'many labels': (labels(90), 'flat regions'),
+    'constant': (np.full((40, 48, 12), 7, np.int16), 'all pixels are equal'),
+    'of eight bits': (np.random.default_rng(3).integers(0, 60, (40, 48, 12), np.int16), ''),
+}
+
+
+@pytest.mark.parametrize('vendor', ['ge', 'enhanced'])
+@pytest.mark.parametrize('kind', PIXELS)
+def test_a_series_must_look_like_an_anatomical_image(
+    heuristic: ModuleType, tmp_path: Path, kind: str, vendor: str
+) -> None:
+    values, reason = PIXELS[kind]
+    image = nib.Nifti1Image(values, np.diag([2.0, 2, 6, 1]))
+    given = case('Ax T2 FLAIR')
+    write_series(image, tmp_path, vendor=vendor, description='FLAIR', sidecar=given.sidecar(),
+                 patient=PATIENT, study=STUDY, number=3)  # fmt: skip
+    (row,) = rows(heuristic, tmp_path)
+    assert (row.suffix == 'FLAIR') == (not reason), row.reason
+    assert reason in row.reason
+
+
+def test_compressed_pixels_are_looked_at_or_left_to_others(
+    heuristic: ModuleType, tmp_path: Path
+) -> None:
+    """Run-length encoding can be unpacked; of lossless JPEG nothing can be said here."""
+    for name, syntax in (('rle', pydicom.uid.RLELossless), ('jpeg', pydicom.uid.JPEGLosslessSV1)):
+        image = nib.Nifti1Image(labels(2), np.diag([2.0, 2, 6, 1]))
+        for path in write_series(
+            image, tmp_path / name, vendor='ge', description='FLAIR', patient=PATIENT,
+            sidecar=case('Ax T2 FLAIR').sidecar(), study=STUDY, number=3,
+        ):  # fmt: skip
+            dataset = pydicom.dcmread(path)
+            dataset.compress(pydicom.uid.RLELossless)
+            dataset.file_meta.TransferSyntaxUID = syntax
+            dataset.save_as(path)
+    assert 'grey levels' in rows(heuristic, tmp_path / 'rle')[0].reason
+    assert rows(heuristic, tmp_path / 'jpeg')[0].suffix == 'FLAIR'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 
 import nibabel as nib
+import nibabel.processing
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -118,11 +119,29 @@ def test_what_is_no_head_is_refused_and_nothing_is_written(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ['noise.nii']
 
 
-def test_thick_slices_are_copied(tmp_path):
-    data = np.random.default_rng(0).integers(0, 200, (20, 20, 6)).astype('i2')
-    path = write(tmp_path / 'a.nii', data, np.diag([1, 1, 4, 1]))
-    assert 'up to 4 mm' in deface_file(path, tmp_path / 'b.nii')
-    assert (tmp_path / 'b.nii').read_bytes() == path.read_bytes()
+@pytest.mark.slow
+@pytest.mark.parametrize('thick', [0, 2], ids=['sagittal', 'axial'])
+def test_thick_slices_lose_the_face_and_keep_the_brain(phantom, tmp_path, thick):
+    protocol = protocols.session_protocols(1, 2.0)['T1w']
+    whole = scan(phantom, protocol, 1)
+    zooms = [2.0, 2.0, 2.0]
+    zooms[thick] = 4.8
+    sliced = nib.processing.resample_to_output(
+        nib.as_closest_canonical(nib.Nifti1Image(whole.get_fdata(), whole.affine)), zooms, order=1
+    )
+    path = write(tmp_path / 'a.nii', np.asarray(sliced.dataobj).astype('i2'), sliced.affine)
+    deface_file(path, tmp_path / 'b.nii')
+    before, after = (nib.load(tmp_path / name).get_fdata() for name in ('a.nii', 'b.nii'))
+    for name in ('right eye', 'left eye', 'nose', 'mouth', 'chin'):
+        assert after[voxel(phantom, sliced.affine, FACE[name])] == 0, name
+    where = voxel(phantom, sliced.affine, KEPT['vertex'])
+    assert after[where] == before[where] != 0
+    tissue = phantom.brain.gm + phantom.brain.wm
+    moved = phantom.scanner_from_subject('T1w', 1) @ phantom.grid.affine
+    truth = nib.processing.resample_from_to(nib.Nifti1Image(tissue, moved), sliced, order=1)
+    inside = ndi.binary_erosion(truth.get_fdata() > 0.5)
+    assert inside.sum() > 10_000
+    assert (after[inside] != before[inside]).mean() < 1e-3
 
 
 def test_a_brain_alone_is_copied(tmp_path):

@@ -25,6 +25,7 @@ PLACEHOLDERS = {
 #: Other words for them where the usual ones would do harm.
 SPECIAL = [
     (re.compile(r'^mslesseg convert (?!--check)'), {'BIDS_DIR': 'converted'}),
+    (re.compile(r'^mslesseg convert --check'), {'BIDS_DIR': 'demo/bids'}),
     (re.compile(r'^mslesseg run '), {'OUT_DIR': 'straight'}),
     (re.compile(r'^mslesseg demo DIR'), {'DIR': 'demo'}),
     # $MODEL is the name of the model whose masks are there
