@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
@@ -97,7 +98,8 @@ def load_case(case: LabelledCase, entry: ModelEntry) -> Loaded:
         raise DataError(f'{case.name}: {error.message}', error.hint or _LEAVE_OUT) from error
     present = tuple(name in case.images for name in entry.channels)
     flair: Any = images['FLAIR']
-    return Loaded(channels, present, brain, mask, tuple(map(float, flair.header.get_zooms()[:3])))
+    spacing = tuple(map(float, nib.affines.voxel_sizes(flair.affine)))
+    return Loaded(channels, present, brain, mask, spacing)
 
 
 _LEAVE_OUT = 'Mend the file, or leave the exam out with --exclude.'
