@@ -12,33 +12,42 @@ from pathlib import Path
 from typing import Any
 
 
-def inherited_metadata(path: Path, root: Path) -> dict[str, Any]:
-    """Merge the sidecars that apply to an image.
-
-    A sidecar applies if it lies in the folder of the image or above it, has the same suffix, and
-    no entity that the image does not have. The nearer to the image, and the more entities, the
-    more it counts.
+class Metadata:
+    """Metadata of the images of a dataset; each folder is listed once.
 
     Parameters
     ----------
-    path : Path
-        Image within ``root``.
     root : Path
         Root of the dataset.
     """
-    stem = path.name.split('.', 1)[0]
-    *entities, suffix = stem.split('_')
-    merged: dict[str, Any] = {}
-    for folder in _folders(path.parent, root):
-        fitting = [
-            sidecar
-            for sidecar in folder.glob(f'*{suffix}.json')
-            if sidecar.stem.split('_')[-1] == suffix
-            and set(sidecar.stem.split('_')[:-1]) <= set(entities)
-        ]
-        for sidecar in sorted(fitting, key=lambda item: (item.stem.count('_'), item.name)):
-            merged |= _read(sidecar)
-    return merged
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listed: dict[Path, list[Path]] = {}
+
+    def of(self, path: Path) -> dict[str, Any]:
+        """Merge the sidecars that apply to an image within the dataset.
+
+        A sidecar applies if it lies in the folder of the image or above it, has the same suffix,
+        and no entity that the image does not have. The nearer to the image, and the more
+        entities, the more it counts.
+        """
+        *entities, suffix = path.name.split('.', 1)[0].split('_')
+        merged: dict[str, Any] = {}
+        for folder in _folders(path.parent, self.root):
+            for sidecar in self._sidecars(folder):
+                *theirs, kind = sidecar.stem.split('_')
+                if kind == suffix and set(theirs) <= set(entities):
+                    merged |= _read(sidecar)
+        return merged
+
+    def _sidecars(self, folder: Path) -> list[Path]:
+        """Return the sidecars in a folder, those with fewer entities first."""
+        if folder not in self._listed:
+            self._listed[folder] = sorted(
+                folder.glob('*.json'), key=lambda item: (item.stem.count('_'), item.name)
+            )
+        return self._listed[folder]
 
 
 def _folders(folder: Path, root: Path) -> Iterator[Path]:

@@ -147,4 +147,3 @@ class RestoreToNative(GuardedInterface):
         else:
             image = grids.like(original, np.clip(data, 0, 1), np.float32)
         return {'out_file': grids.save(image, cwd / 'native.nii.gz')}
-

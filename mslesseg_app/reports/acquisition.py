@@ -11,7 +11,7 @@ from typing import Any
 
 import nibabel as nib
 
-from ..bids.metadata import inherited_metadata
+from ..bids.metadata import Metadata
 from ..errors import DataError, NoInputError
 from ..spatial.checks import UNREADABLE
 from .clinical import number, who
@@ -52,8 +52,9 @@ def read_bids(root: Path) -> dict[str, list[dict[str, float]]]:
     NoInputError
         If the folder holds no such image.
     """
+    metadata = Metadata(root)
     found = {
-        modality: [_image(path, root) for path in _images(root, modality)]
+        modality: [_image(path, metadata) for path in _images(root, modality)]
         for modality in MODALITIES
     }
     if not any(found.values()):
@@ -66,8 +67,8 @@ def _images(root: Path, modality: str) -> list[Path]:
     return sorted(path for pattern in patterns for path in root.glob(pattern))
 
 
-def _image(path: Path, root: Path) -> dict[str, float]:
-    said = inherited_metadata(path, root)
+def _image(path: Path, metadata: Metadata) -> dict[str, float]:
+    said = metadata.of(path)
     values = _geometry(path)
     thickness = _float(said.get('SliceThickness'))
     return values | {
