@@ -9,8 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidBIDSError, MSLesSegError, NoInputError, NothingSelectedError
+import nibabel as nb
+
+from ..errors import (
+    InvalidBIDSError,
+    MSLesSegError,
+    NoInputError,
+    NothingSelectedError,
+    OutputError,
+)
+from ..files import too_long
 from ..settings import Settings
+from ..spatial.checks import check_header
 from ..spatial.reading import lacking, open_image
 from ..spatial.registered import came_registered
 from .choice import choose_image
@@ -23,6 +33,8 @@ if TYPE_CHECKING:
     from bids.layout import BIDSImageFile
 
 
+#: Labels up to this length cannot make names too long.
+_SURELY_SHORT = 100
 _LABEL = re.compile(r'[A-Za-z0-9+]+')
 _LOGGER = logging.getLogger(__name__)
 
@@ -106,7 +118,24 @@ def find_exams(settings: Settings) -> list[Exam]:
         from .edits import with_edits
 
         exams = with_edits(exams, edits, settings.result_name)
+    exams = [_with_name_check(exam, settings) for exam in exams]
     return sorted(exams, key=lambda exam: (exam.subject, exam.session or ''))
+
+
+def _with_name_check(exam: Exam, settings: Settings) -> Exam:
+    """Give an exam whose outputs would have too long names that problem."""
+    if exam.problem is not None or len(exam.label) < _SURELY_SHORT:
+        return exam
+    from .names import expected_outputs
+
+    for path in expected_outputs(exam, settings.result_name, settings.uncertainty != 'none'):
+        if too_long(path):
+            problem = OutputError(
+                f'{exam.label}: an output would have a name of more than 255 bytes: {path.name}.',
+                'Give the participant or the session a shorter label.',
+            )
+            return replace(exam, problem=problem)
+    return exam
 
 
 def share_template(exams: list[Exam], settings: Settings) -> dict[str, list[Exam]]:
@@ -357,7 +386,21 @@ def _with_references(exams: list[Exam], root: Path, subjects: Collection[str]) -
             'Check --derivatives manual=PATH.',
         )
     layout = open_layout(root, subjects=subjects)
-    return [replace(exam, reference=_find_reference(layout, exam)) for exam in exams]
+    return [_with_reference(exam, _find_reference(layout, exam)) for exam in exams]
+
+
+def _with_reference(exam: Exam, path: Path | None) -> Exam:
+    """Give an exam its reference mask, or the problem that the mask has."""
+    if path is None:
+        return exam
+    try:
+        image = open_image(path)
+        if isinstance(image, nb.Nifti1Image):
+            check_header(image, path)
+    except MSLesSegError as error:
+        message = f'The reference mask {error.message}'
+        return replace(exam, problem=exam.problem or type(error)(message, error.hint))
+    return replace(exam, reference=path)
 
 
 def _find_reference(layout: BIDSLayout, exam: Exam) -> Path | None:
