@@ -28,6 +28,7 @@ from .bids.review import (
 )
 from .bids.validation import validate
 from .errors import BusyError, MSLesSegError, NothingSelectedError
+from .files import check_temporary_folder
 from .inference.ensemble import AnyModel, choose, models_of
 from .models.registry import get_entry
 from .settings import Settings
@@ -129,6 +130,7 @@ def _prepare(settings: Settings) -> tuple[AnyModel, str, Settings]:
     from .models.check import check_model
     from .workflows.base import choose_engine
 
+    check_temporary_folder()
     entry = chosen_model(settings)
     engine = choose_engine(settings)
     for model in models_of(entry):

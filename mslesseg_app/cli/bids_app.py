@@ -102,6 +102,8 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
 
     bids_dir, out_dir = options.bids_dir.absolute(), options.output_dir.absolute()
     work_dir = options.work_dir.absolute()
+    for path in (bids_dir, out_dir, work_dir, *(path for _, path in options.derivatives)):
+        check_name(path)
     check_folders(bids_dir, out_dir, work_dir)
     nprocs = options.nprocs or len(os.sched_getaffinity(0))
     return Settings(
@@ -144,6 +146,23 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         run_uuid=uuid.uuid4().hex[:12],
         command=command,
     )
+
+
+def check_name(path: Path) -> None:
+    """Make sure that the name of a folder can be written into tables, pages and settings.
+
+    Raises
+    ------
+    UsageError
+        If it has bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f'The name of the folder {str(path)!a} has bytes that are not UTF-8.',
+            'Rename it, or reach it by a link with another name.',
+        ) from error
 
 
 def check_folders(bids_dir: Path, out_dir: Path, work_dir: Path) -> None:

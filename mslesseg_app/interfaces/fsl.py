@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
 )
 
 from ..errors import DataError
+from ..fsl import fsl_version
 from ..settings import MODALITIES
 from ..spatial import grids
 from ..spatial.affines import Affine
@@ -144,6 +145,7 @@ class _JudgeInput(_ImagesInput):
     t2w_matrix = File(exists=True, desc='ITK affine, template to T2w')
     anchor = traits.Str('', usedefault=True)
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
+    commands = traits.List(traits.Str(), desc='what FSL was told, for sidecars')
 
 
 class JudgeAlignment(GuardedInterface):
@@ -159,7 +161,13 @@ class JudgeAlignment(GuardedInterface):
         paths = {name: getattr(self.inputs, f'{name.lower()}_matrix') for name in MODALITIES}
         affines = {name: read_itk(Path(path)) for name, path in paths.items() if isdefined(path)}
         alignment = judge_exam(_images(self.inputs), self.inputs.anchor or None, affines)
-        return write_alignment(alignment, cwd, self.inputs.on_failed)
+        outputs = write_alignment(alignment, cwd, self.inputs.on_failed)
+        if isdefined(self.inputs.commands):
+            outputs['subject_reference'] |= {
+                'FSLVersion': fsl_version(),
+                'FSLCommands': list(self.inputs.commands),
+            }
+        return outputs
 
 
 class _MaskInput(BaseInterfaceInputSpec):

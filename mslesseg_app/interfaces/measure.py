@@ -10,6 +10,7 @@ import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
 
+from ..spatial.reading import open_image
 from .base import GuardedInterface
 from .lesions import write_tsv
 
@@ -58,7 +59,7 @@ class MeasureExam(GuardedInterface):
             mni = nb.load(self.inputs.mask_mni)
             accuracy, grid = evaluate(Path(self.inputs.reference), native, mni)
         qc = exam_quality(
-            nb.load(self.inputs.original),
+            open_image(Path(self.inputs.original)),
             nb.load(self.inputs.flair_mni),
             nb.load(self.inputs.brain_native),
             nb.load(self.inputs.brain_mni),

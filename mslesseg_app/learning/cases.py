@@ -14,7 +14,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -251,9 +250,10 @@ def _moved_mask(exam: Exam, mask: Path, transform: Path, folder: Path) -> Path:
     import nibabel as nb
 
     from ..metrics.images import on_grid_of
+    from ..spatial.reading import open_image
 
     try:
-        flair: Any = nb.load(exam.images['FLAIR'])
+        flair = open_image(exam.images['FLAIR'])
         native = on_grid_of(flair, read_mask(mask), mask, resampling=False, linear=False)
     except MSLesSegError as error:
         raise DataError(f'{exam.label}: {error.message}', error.hint) from error

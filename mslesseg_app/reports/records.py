@@ -138,14 +138,12 @@ def read_record(path: Path) -> ExamContent:
 
 
 def _image_used(modality: str, path: Path, settings: Settings) -> ImageUsed:
-    import nibabel as nb
-
-    from ..spatial.checks import UNREADABLE
     from ..spatial.grids import describe_geometry
+    from ..spatial.reading import open_image
 
     try:
-        geometry = describe_geometry(nb.load(path))
-    except UNREADABLE:
+        geometry = describe_geometry(open_image(path))
+    except MSLesSegError:
         geometry = ''  # the first node of the exam says what is wrong with it
     return ImageUsed(modality, path.relative_to(settings.bids_dir).as_posix(), geometry)
 

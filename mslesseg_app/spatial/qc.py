@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 
 from .signal import contrast_to_noise, ghosting
@@ -110,7 +111,7 @@ def exam_quality(
                 'ok' if plausible else 'suspect', 'mL',
                 f'suspect where the native volume is outside {low:g} to {high:g} mL')
     )  # fmt: skip
-    thickness = float(max(flair.header.get_zooms()[:3]))
+    thickness = float(nb.affines.voxel_sizes(flair.affine).max())
     numbers.append(
         _number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
                 'ok' if thickness <= _THICK_MM else 'suspect', 'mm',

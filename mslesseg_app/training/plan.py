@@ -285,17 +285,22 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
         new['options'] = {**new.get('options', plan.options), 'edge': list(new['patch'])}
 
 
+def _table(key: str, value: Mapping[str, Any], old: dict[str, Any] | Augmentation) -> Any:
+    """Return a table in which some values are replaced."""
+    if key == 'sampler':
+        return _sampler(old, value)
+    if isinstance(old, dict):
+        return {**old, **value}
+    try:
+        return replace(old, **value)
+    except TypeError as error:
+        raise UsageError(f'{key}: {error}.') from error
+
+
 def _typed(key: str, value: Any, old: Any) -> Any:
     """Return a value in the type of the one that it replaces."""
-    if isinstance(old, Augmentation) and isinstance(value, Mapping):
-        try:
-            return replace(old, **value)
-        except TypeError as error:
-            raise UsageError(f'{key}: {error}.') from error
-    if key == 'sampler' and isinstance(value, Mapping):
-        return _sampler(old, value)
-    if isinstance(old, dict) and isinstance(value, Mapping):
-        return {**old, **value}
+    if isinstance(value, Mapping) and isinstance(old, dict | Augmentation):
+        return _table(key, value, old)
     if key == 'patch' and isinstance(value, int):
         return (value, value, value)
     if isinstance(old, tuple) and isinstance(value, list | tuple):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import shutil
 import subprocess
 import time
@@ -22,6 +21,7 @@ from .. import __version__
 from ..bids.exams import Exam, share_template
 from ..errors import MSLesSegError, UsageError
 from ..files import publish, write_text
+from ..fsl import missing_fsl
 from ..inference.ensemble import AnyModel
 from ..interfaces.base import error_in
 from ..progress import Progress
@@ -72,16 +72,6 @@ def choose_engine(settings: Settings) -> str:
             'Install FSL and set FSLDIR, or use --engine builtin, which needs nothing more.',
         )
     return 'builtin'
-
-
-def missing_fsl() -> list[str]:
-    """Return what of FSL the workflow needs and does not find."""
-    missing = [name for name in ('flirt', 'bet') if shutil.which(name) is None]
-    standard = Path(os.environ.get('FSLDIR', '/nowhere')) / 'data' / 'standard'
-    for name in ('MNI152_T1_1mm.nii.gz', 'MNI152_T1_1mm_brain.nii.gz'):
-        if not (standard / name).is_file():
-            missing.append(f'$FSLDIR/data/standard/{name}')
-    return missing
 
 
 def init_run_wf(

@@ -115,7 +115,8 @@ def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
     workflow = Workflow(name='prepare_wf')
     correct = settings.bias_correction and not exam.registered
     workflow.__desc__ = (
-        '\nThe intensities of each image were corrected for the bias field with *N4*.\n'
+        '\nThe intensities of each image were corrected for the bias field with *N4* (Tustison et '
+        'al., IEEE Trans. Med. Imaging 2010).\n'
         if correct
         else '\nNo bias-field correction was done.\n'
     )
