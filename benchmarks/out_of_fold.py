@@ -12,9 +12,11 @@ of public scans (`MSLESSEG_TEST_DATA`) and STEP one of
 ``sources`` (or ``source-MS3SEG`` …)
     Trains from the start on two sources and leaves one out.
 ``final``
-    Trains from the start on all exams.
+    Trains from the mean of the folds' weights on all exams: the shipped network.
 ``predict``
     Asks each network for the exams that it never saw, with all images, FLAIR and T1w, and FLAIR.
+``planted``
+    Plants 40 to 80 ml into each exam and asks the network of the fold that never saw it.
 ``report``
     Writes ``docs/models/unet-out-of-fold.tsv`` and prints the tables of ``docs/models/unet.md``.
 """
@@ -31,12 +33,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file, save_file
 
 from mslesseg_app.inference.run import stack_channels
 from mslesseg_app.learning.cases import find_cases
 from mslesseg_app.metrics.evaluation import evaluate
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
-from mslesseg_app.training.cases import LabelledCase, read_case
+from mslesseg_app.training.augmentation import (
+    LesionShapes,
+    Patch,
+    make_volume,
+    plant,
+    whole_brain,
+)
+from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
+from mslesseg_app.training.fields import Chance
 
 ROOT = Path(__file__).parents[1]
 FOLDS = json.loads((ROOT / 'docs/models/unet-folds.json').read_text('utf-8'))
@@ -46,7 +57,7 @@ SUBSETS = {
     'FLAIR+T1w': ('FLAIR', 'T1w'),
     'FLAIR': ('FLAIR',),
 }
-START = {'epochs': 24, 'steps_per_epoch': 25, 'warm_up': 2}
+START = {'epochs': 30, 'steps_per_epoch': 25, 'warm_up': 2}
 RUN = {'epochs': 8, 'steps_per_epoch': 25, 'warm_up': 1, 'learning_rate': 1.5e-3}
 FINAL = {**RUN, 'epochs': 20}
 SUFFIXES = {'FLAIR': 'FLAIR', 'T1': 'T1w', 'T2': 'T2w'}
@@ -141,7 +152,8 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         else [work / 'registered', data / 'ms3seg-bids']
     )
     plan = START if start else FINAL if name == 'final' else RUN
-    more = ['--unlabelled'] if start else ['--start-from', work / 'runs/start/weights.safetensors']
+    first = mean_of_folds(work) if name == 'final' else work / 'runs/start/weights.safetensors'
+    more = ['--unlabelled'] if start else ['--start-from', first]
     command = [
         sys.executable, '-m', 'mslesseg_app', 'train', *sets, work / 'runs' / name,
         '--preprocessed', work / 'preprocessed', '--cache', work / f'cache-{name}',
@@ -151,6 +163,15 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         '--omp-nthreads', threads, '--set', *(f'{key}={value}' for key, value in plan.items()),
     ]  # fmt: skip
     subprocess.run([str(part) for part in command], check=True)
+
+
+def mean_of_folds(work: Path) -> Path:
+    """Write the mean of the weights of the folds, from which the final run starts."""
+    files = [load_file(work / 'runs' / run / 'weights.safetensors') for run in runs_of('folds')]
+    mean = {key: sum(file[key].float() for file in files) / len(files) for key in files[0]}
+    path = work / 'runs' / 'mean.safetensors'
+    save_file(mean, path)
+    return path
 
 
 # --------------------------------------------------------------------------------- prediction
@@ -200,6 +221,42 @@ def check(entry: ModelEntry, people: set[str]) -> None:
         raise SystemExit(f'{entry.name} does not say that it was trained without {people}')
 
 
+def planted(run: str, cases: Sequence[LabelledCase], work: Path, data: Path, threads: int) -> None:
+    """Print the accuracy of a run on exams that it never saw, with 40 to 80 ml more."""
+    people = {f'sub-{name}' for name in left_out(run)}
+    entry = get_entry(entry_name(run), work / 'models')
+    check(entry, people)
+    predictor = load_predictor(entry, 'cpu', threads, 1)
+    shapes = LesionShapes(data / 'lesion-shapes-mni/shapes.npz')
+    for number, case in enumerate(cases):
+        if case.subject not in people:
+            continue
+        chance = Chance(number)
+        images, label, brain, present = with_lesions(
+            read_case(case, entry), shapes, chance.uniform(40, 80), chance
+        )
+        used = {n: i for n, i, p in zip(entry.channels, images, present, strict=True) if p}
+        prob = predictor(stack_channels(entry, used, brain), brain, present)
+        found = evaluate(prob * brain >= entry.threshold, label, (1, 1, 1)).values
+        print(
+            f'{run}\t{case.name}\t{label.sum() / 1000:.1f} ml\tDSC {found["DSC"]:.3f}', flush=True
+        )
+
+
+def with_lesions(
+    case: RawCase, shapes: LesionShapes, load_ml: float, chance: Chance
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[bool, ...]]:
+    """Return images, lesions, brain and present channels of an exam with planted lesions."""
+    volume = make_volume(case)
+    places = shapes.draw(volume.marks.shape[1:], volume.corner, load_ml, chance)[None].float()
+    lesion, negative, unknown, brain = (mark[None] for mark in volume.marks)
+    patch = Patch(volume.images.clone(), lesion.clone(), negative, unknown, brain)
+    _, spread = whole_brain(volume)
+    plant(patch, places * brain, spread, volume.present, chance, contrast=(1.2, 2.5))
+    inside = brain[0].numpy() > 0
+    return patch.images.numpy(), (patch.label[0].numpy() > 0.5) & inside, inside, volume.present
+
+
 # ------------------------------------------------------------------------------------- report
 
 
@@ -232,6 +289,20 @@ def figures(
         }
 
 
+def report(cases: Sequence[LabelledCase], work: Path, threshold: float) -> None:
+    """Write the table of all predictions, and print its means."""
+    table = pd.DataFrame(figures(cases, work, threshold))
+    table.to_csv(TABLE, sep='\t', index=False, float_format='%.4f', na_rep='n/a')
+    print(table.to_string())
+    for kind in ('fold', 'source'):
+        rows = table[table['run'].str.startswith(kind)]
+        for columns in (['images'], ['images', 'source']):
+            means = rows.groupby(columns)[list(METRICS)].agg('mean').round(3)
+            print(
+                f'{kind}s left out, mean by {" and ".join(columns)}', means.to_string(), sep='\n'
+            )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('step')
@@ -245,19 +316,17 @@ def main() -> int:
     data, work = Path(args.data).resolve(), args.work.resolve()
     if args.step == 'data':
         assemble(data, work)
-    elif args.step in ('predict', 'report'):
+    elif args.step in ('predict', 'planted'):
         cases = cases_of(data, work)
-        if args.step == 'predict':
-            for run in [*runs_of('folds'), *runs_of('sources')]:
-                if (work / 'models' / f'{entry_name(run)}.toml').is_file():
-                    predict(run, cases, work, args.threads)
-            return 0
-        table = pd.DataFrame(figures(cases, work, args.threshold))
-        table.to_csv(TABLE, sep='\t', index=False, float_format='%.4f', na_rep='n/a')
-        for columns in (['images'], ['images', 'source']):
-            folds = table[table['run'].str.startswith('fold')]
-            print(folds.groupby(columns)[list(METRICS[:7])].agg('mean').round(3).to_string())
-        print(table.to_string())
+        for run in [*runs_of('folds'), *runs_of('sources')]:
+            if not (work / 'models' / f'{entry_name(run)}.toml').is_file():
+                continue
+            if args.step == 'predict':
+                predict(run, cases, work, args.threads)
+            elif run.startswith('fold'):
+                planted(run, cases, work, data, args.threads)
+    elif args.step == 'report':
+        report(cases_of(data, work), work, args.threshold)
     else:
         for run in runs_of(args.step):
             train(run, data, work, args.threads)

@@ -40,6 +40,8 @@ from mslesseg_app.training.plan import Augmentation, Plan
 
 FLAIR = 0
 """Position of FLAIR among the channels."""
+LOADS_ML = (0.3, 80.0)
+"""Smallest and largest load of planted lesions, which is drawn evenly on a logarithmic scale."""
 _STRIDE = 4
 """Distance (voxels) of the points at which the scale of a whole brain is taken."""
 
@@ -72,23 +74,26 @@ class LesionShapes:
         self.lesions = np.split(voxel, cuts)
         self.size = np.array([len(lesion) for lesion in self.lesions])
 
-    def draw(self, shape: Sequence[int], corner: Sequence[int], chance: Chance) -> Tensor:
+    def draw(
+        self, shape: Sequence[int], corner: Sequence[int], load_ml: float, chance: Chance
+    ) -> Tensor:
         """Return the lesions of an invented patient in a box of the template grid.
 
-        The load is drawn from 0.3 to 80 ml, evenly on a logarithmic scale; lesions of at most
-        one and a half times this load are drawn until it is reached, each moved by up to 4 mm.
+        Lesions of at most one and a half times the load are drawn until it is reached, each
+        moved by up to 4 mm. Where they overlap, the load becomes smaller.
 
         Parameters
         ----------
         shape, corner : three ints
             Of the box (voxels).
+        load_ml : float
         chance : Chance
 
         Returns
         -------
         uint8 tensor (X, Y, Z)
         """
-        wanted = 1000 * float(np.exp(chance.uniform(np.log(0.3), np.log(80))))
+        wanted = 1000 * load_ml
         fitting = np.flatnonzero(self.size <= max(1.5 * wanted, self.size.min()))
         mask = np.zeros(tuple(shape), np.uint8)
         mirror = chance.happens(0.5)
@@ -262,7 +267,12 @@ def _surroundings(images: Tensor, healthy: Tensor) -> Tensor:
 
 
 def plant(
-    patch: Patch, shapes: Tensor, spread: Tensor, present: Sequence[bool], chance: Chance
+    patch: Patch,
+    shapes: Tensor,
+    spread: Tensor,
+    present: Sequence[bool],
+    chance: Chance,
+    contrast: tuple[float, float] = (0.7, 3.2),
 ) -> None:
     """Plant lesions, in place: brighter on FLAIR and T2w, darker on T1w.
 
@@ -275,6 +285,8 @@ def plant(
         Standard deviation of each image in the brain.
     present : sequence of bool
     chance : Chance
+    contrast : two floats
+        Least and most contrast to the surroundings on FLAIR, in units of `spread`.
     """
     fluid = patch.images[FLAIR] < 1 - 1.0 * spread[FLAIR]
     place = shapes * (patch.label < 0.3) * (~fluid)[None]
@@ -282,7 +294,7 @@ def plant(
         return
     soft = blur(place, chance.uniform(0.4, 1.1)) * patch.brain
     around = _surroundings(patch.images, patch.brain * (~fluid)[None] * (patch.label < 0.1))
-    flair = chance.uniform(0.7, 3.2)
+    flair = chance.uniform(*contrast)
     change = [flair, -flair * chance.uniform(0.1, 0.9), flair * chance.uniform(0.3, 1.2)]
     shape = patch.label.shape[1:]
     texture = 1 + chance.uniform(0, 0.3) * chance.smooth(1, shape, chance.uniform(2, 8))
@@ -432,9 +444,10 @@ class AugmentedFeed(Dataset[dict[str, Tensor]]):
         wish = self.plan.augmentation
         planted = torch.zeros(volume.marks.shape[1:], dtype=torch.uint8)
         if self.shapes is not None and (not volume.labelled or chance.happens(wish.plant)):
-            planted = self.shapes.draw(planted.shape, volume.corner, chance)
+            load = float(np.exp(chance.uniform(*np.log(LOADS_ML))))
+            planted = self.shapes.draw(planted.shape, volume.corner, load, chance)
         patch, extra = cut_patch(volume, planted, self.plan.patch, wish, chance)
-        points, spread = _whole_brain(volume)
+        points, spread = whole_brain(volume)
         if chance.happens(wish.contrast):
             change_lesions(patch, chance)
         if bool(planted.any()):
@@ -457,7 +470,7 @@ class AugmentedFeed(Dataset[dict[str, Tensor]]):
                 images[c] = 0
 
 
-def _whole_brain(volume: Volume) -> tuple[Tensor, Tensor]:
+def whole_brain(volume: Volume) -> tuple[Tensor, Tensor]:
     """Return the values of the brain at its coarse points, (C, N), and their spread, (C,)."""
     x, y, z = volume.inside.T
     points = volume.images[:, x, y, z]

@@ -287,10 +287,8 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
 
 def _table(key: str, value: Mapping[str, Any], old: dict[str, Any] | Augmentation) -> Any:
     """Return a table in which some values are replaced."""
-    if key == 'sampler':
-        return _sampler(old, value)
     if isinstance(old, dict):
-        return {**old, **value}
+        return _sampler(old, value) if key == 'sampler' else {**old, **value}
     try:
         return replace(old, **value)
     except TypeError as error:
