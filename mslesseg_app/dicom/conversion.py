@@ -204,7 +204,7 @@ def convert_series(task: Task) -> Outcome:
     except Exception as error:  # one series must not end the conversion
         if isinstance(error, OSError) and error.errno in _NOT_OF_ONE_SERIES:
             raise explain_os_error(error, folder) from error
-        outcome.error = f'it cannot be converted ({type(error).__name__}: {error})'
+        outcome.error = f'it cannot be converted ({type(error).__name__})'  # no path, no value
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return outcome

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import DataError, NoInputError, UsageError
+from ..errors import NoInputError, UsageError
 from .deidentify import deidentify
 from .header import BAD_VALUE
 from .identifiers import Identifiers
@@ -164,13 +164,9 @@ def _info(
             name = f'{name}-part{names[name]}'
         return _describe(module, series, dataset, name, files)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
-        target.error = series.damaged or f'its header cannot be understood ({_said(error)})'
+        reason = f'its header cannot be understood ({type(error).__name__})'
+        target.error = series.damaged or reason
         return None
-
-
-def _said(error: Exception) -> str:
-    text = error.message if isinstance(error, DataError) else type(error).__name__
-    return text.rstrip('.')
 
 
 def _readable(dataset: Any) -> Any:
