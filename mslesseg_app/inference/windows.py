@@ -267,9 +267,12 @@ def as_sampler(
         logits = network(stack).float()
         if average == 'probability':
             return torch.sigmoid(logits[:, 0]), None
-        if average == 'softmax-twice':
-            return logits.softmax(1).softmax(1), None
-        return logits if lesion is None else logits[:, lesion : lesion + 1], None
+        if lesion is not None:
+            logits = logits[:, lesion : lesion + 1]
+        if average == 'logits':
+            return logits, None
+        one = logits.shape[1] == 1  # has no softmax
+        return torch.sigmoid(logits) if one else logits.softmax(1).softmax(1), None
 
     return sampler
 
@@ -284,12 +287,12 @@ def lesion_score(values: Tensor, average: str) -> Tensor:
     average : {'probability', 'logits', 'softmax-twice'}
         ``probability`` is left as it is. Of several classes, the first of which is background,
         the largest value decides: the score is the softmax of background and the largest of the
-        others, or the share of the latter in both. One logit is a sigmoid's.
+        others, or the share of the latter in both. With one class it is that of a sigmoid.
     """
     if average == 'probability':
         return values
     if values.shape[0] == 1:
-        return torch.sigmoid(values[0])
+        return torch.sigmoid(values[0]) if average == 'logits' else values[0]
     background, lesion = values[0], values[1:].amax(dim=0)
     if average == 'logits':
         return torch.sigmoid(lesion - background)
