@@ -284,8 +284,7 @@ def tissue_picture(
     fit = fit_priors(image[None].astype(np.float64), seen, maps, step=_FIT_STEP)
     moved = np.stack([fit.move(each) for each in maps])
     scale = tissue_scale(image, seen, moved, step=2, voxel_mm=EDGE_MM)
-    unit = max(scale.white_spread, (scale.grey - scale.white) / limits.grey_units)
-    z = np.where(seen, (image - scale.offset - scale.white) / unit, 0).astype(np.float32)
+    z = np.where(seen, scale.height(image, limits.grey_units), 0).astype(np.float32)
     atlas = region_atlas()
     ventricles, fossa = (
         fit.move(halved(each)) > 0.5 for each in (atlas.ventricles, atlas.infratentorial)

@@ -18,7 +18,6 @@ from mslesseg_app.errors import ModelError
 from mslesseg_app.models.hyperintensity import (
     MIDPLANE,
     Constants,
-    brightness,
     midline,
     template_priors,
 )
@@ -28,6 +27,7 @@ from mslesseg_app.models.tissues import (
     WM,
     Array,
     Bools,
+    Mixture,
     PriorFit,
     fit_mixture,
     fit_priors,
@@ -128,8 +128,19 @@ def _flair(image: npt.NDArray[np.float32], brain: Bools, priors: npt.NDArray[np.
     seen = brain & (image != 0)
     smooth = ndimage.gaussian_filter(image.astype(np.float64), Constants.noise_sigma)[None]
     mixture = fit_mixture(smooth, seen, priors)
-    above = brightness(image[None].astype(np.float64), mixture) / _UNIT
+    above = _brightness(image[None].astype(np.float64), mixture) / _UNIT
     return np.where(seen, np.clip(above, -_LARGEST, _LARGEST), 0)
+
+
+def _brightness(images: Array, mixture: Mixture) -> Array:
+    """Return how far FLAIR lies above white matter, in its deviations.
+
+    In images with little noise the deviation is raised to what holds in common ones, where grey
+    matter lies at 1.6 at most; otherwise ordinary cortex would count as strong evidence.
+    """
+    white, grey, fluid = mixture.means[:, 0]
+    unit = max(mixture.white_spread[0], (grey - white) / 1.6, 0.1 * (white - fluid))
+    return np.asarray((images[0] - mixture.offsets[0] - white) / unit)
 
 
 def _towards_fluid(

@@ -107,6 +107,20 @@ class TissueScale:
     fluid: float
     offset: npt.NDArray[np.float32]
 
+    def height(self, image: npt.NDArray[np.floating], grey_units: float) -> Array:
+        """Return how far an image lies above white matter, in units of its spread.
+
+        The spread is raised until grey matter lies at `grey_units` at most, and fluid at -10.
+
+        Parameters
+        ----------
+        image : array (X, Y, Z)
+            The image that was measured.
+        grey_units : float
+        """
+        raised = (self.grey - self.white) / grey_units, 0.1 * (self.white - self.fluid)
+        return np.asarray((image - self.offset - self.white) / max(self.white_spread, *raised))
+
 
 def fit_priors(
     channels: Array, brain: Bools, priors: npt.NDArray[np.float32], *, step: int = _FIT_STEP
