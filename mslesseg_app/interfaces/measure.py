@@ -30,6 +30,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
     summary = traits.Dict(mandatory=True, desc='count and volume of the lesions')
     regions = traits.Dict(mandatory=True, desc='numbers of the regions')
     info = traits.Dict(mandatory=True, desc='what the model used')
+    selfcheck = traits.Dict(desc='columns of the self-check')
     reference = File(exists=True, desc='reference lesion mask')
 
 
@@ -89,6 +90,7 @@ class MeasureExam(GuardedInterface):
             'brain_volume_ml': brain_ml,
             'lesion_load_percent': 100 * lesions_ml / brain_ml if brain_ml else None,
             **self.inputs.regions,
+            **(self.inputs.selfcheck or {}),
             'modalities_used': ','.join(info['used']),
             'modalities_missing': ','.join(info['missing']) or None,
         }

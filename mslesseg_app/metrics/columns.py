@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..lesions.dissemination import BRAIN_REGIONS, MET, NOT_ASSESSED, NOT_MET, SMALLEST_MM
+from ..lesions.selfcheck import SELFCHECK_COLUMNS
 from ..lesions.topography import REGIONS
 from ..spatial.qc import QC_COLUMNS
 from .exam import METRIC_COLUMNS
@@ -32,6 +33,7 @@ def metric_columns() -> dict[str, dict[str, Any]]:
         'modalities_used': {'Description': 'Images that the model used.'},
         'modalities_missing': {'Description': 'Images that the model knows and the exam lacks.'},
         **QC_COLUMNS,
+        **SELFCHECK_COLUMNS,
         'reference_grid': {
             'Description': 'Grid on which the accuracy was computed; n/a without a reference.',
             'Levels': {

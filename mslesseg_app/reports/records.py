@@ -63,6 +63,7 @@ def finished_content(
     qc: Sequence[Mapping[str, Any]],
     accuracy: Mapping[str, Any],
     subject_reference: Mapping[str, Any],
+    selfcheck: Mapping[str, Any] | None = None,
 ) -> ExamContent:
     """Complete the record of an exam that ran to its end.
 
@@ -72,8 +73,8 @@ def finished_content(
         From :func:`static_content`.
     lesions : Path
         The lesion table (TSV).
-    summary, info, qc, accuracy, subject_reference
-        Outputs of the nodes that find lesions, run the model, measure and align.
+    summary, info, qc, accuracy, subject_reference, selfcheck
+        Outputs of the nodes that find lesions, run the model, measure, align and check.
     """
     import pandas as pd
 
@@ -96,6 +97,7 @@ def finished_content(
         lesion_columns=LESION_COLUMNS,
         qc=tuple(QCNumber.from_dict(item) for item in qc),
         metrics=dict(accuracy) or None,
+        selfcheck=dict(selfcheck) if selfcheck else None,
         metric_columns={**grid, **METRIC_COLUMNS},
     )
 
