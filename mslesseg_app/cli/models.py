@@ -71,7 +71,7 @@ def _add_adding(parser: argparse.ArgumentParser) -> None:
     add('--channels', nargs='+', type=_modality, metavar='MODALITY', help='In their order.')
     add('--required', nargs='+', type=_modality, metavar='MODALITY', help='Default: all.')
     add('--missing', choices=['refuse', 'zero', 'ignore'], help='Without one of the others.')
-    add('--normalisation', metavar='METHOD', help='zscore or robust.')
+    add('--normalisation', metavar='METHOD', help='zscore, zscore-joint or robust.')
     add('--threshold', type=parsing.number(0.001, 0.999), metavar='P')
     add('--patch', nargs='+', type=parsing.count, metavar='N', help='Window: one edge or three.')
     add('--licence', metavar='SPDX', help='Of the weights.')

@@ -329,8 +329,9 @@ def predict_detailed(
     torch.OutOfMemoryError, MemoryError, RuntimeError
         If not even one window fits the device (see `is_out_of_memory`).
     """
-    everything = (slice(None), slice(None), slice(None))
-    box = brain_box(brain, windows.margin) if windows.crop else everything
+    box = brain_box(brain, windows.margin)
+    if not windows.crop:
+        box = (slice(None), slice(None), slice(None))
     part = torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)])).to(device)
     precision = precision_of(device, windows.precision)
     half = device == 'cpu' and windows.precision == 'auto' and precision == 'bfloat16'
@@ -400,7 +401,8 @@ class _Run:
         """
         axes = self.windows.flips
         chosen = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
-        total = inner = None
+        total: Tensor | None = None
+        inner: Tensor | None = None
         scores = []
         for number, flip in enumerate(chosen):
             values, spread = self._mirrored(flip, number)
@@ -456,9 +458,10 @@ class _Run:
         done = 0
         while done < len(corners):
             now = corners[done : done + self.batch]
-            stack = torch.stack([channels[(slice(None), *_part(c, size))] for c in now])
+            keys = [window_key(corner, number) for corner in now]
             try:
-                values, variances = self.sampler(stack, [window_key(c, number) for c in now])
+                stack = torch.stack([channels[(slice(None), *_part(c, size))] for c in now])
+                values, variances = self.sampler(stack, keys)
             except (RuntimeError, MemoryError) as error:
                 if len(now) == 1 or not is_out_of_memory(error):
                     raise

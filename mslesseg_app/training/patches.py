@@ -176,7 +176,8 @@ def grown(
 
     As MONAI's ``CropForeground`` with ``k_divisible``.
     """
-    spans, around = [slice(None)], [(0, 0)]
+    spans: list[slice] = [slice(None)]
+    around = [(0, 0)]
     for part, step, length in zip(box, multiple, array.shape[1:], strict=True):
         edge = -(-(part.stop - part.start) // step) * step
         low = part.start - (edge - (part.stop - part.start)) // 2
