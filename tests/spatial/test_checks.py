@@ -291,7 +291,9 @@ def test_no_unit_means_millimetres(tmp_path, code):
     check_image(write(made, tmp_path))
 
 
-@pytest.mark.parametrize(('shear', 'good'), [(0.001, True), (0.03, True), (0.1, False), (1, False)])
+@pytest.mark.parametrize(
+    ('shear', 'good'), [(0.001, True), (0.03, True), (0.1, False), (1, False)]
+)
 def test_a_shear_is_refused_when_it_moves_corners(tmp_path, shear, good):
     """By hand: over 20 slices a cosine of 0.1 moves the last one by about two millimetres."""
     affine = np.diag([1, 1, 1, 1.0])
