@@ -73,6 +73,6 @@ def dominating_note(largest_mm3: float, total_mm3: float) -> str:
     if largest_mm3 <= 1000 * DOMINATING_ML or share <= DOMINATING_SHARE:
         return ''
     return (
-        f'One lesion of {largest_mm3 / 1000:.1f} ml makes up {share:.0%} of the load: is it one of '
-        'multiple sclerosis? The criteria of dissemination were not applied.'
+        f'One lesion of {largest_mm3 / 1000:.1f} ml makes up {share:.0%} of the load: is it one '
+        'of multiple sclerosis? The criteria of dissemination were not applied.'
     )

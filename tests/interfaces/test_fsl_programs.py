@@ -78,7 +78,8 @@ def test_a_run_tells_its_command_without_folders(fsl, image):
     fsl('flirt', _COPY_OUT)
     outputs = flirt(image).run().outputs
     assert outputs.command == (
-        'flirt -in head.nii.gz -ref head.nii.gz -out head_flirt.nii.gz -omat head_flirt.mat -dof 12'
+        'flirt -in head.nii.gz -ref head.nii.gz -out head_flirt.nii.gz '
+        '-omat head_flirt.mat -dof 12'
     )
     fsl('bet', _BET)
     assert bet(image).run().outputs.command == 'bet head.nii.gz head_brain.nii.gz -m -R'
