@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -67,6 +68,8 @@ def open_layout(
     except NotImplementedError:  # a file system without locks: do without the database
         return _index(root, subjects=subjects)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _index(root, subjects=subjects)  # nobody may write there: do without it
         raise explain_os_error(error, database) from error
 
 
