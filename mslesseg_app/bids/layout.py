@@ -87,7 +87,7 @@ def _index(root: Path, database: Path | None = None, subjects: Collection[str] =
         )
     except UnicodeDecodeError as error:  # PyBIDS reads in the encoding of the terminal
         raise InvalidBIDSError(
-            f'The descriptions in {root} cannot be read in the encoding of this terminal: {error}.',
+            f'The descriptions in {root} cannot be read in this encoding: {error}.',
             'Set "export PYTHONUTF8=1", and write the descriptions in UTF-8.',
         ) from error
 
