@@ -25,7 +25,7 @@ from .spatial.bias import correct_bias
 from .spatial.brain import brain_mask as find_brain
 from .spatial.checks import check_loaded
 from .spatial.exam import ExamAlignment, align_exam, judge_exam
-from .spatial.qc import exam_quality
+from .spatial.qc import exam_quality, with_note
 from .spatial.reading import open_image, three_dimensional
 from .spatial.resample import resample, restore
 from .spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_template_grid
@@ -323,6 +323,7 @@ def _gather(
     """Bring the maps home and find the lesions; `rule` is threshold, connectivity, volume."""
     from .lesions.components import label_lesions
     from .lesions.describe import describe_lesions, region_columns
+    from .lesions.dissemination import dominating_note
     from .lesions.table import lesion_table
 
     threshold, connectivity, min_volume = rule
@@ -349,8 +350,15 @@ def _gather(
         volumes=volumes | region_columns(described.table),
         dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
-        quality=exam_quality(
-            exam.flair, exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
+        quality=with_note(
+            exam_quality(
+                exam.flair, exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
+            ),
+            'dominating_lesion',
+            'One lesion dominates',
+            dominating_note(
+                1000 * volumes['largest_lesion_ml'], 1000 * volumes['lesion_volume_ml']
+            ),
         ),
         probability_mni=grids.on_template(prob_mni, np.float32),
         info=info,

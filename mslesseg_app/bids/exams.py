@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Collection
@@ -173,7 +174,7 @@ def check_dataset(root: Path) -> None:
     NoInputError
         If it does not exist.
     InvalidBIDSError
-        If it has no ``dataset_description.json``.
+        If it has no ``dataset_description.json``, or a damaged one.
     """
     if not root.is_dir():
         raise NoInputError(
@@ -186,6 +187,13 @@ def check_dataset(root: Path) -> None:
             f'{root} is not a BIDS dataset: it has no dataset_description.json.',
             'Give the folder that holds dataset_description.json and the sub-* folders.',
         )
+    try:
+        json.loads((root / 'dataset_description.json').read_text(encoding='utf-8-sig'))
+    except ValueError as error:
+        raise InvalidBIDSError(
+            f'The file {root / "dataset_description.json"} is damaged: {error}.',
+            'Write it as JSON, encoded in UTF-8.',
+        ) from error
 
 
 def _select_subjects(dataset: _Dataset) -> list[str]:
@@ -195,7 +203,7 @@ def _select_subjects(dataset: _Dataset) -> list[str]:
         for label in _folders(settings.bids_dir)
         if not dataset.ignored.ignores_folder(f'sub-{label}')
     ]
-    if not present or not any(settings.bids_dir.glob('sub-*/**/*.nii*')):
+    if not present:
         raise NoInputError(
             f'{settings.bids_dir} holds no sub-* folder with images.',
             'Give the folder that holds the sub-* folders.',

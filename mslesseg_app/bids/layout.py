@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BusyError
+from ..errors import BusyError, InvalidBIDSError
 from ..files import explain_os_error, write_json
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def open_layout(
     except NotImplementedError:  # a file system without locks: do without the database
         return _index(root, subjects=subjects)
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return _index(root, subjects=subjects)  # nobody may write there: do without it
         raise explain_os_error(error, database) from error
 
 
@@ -78,9 +81,15 @@ def _index(root: Path, database: Path | None = None, subjects: Collection[str] =
         kept = '|'.join(re.escape(label) for label in sorted(subjects))
         ignore.append(re.compile(rf'^/sub-(?!(?:{kept})(?:/|$))[^/]*(?:/|$)'))
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
-    return BIDSLayout(
-        root, validate=False, indexer=indexer, database_path=database, config=_config()
-    )
+    try:
+        return BIDSLayout(
+            root, validate=False, indexer=indexer, database_path=database, config=_config()
+        )
+    except UnicodeDecodeError as error:  # PyBIDS reads in the encoding of the terminal
+        raise InvalidBIDSError(
+            f'The descriptions in {root} cannot be read in this encoding: {error}.',
+            'Set "export PYTHONUTF8=1", and write the descriptions in UTF-8.',
+        ) from error
 
 
 def _config() -> dict[str, Any]:

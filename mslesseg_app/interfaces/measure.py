@@ -49,10 +49,11 @@ class MeasureExam(GuardedInterface):
     def _execute(self, cwd: Path) -> dict[str, Any]:
         import pandas as pd
 
+        from ..lesions.dissemination import dominating_note
         from ..metrics.columns import metric_columns
         from ..metrics.exam import unknown
         from ..metrics.reference import evaluate
-        from ..spatial.qc import exam_quality, quality_row
+        from ..spatial.qc import exam_quality, quality_row, with_note
 
         accuracy, grid = unknown(), None
         if isdefined(self.inputs.reference):
@@ -66,6 +67,9 @@ class MeasureExam(GuardedInterface):
             nb.load(self.inputs.brain_mni),
             json.loads(Path(self.inputs.quality).read_text(encoding='utf-8')),
         )
+        summary = self.inputs.summary
+        note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
+        qc = with_note(qc, 'dominating_lesion', 'One lesion dominates', note)
         row = self._row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
         row = {name: row.get(name) for name in metric_columns()}
         out_file = cwd / 'metrics.tsv'

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lesions.dissemination import BRAIN_REGIONS, MET, NOT_ASSESSED, NOT_MET, SMALLEST_MM
+from ..lesions.dissemination import (
+    BRAIN_REGIONS,
+    DOMINATING_ML,
+    DOMINATING_SHARE,
+    MET,
+    NOT_ASSESSED,
+    NOT_JUDGED,
+    NOT_MET,
+    SMALLEST_MM,
+)
 from ..lesions.selfcheck import SELFCHECK_COLUMNS
 from ..lesions.topography import REGIONS
 from ..spatial.qc import QC_COLUMNS
@@ -64,6 +73,8 @@ def _region_columns() -> dict[str, dict[str, Any]]:
             'Levels': {
                 MET: 'two regions of the brain or more',
                 NOT_MET: 'fewer regions of the brain; those not assessed may add to them',
+                NOT_JUDGED: f'one lesion of more than {DOMINATING_ML:g} ml makes up more than '
+                f'{DOMINATING_SHARE:.0%} of the load, which is unlike multiple sclerosis',
             },
         }
     return columns

@@ -120,6 +120,11 @@ def exam_quality(
     return numbers + _signal(flair, brain_native)
 
 
+def with_note(numbers: list[dict[str, Any]], name: str, title: str, note: str) -> list[Any]:
+    """Add a note that somebody should look at the exam, if there is one; it has no number."""
+    return [*numbers, _number(name, title, None, 'suspect', limits=note)] if note else numbers
+
+
 def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the columns of :data:`QC_COLUMNS` that these numbers fill."""
     row = {number['name']: number['value'] for number in numbers}

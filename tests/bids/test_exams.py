@@ -331,6 +331,15 @@ def test_empty_folder(settings):
     assert caught.value.exit_code == 16
 
 
+@pytest.mark.parametrize('content', [b'{"Name": "M\xfcnchen"}', b'{"Name": ', b''])
+def test_damaged_description(settings, content):
+    root = write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    (root / 'dataset_description.json').write_bytes(content)
+    with pytest.raises(InvalidBIDSError, match='is damaged') as caught:
+        find(settings)
+    assert 'UTF-8' in caught.value.hint
+
+
 def test_dataset_without_subjects(settings):
     write_dataset(settings.bids_dir, [])
     with pytest.raises(NoInputError, match='no sub-'):
@@ -783,3 +792,39 @@ def test_four_processes_make_one_database(settings, tmp_path):
     done = [job.communicate() for job in jobs]
     assert [out.strip() for out, _ in done] == ['20'] * 4, done
     assert not list((tmp_path / 'database').glob('new-*'))
+
+
+# ---------------------------------------------------------------------- too long names
+
+
+def test_a_label_that_makes_names_too_long_is_a_problem_of_its_exam(settings):
+    long = 'x' * 190
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', f'sub-{long}_FLAIR'])
+    good, bad = find(settings)
+    assert good.problem is None
+    assert bad.problem is not None
+    assert bad.problem.exit_code == 73
+    assert 'more than 255 bytes' in bad.problem.message
+    assert 'shorter label' in bad.problem.hint
+
+
+# ------------------------------------------------------------ reference masks that are bad
+
+
+def test_a_reference_mask_without_content_or_place_is_a_problem(settings, tmp_path):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR', 'sub-03_FLAIR'])
+    names = {f'sub-0{n}_label-lesion_mask': THIN for n in (1, 2, 3)}
+    root = references(tmp_path / MASKS, names)
+    first = root / 'sub-01/anat/sub-01_label-lesion_mask.nii.gz'
+    first.unlink()
+    first.symlink_to('.git/annex/objects/x.nii.gz')
+    (root / 'sub-02/anat/sub-02_label-lesion_mask.nii.gz').write_bytes(b'no image')
+    absent, damaged, good = find(settings, derivatives={'manual': root})
+    assert absent.problem is not None
+    assert absent.problem.exit_code == 66
+    assert 'datalad get' in absent.problem.hint
+    assert damaged.problem is not None
+    assert damaged.problem.exit_code == 65
+    assert 'reference mask' in damaged.problem.message
+    assert good.problem is None
+    assert good.reference is not None

@@ -78,7 +78,8 @@ def test_a_run_tells_its_command_without_folders(fsl, image):
     fsl('flirt', _COPY_OUT)
     outputs = flirt(image).run().outputs
     assert outputs.command == (
-        'flirt -in head.nii.gz -ref head.nii.gz -out head_flirt.nii.gz -omat head_flirt.mat -dof 12'
+        'flirt -in head.nii.gz -ref head.nii.gz -out head_flirt.nii.gz '
+        '-omat head_flirt.mat -dof 12'
     )
     fsl('bet', _BET)
     assert bet(image).run().outputs.command == 'bet head.nii.gz head_brain.nii.gz -m -R'
@@ -111,7 +112,7 @@ def test_a_failure_is_told_in_full(fsl, image, name, script, code, words):
     text = error.message + error.hint
     assert f"FSL's {name}" in text
     assert f'The command was: {name} ' in text
-    assert image in text
+    assert Path(image).name in text
     assert all(word in text for word in words), text
     assert error.hint
 
