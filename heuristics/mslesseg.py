@@ -37,6 +37,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pydicom
 import pydicom.pixels
 
@@ -302,13 +303,13 @@ def _original(dataset: Any) -> bool:
     """Whether the scanner made an image that it marks as derived."""
     maker = str(dataset.get('Manufacturer') or '').lower()
     sources = any(dataset.get(name) for name in ('SourceImageSequence', 'DerivationDescription'))
-    return 'hitachi' in maker and not sources
+    return any(name in maker for name in ('hitachi', 'fujifilm')) and not sources
 
 
 # ---------------------------------------------------------------------------------- pixels
 
 
-def _planes(dataset: Any, paths: Sequence[Any]) -> Iterator[np.ndarray]:
+def _planes(dataset: Any, paths: Sequence[Any]) -> Iterator[npt.NDArray[Any]]:
     """Yield three slices of a series, or frames of a multi-frame object."""
     frames = int(max(_number(dataset.get('NumberOfFrames')), 1))
     count = frames if frames > 1 else len(paths)
@@ -319,7 +320,7 @@ def _planes(dataset: Any, paths: Sequence[Any]) -> Iterator[np.ndarray]:
             yield plane
 
 
-def unlike_anatomy(planes: Sequence[np.ndarray]) -> str:
+def unlike_anatomy(planes: Sequence[npt.NDArray[Any]]) -> str:
     """Why pixels are not those of an anatomical image, or ''.
 
     Parameters

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from . import parsing
 
-#: Coarser heads (voxel edges of more than 2 mm) are not defaced, to save time.
-_COARSEST_DEFACED = 2.0
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``demo``."""
@@ -58,7 +55,6 @@ def main(arguments: list[str]) -> int:
         subject_map=default_map(bids_dir),
         subject=SUBJECT,
         session_from='order',
-        deface=options.resolution <= _COARSEST_DEFACED,
         nprocs=len(os.sched_getaffinity(0)),
     )
     if code := convert(request):

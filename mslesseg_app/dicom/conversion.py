@@ -358,12 +358,16 @@ def _treat_face(image: Path, pictures: Path | None, outcome: Outcome) -> None:
         outcome.face = 'kept'
         return
     before = sha256(image)
-    _deface(image, pictures, outcome)
-    outcome.face = 'removed' if sha256(image) != before else 'not there'
+    if _deface(image, pictures, outcome):
+        outcome.face = 'removed' if sha256(image) != before else 'not there'
+    else:
+        outcome.face = 'kept'
 
 
-def _deface(image: Path, pictures: Path, outcome: Outcome) -> None:
+def _deface(image: Path, pictures: Path, outcome: Outcome) -> bool:
+    """Remove the face; False where the image is too coarse for that."""
     from ..reports.defacing import deface_with_picture
+    from ..spatial.deface import TOO_COARSE
 
     pictures.mkdir(exist_ok=True, mode=0o700)
     try:
@@ -374,6 +378,7 @@ def _deface(image: Path, pictures: Path, outcome: Outcome) -> None:
         ) from error
     if note:
         outcome.remarks.append(note)
+    return note != TOO_COARSE
 
 
 def _cleaned(image: Path, names: Identifiers, words: Mapping[str, str]) -> list[Path]:

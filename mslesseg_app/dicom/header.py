@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from struct import unpack
@@ -366,7 +366,7 @@ def _height(places: list[list[float]], orientation: list[float]) -> float | None
     return heights(places[:1], orientation)[0]
 
 
-def heights(places: Iterable[Iterable[float]], orientation: list[float]) -> list[float]:
+def heights(places: Iterable[Sequence[float]], orientation: Sequence[float]) -> list[float]:
     """Return positions (x, y, z) as places along the normal of the slices (mm)."""
     normal = np.cross(orientation[:3], orientation[3:])
     return [round(float(normal @ np.array(place)), 3) for place in places]

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydicom.valuerep import DA, DT, TM
+
 from ..errors import NoInputError, UsageError
 from .deidentify import deidentify
 from .header import BAD_VALUE
@@ -18,6 +20,8 @@ from .identifiers import Identifiers
 from .identity import Subject
 from .series import Series, read_dataset
 
+#: What raises ValueError for a value that is no date, date and time, or time.
+_TIMES: dict[str, Callable[[str], Any]] = {'DA': DA, 'DT': DT, 'TM': TM}
 _OURS = 'mslesseg'
 _SHIPPED = ('mslesseg', 'reproin')
 
@@ -153,7 +157,7 @@ def _info(
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             _describe_person(target, subject)
-        dataset = _readable(read_dataset(series.first))
+            dataset = _readable(read_dataset(series.first))
         if getattr(module, 'filter_dicom', None) and module.filter_dicom(dataset):
             target.reason = "dropped by the heuristic's filter"
             return None
@@ -174,23 +178,14 @@ def _readable(dataset: Any) -> Any:
     for tag in list(dataset.keys()):
         try:
             element = dataset[tag]
-            good = _is_time(element.VR, element.value)
+            kind = _TIMES.get(element.VR)
+            if kind is not None:
+                values = [element.value] if isinstance(element.value, str) else element.value
+                for value in values or []:
+                    kind(value)
         except BAD_VALUE:
-            good = False
-        if not good:
             del dataset[tag]
     return dataset
-
-
-def _is_time(representation: str, value: Any) -> bool:
-    """Whether a value of date or time can be read as such; all others can."""
-    from pydicom.valuerep import DA, DT, TM
-
-    kind = {'DA': DA, 'DT': DT, 'TM': TM}.get(representation)
-    if kind is not None:
-        for part in [value] if isinstance(value, str) else value or []:
-            kind(part)
-    return True
 
 
 def _complete(dataset: Any) -> str:

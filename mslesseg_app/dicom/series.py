@@ -118,13 +118,25 @@ def _sort(group: tuple[str, str, str], rows: list[Row]) -> list[Series]:
     for row in whole:
         if row['twin']:
             row['part'] = owners[row['twin']]
-    damaged = _place_truncated(rows, parts)
+    damaged = _ambiguous(parts) | _place_truncated(rows, parts)
     series: list[Series] = []
     for number, part in enumerate(parts):
         same = sum(row['part'] == number for row in whole if row['twin'])
         made = _describe(group, number, part, len(parts), same, clashes)
         series += [replace(one, damaged=damaged.get(number, '')) for one in made]
     return series
+
+
+def _ambiguous(parts: list[list[Row]]) -> dict[int, str]:
+    """Say of which series some images, but not all, are there again with other pixels."""
+    again = Counter(row['instance'] for part in parts for row in part if row['copy'] == 1)
+    found = {}
+    for number, part in enumerate(parts):
+        count = sum(row['instance'] in again for row in part if row['copy'] == 0)
+        if 0 < count < len(part):
+            are = 'images are' if count > 1 else 'image is'
+            found[number] = f'{count} {are} there twice under one UID, with other pixels'
+    return found
 
 
 # ------------------------------------------------------------------------- truncated files

@@ -33,6 +33,11 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_
 
 Bools = npt.NDArray[np.bool_]
 
+#: Images with larger voxels (mm) in two directions are left alone: they show no face by which
+#: anybody could be recognised, and cannot be aligned well. Thick slices alone do not matter.
+COARSEST_MM = 2.2
+TOO_COARSE = f'not defaced: its voxels are larger than {COARSEST_MM} mm in two directions'
+
 #: Two points (y, z; mm) of the plane: on the forehead above the brows, behind the jaw's angles.
 #: Nasion (0, 86, -48), eyes, cheeks, mouth and chin lie in front of it.
 _FOREHEAD, _JAW = (75.0, 10.0), (10.0, -75.0)
@@ -74,6 +79,8 @@ def why_not(img: Any) -> str:
     ----------
     img : nibabel image, 3D
     """
+    if sorted(nib.affines.voxel_sizes(img.affine))[1] > COARSEST_MM:
+        return TOO_COARSE
     if looks_stripped(img):
         return 'not defaced: the image holds no more than the brain'
     return ''

@@ -51,7 +51,7 @@ def test_voxels_and_places_are_those_of_the_head(
     expected = on_grid_of(direct, image)
     voxels, wanted = image.dataobj.get_unscaled(), np.asanyarray(expected.dataobj)
     assert image.dataobj.slope == pytest.approx(direct.header.get_slope_inter()[0], rel=1e-5)
-    np.testing.assert_array_equal(voxels, wanted)  # coarse demos are not defaced
+    np.testing.assert_array_equal(voxels, wanted)  # too coarse to show a face that must go
     np.testing.assert_allclose(
         sorted(nib.affines.voxel_sizes(image.affine)), sorted(protocol.spacing), rtol=1e-4
     )

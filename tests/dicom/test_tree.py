@@ -60,6 +60,7 @@ def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / 'dataset_description.json').write_text('{"Name": "mine", "BIDSVersion": "1.9.0"}')
     tree.check_dataset(tmp_path)
     tree.write_top(tmp_path)
+    tree.write_readme(tmp_path)
     assert (tmp_path / 'README').read_text() == 'mine'
     assert not (tmp_path / 'README.md').exists()
     assert json.loads((tmp_path / 'dataset_description.json').read_text())['Name'] == 'mine'

@@ -13,7 +13,7 @@ from scipy import ndimage as ndi
 from mslesseg_app.demo import protocols
 from mslesseg_app.demo.phantom import make_phantom, sample, scan
 from mslesseg_app.errors import AlignmentError, DataError
-from mslesseg_app.spatial.deface import deface_file, face_region
+from mslesseg_app.spatial.deface import TOO_COARSE, deface_file, face_region, why_not
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
 
@@ -142,6 +142,17 @@ def test_thick_slices_lose_the_face_and_keep_the_brain(phantom, tmp_path, thick)
     inside = ndi.binary_erosion(truth.get_fdata() > 0.5)
     assert inside.sum() > 10_000
     assert (after[inside] != before[inside]).mean() < 1e-3
+
+
+@pytest.mark.parametrize(
+    ('zooms', 'left'),
+    [((3, 3, 3), True), ((2.4, 2.4, 12), True), ((4.8, 1, 1), False), ((0.9, 0.9, 6.4), False),
+     ((1, 5, 1), False), ((2, 2, 2), False)],
+)  # fmt: skip
+def test_only_images_without_a_fine_plane_are_left_alone(zooms, left):
+    data = np.random.default_rng(0).integers(1, 200, (20, 20, 6)).astype('i2')
+    reason = why_not(nib.Nifti1Image(data, np.diag([*zooms, 1])))
+    assert reason == (TOO_COARSE if left else '')
 
 
 def test_a_brain_alone_is_copied(tmp_path):
