@@ -199,7 +199,7 @@ def _describe(
 ) -> str:
     """Write the methods text, and the graph of an exam where it is asked for; return the text."""
     from .pages import write_citation
-    from .workflows.base import init_run_wf, write_graph
+    from .workflows.base import configured_nipype, init_run_wf, write_graph
 
     ready = [exam for exam in exams if exam.problem is None]
     if not ready:
@@ -211,7 +211,8 @@ def _describe(
     if settings.write_graph:
         unit = share_template(described, settings).get(described[0].subject, described[:1])
         first = init_run_wf(exams=unit, settings=settings, engine=engine, entry=entry)
-        _say(f'Wrote {write_graph(first, settings)}', quiet)
+        with configured_nipype(settings):
+            _say(f'Wrote {write_graph(first, settings)}', quiet)
     return text
 
 

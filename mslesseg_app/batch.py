@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, chdir
+from contextlib import ExitStack, chdir, closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -96,15 +96,15 @@ class Batch:
             dir=settings.work_dir, prefix='run-', ignore_cleanup_errors=True
         )
         # Nipype's records of nodes go to the current folder; it shall not be the user's.
-        with temporary as here, chdir(here), configured_nipype(settings), ExitStack() as stack:
-            workers = Workers(settings.nprocs, Path(here), log_path(settings))
-            stack.callback(workers.close)
+        with temporary as here, chdir(here), configured_nipype(settings), ExitStack() as locks:
             groups = groupby(self.exams, key=lambda exam: exam.subject)
-            subjects = [Subject(self, name, list(exams), stack) for name, exams in groups]
-            scheduler = Scheduler(
-                workers, resources_of(settings), stop_on_failure=settings.stop_on_first_crash
-            )
-            with self.progress:
+            subjects = [Subject(self, name, list(exams), locks) for name, exams in groups]
+            workers = Workers(settings.nprocs, Path(here), log_path(settings))
+            # When they end, no worker writes any more: only then are the locks given back.
+            with closing(workers), self.progress:
+                scheduler = Scheduler(
+                    workers, resources_of(settings), stop_on_failure=settings.stop_on_first_crash
+                )
                 scheduler.run(job for subject in subjects for job in subject.jobs())
             if scheduler.stopped:
                 self._end_early(subjects)

@@ -37,17 +37,17 @@ class Subject:
         Label without ``sub-``.
     exams : list of Exam
         With those that cannot be processed.
-    stack : ExitStack
+    locks : ExitStack
         Gives the locks back if the run is broken off.
     """
 
-    def __init__(self, batch: Batch, name: str, exams: list[Exam], stack: ExitStack) -> None:
+    def __init__(self, batch: Batch, name: str, exams: list[Exam], locks: ExitStack) -> None:
         self.batch = batch
         self.name = name
         self.exams = exams
         self.over = False
         self._settings = batch.settings
-        self._stack = stack
+        self._all_locks = locks
         self._locks = ExitStack()
         ready = [exam for exam in exams if exam.problem is None]
         shared = share_template(ready, self._settings).get(name, [])
@@ -59,7 +59,7 @@ class Subject:
         """Yield the jobs of the exams that are not finished; None where nothing is to run."""
         problems = self.batch.outcome.problems
         problems |= {exam.label: exam.problem for exam in self.exams if exam.problem}
-        self._stack.push(self._locks)
+        self._all_locks.push(self._locks)
         try:
             self._locks.enter_context(locked(self.exams, self._settings))
         except BusyError as error:  # it was free when the run began

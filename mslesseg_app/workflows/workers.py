@@ -85,8 +85,8 @@ class Workers:
         future.add_done_callback(lambda done: tell(_outcome(done)))
 
     def close(self) -> None:
-        """Take no more steps; those that run come to their end."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Take no more steps, and wait for those that run: they write into the work folder."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context('forkserver')
