@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
@@ -17,7 +18,7 @@ from ..spatial.checks import UNREADABLE
 from ..spatial.template import is_template_grid
 
 if TYPE_CHECKING:
-    from bids import BIDSLayout
+    from bids import BIDSLayout, BIDSLayoutIndexer
     from bids.layout import BIDSImageFile
 
 #: An acquisition whose thickest voxel edge exceeds this, in mm, is not taken for 3D.
@@ -95,7 +96,8 @@ def find_exams(settings: Settings) -> list[Exam]:
     check_dataset(settings.bids_dir)
     layout = open_layout(settings.bids_dir, settings.bids_database_dir, settings.participants)
     subjects = _select_subjects(layout, settings)
-    exams = [exam for subject in subjects for exam in _subject_exams(layout, subject, settings)]
+    images = {name: _query(layout, name, subjects, settings) for name in settings.modalities}
+    exams = [exam for one in subjects for exam in _subject_exams(one, images, settings)]
     if not exams:
         _raise_nothing_found(settings)
     references = settings.derivatives.get('manual')
@@ -157,12 +159,28 @@ def open_layout(
     if 0 < len(subjects) <= _MOST_NAMED and database is None:
         kept = '|'.join(re.escape(label) for label in sorted(subjects))
         ignore.append(re.compile(rf'^/sub-(?!(?:{kept})(?:/|$))[^/]*(?:/|$)'))
-    indexer = BIDSLayoutIndexer(
-        validate=False,
-        index_metadata=False,
-        ignore=ignore,
-    )
-    return BIDSLayout(root, validate=False, indexer=indexer, database_path=database)
+    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
+    if database is not None:
+        return _kept_layout(root, database, indexer)
+    return BIDSLayout(root, validate=False, indexer=indexer)
+
+
+def _kept_layout(root: Path, database: Path, indexer: BIDSLayoutIndexer) -> BIDSLayout:
+    """Open a database of everybody; who comes first makes it, and others wait for that.
+
+    It is only read afterwards, by any number of runs, and may lie on a read-only disk.
+    """
+    from bids import BIDSLayout
+    from filelock import FileLock
+
+    target = database / 'layout_index.sqlite'
+    if not target.is_file():
+        database.mkdir(parents=True, exist_ok=True)
+        with FileLock(database / 'index.lock'), TemporaryDirectory(dir=database) as folder:
+            if not target.is_file():
+                BIDSLayout(root, validate=False, indexer=indexer, database_path=folder)
+                (Path(folder) / target.name).replace(target)
+    return BIDSLayout(root, validate=False, database_path=database)
 
 
 def check_dataset(root: Path) -> None:
@@ -189,7 +207,7 @@ def check_dataset(root: Path) -> None:
 
 
 def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
-    present = sorted(layout.get_subjects())
+    present = _subjects(layout)
     if not present and not any(settings.bids_dir.glob('sub-*/**/*.nii*')):
         raise NoInputError(
             f'{settings.bids_dir} holds no sub-* folder with images.',
@@ -206,6 +224,14 @@ def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
     return [label for label in present if label in settings.participants]
 
 
+def _subjects(layout: BIDSLayout) -> list[str]:
+    """Return the labels of those who have a file, without loading their files as PyBIDS does."""
+    from bids.layout.models import Tag
+
+    rows = layout.session.query(Tag._value).filter(Tag.entity_name == 'subject').distinct()
+    return sorted(str(value) for (value,) in rows)
+
+
 def _folders(root: Path) -> list[str]:
     return sorted(path.name.removeprefix('sub-') for path in root.glob('sub-*') if path.is_dir())
 
@@ -215,10 +241,11 @@ def _shortened(labels: list[str], most: int = 20) -> str:
     return ', '.join(labels[:most]) + rest
 
 
-def _subject_exams(layout: BIDSLayout, subject: str, settings: Settings) -> list[Exam]:
-    found = {
-        modality: _query(layout, subject, modality, settings) for modality in settings.modalities
-    }
+def _subject_exams(
+    subject: str, images: dict[str, dict[str, list[BIDSImageFile]]], settings: Settings
+) -> list[Exam]:
+    """Return the exams of a subject; ``images`` by modality and subject."""
+    found = {modality: files.get(subject, []) for modality, files in images.items()}
     sessions = {image.entities.get('session') for images in found.values() for image in images}
     if settings.sessions:
         # The execution specification keeps files that lack the entity of a filter.
@@ -240,14 +267,21 @@ def _subject_exams(layout: BIDSLayout, subject: str, settings: Settings) -> list
 
 
 def _query(
-    layout: BIDSLayout, subject: str, modality: str, settings: Settings
-) -> list[BIDSImageFile]:
+    layout: BIDSLayout, modality: str, subjects: list[str], settings: Settings
+) -> dict[str, list[BIDSImageFile]]:
+    """Return the images of a modality by subject, with one query for all of them."""
     filters: dict[str, Any] = {'suffix': modality, 'extension': ['.nii', '.nii.gz']}
     filters |= _as_queries(settings.bids_filters.get(modality.lower(), {}))
-    files: list[BIDSImageFile] = layout.get(
-        **{**filters, 'subject': subject}, invalid_filters='allow'
-    )
-    return files
+    filters.pop('subject', None)
+    if len(subjects) <= _MOST_NAMED:  # else looking through all is quicker
+        filters['subject'] = subjects
+    wanted = set(subjects)
+    found: dict[str, list[BIDSImageFile]] = {}
+    for image in layout.get(**filters, invalid_filters='allow'):
+        subject = image.entities.get('subject')
+        if subject in wanted:
+            found.setdefault(subject, []).append(image)
+    return found
 
 
 def _as_queries(filters: dict[str, Any]) -> dict[str, Any]:
