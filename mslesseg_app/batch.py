@@ -17,7 +17,7 @@ from .bids.exams import Exam, share_template
 from .errors import MSLesSegError
 from .inference.ensemble import AnyModel
 from .lesions.change_rules import STATUS_CODES
-from .pages import extend_citation, write_pages
+from .pages import extend_citation, page_key, write_pages
 from .progress import Progress
 from .settings import Settings
 from .subjects import Subject
@@ -124,6 +124,11 @@ class Batch:
     def model_key(self) -> list[str]:
         """What results depend on besides settings and exam."""
         return [__version__, self.engine, self.entry.name, self.entry.version, self.entry.digest]
+
+    @cached_property
+    def page_key(self) -> list[object]:
+        """What pages show besides what lies in the folder of their subject."""
+        return [self.methods, page_key(self.settings)]
 
     def keep_seconds(self, seconds: dict[str, float]) -> None:
         """Add the seconds of nodes to the timings of the run."""

@@ -16,7 +16,7 @@ from .bids.names import expected_outputs
 from .errors import BusyError, MSLesSegError
 from .interfaces.base import _marked
 from .locks import locked
-from .pages import page_key, page_path, record_failures, write_pages
+from .pages import page_path, record_failures, write_pages
 from .settings import Settings
 from .workflows import base
 from .workflows.change import Visit, find_visits, init_change_wf
@@ -39,6 +39,13 @@ class Subject:
         With those that cannot be processed.
     locks : ExitStack
         Gives the locks back if the run is broken off.
+
+    Attributes
+    ----------
+    units : list of list of Exam
+        Exams that can be processed, each alone or with those that share its template.
+    over : bool
+        Whether nothing is left to do.
     """
 
     def __init__(self, batch: Batch, name: str, exams: list[Exam], locks: ExitStack) -> None:
@@ -51,9 +58,9 @@ class Subject:
         self._locks = ExitStack()
         ready = [exam for exam in exams if exam.problem is None]
         shared = share_template(ready, self._settings).get(name, [])
-        self._units = [[exam] for exam in ready if exam not in shared]
-        self._units += [shared] if shared else []
-        self._left = len(self._units)
+        self.units = [[exam] for exam in ready if exam not in shared]
+        self.units += [shared] if shared else []
+        self._left = len(self.units)
 
     def jobs(self) -> Iterator[Job | None]:
         """Yield the jobs of the exams that are not finished; None where nothing is to run."""
@@ -66,9 +73,9 @@ class Subject:
             problems |= {exam.label: error for exam in self.exams}
             self.over = True
             return
-        for unit in self._units:
+        for unit in self.units:
             yield self._exam_job(unit)
-        if not self._units:
+        if not self.units:
             yield from self._go_on()
 
     # ------------------------------------------------------------------------- exams
@@ -130,11 +137,15 @@ class Subject:
 
     def _finish_exams(self, unit: list[Exam], graph: nx.DiGraph) -> None:
         """Note that exams are finished, and remove what was needed on the way, if asked to."""
-        settings, name = self._settings, unit_name(unit)
-        base.keep_records(graph, settings, name)
-        finished.note_finished(settings, name, self._key(unit), self._files(unit))
+        settings = self._settings
+        base.keep_records(graph, settings, unit_name(unit))
+        self.note_exams(unit)
         for part in base.nodes_of(graph):
             self._discard(settings.work_dir / top_name() / part)
+
+    def note_exams(self, unit: list[Exam]) -> None:
+        """Note that exams are finished, with the files as they are now."""
+        finished.note_finished(self._settings, unit_name(unit), self._key(unit), self._files(unit))
 
     def _discard(self, folder: Path) -> None:
         if self._settings.discard_intermediates:
@@ -214,17 +225,14 @@ class Subject:
 
     def _note_again(self) -> None:
         """Note finished exams again: a comparison writes into their tables and records."""
-        for unit in self._units:
+        for unit in self.units:
             if finished.note_path(self._settings, unit_name(unit)).is_file():
-                finished.note_finished(
-                    self._settings, unit_name(unit), self._key(unit), self._files(unit)
-                )
+                self.note_exams(unit)
 
     def _page(self) -> Iterable[Job]:
         """Return the job that writes the page, unless it is there already."""
         batch, name = self.batch, f'sub-{self.name}_page'
-        key = finished.key_of(self._settings, page_key(self._settings), batch.methods)
-        if finished.is_finished(self._settings, name, key, self._page_files()):
+        if finished.is_finished(self._settings, name, self._page_key(), self._page_files()):
             self._close()
             return ()
         graph = nx.DiGraph()
@@ -237,11 +245,19 @@ class Subject:
 
         def end(complete: bool) -> Iterable[Job]:
             if complete:
-                finished.note_finished(self._settings, name, key, self._page_files())
+                self.note_page()
             self._close()
             return ()
 
         return [Job(graph, listen, end)]
+
+    def note_page(self) -> None:
+        """Note that the page is written, with the files as they are now."""
+        name = f'sub-{self.name}_page'
+        finished.note_finished(self._settings, name, self._page_key(), self._page_files())
+
+    def _page_key(self) -> str:
+        return finished.key_of(self._settings, self.batch.page_key)
 
     def _page_files(self) -> list[Path]:
         folder = self._settings.out_dir / f'sub-{self.name}'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def stub_workflow(exam: Exam, settings: Settings, broken: bool) -> Workflow:
         if name == 'ds_result':
             interface.inputs.target = str(settings.out_dir / result_of(exam))
         steps.append(Node(interface, name=name, run_without_submitting=name == 'ds_result'))
-    for before, after in zip(steps, steps[1:], strict=False):
+    for before, after in pairwise(steps):
         part.connect(before, 'out_file', after, 'in_file')
     keep_crashes(part, settings.out_dir / exam.folder / 'log' / settings.run_uuid)
     workflow = Workflow(name=top_name(), base_dir=str(settings.work_dir))
@@ -102,7 +103,9 @@ class StubPage:
 class PlainStep:
     """A step of a hand-made graph, with what it needs."""
 
-    def __init__(self, name: str, n_procs: int = 1, mem_gb: float = 0.1, gpu: bool = False) -> None:
+    def __init__(
+        self, name: str, n_procs: int = 1, mem_gb: float = 0.1, gpu: bool = False
+    ) -> None:
         self.fullname = self.name = name
         self.n_procs = n_procs
         self.mem_gb = mem_gb
@@ -163,7 +166,7 @@ class Recorder(Progress):
     def costs(self, event: str, step: int = 45) -> tuple[list[float], list[float]]:
         """Return calls and seconds an event, of each ``step`` events after the first ten."""
         marks = self._costs[event][10::step]
-        pairs = list(zip(marks, marks[1:], strict=False))
+        pairs = list(pairwise(marks))
         return (
             [(new[0] - old[0]) / step for old, new in pairs],
             [(new[1] - old[1]) / step for old, new in pairs],
