@@ -12,8 +12,8 @@ work on the machine changes little, and of its memory:
 - ``look again``: the second run over exams that are finished, per exam;
 - ``memory``: the most that the main process held.
 
-The steps are those of the App with ``--model hyperintensity``. For ``look again`` each exam is given
-a note and files of the right names instead of results, because only that they are the same is looked at.
+The steps are those of the App with ``--model hyperintensity``. For ``look again`` each exam is
+given a note and files of the right names instead of results: only their state is looked at.
 """
 
 from __future__ import annotations
