@@ -82,7 +82,7 @@ class Batch:
         self.engine = engine
         self.entry = entry
         self.methods = methods
-        self.outcome = Outcome()
+        self.outcome = Outcome({exam.label: exam.problem for exam in exams if exam.problem})
         self.progress = _progress(exams, settings, quiet)
         self._timings = settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}_timings.txt'
         self._compared = False
@@ -111,12 +111,12 @@ class Batch:
         return self.outcome
 
     def _end_early(self, subjects: list[Subject]) -> None:
-        """Write records and pages of those that failed, and note what was not finished."""
+        """Write records and pages of what came to an end, and note what was not finished."""
         problems = self.outcome.problems
-        unfinished = self.progress.unfinished()
-        self.outcome.stopped = [label for label in unfinished if label not in problems]
+        stopped = [label for label in self.progress.unfinished() if label not in problems]
+        self.outcome.stopped = stopped
         for subject in subjects:
-            if not subject.over and any(exam.label in problems for exam in subject.exams):
+            if not subject.over and any(exam.label not in stopped for exam in subject.exams):
                 subject.record_failures()
                 self.outcome.pages += write_pages(self.settings, [subject.name])
 

@@ -49,20 +49,20 @@ def key_of(settings: Settings, *more: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def note_path(settings: Settings, name: str) -> Path:
-    """Return the path of a note in the work folder."""
-    return settings.work_dir / 'finished' / f'{name}.json'
+def note_path(settings: Settings, name: str, key: str) -> Path:
+    """Return the path of a note in the work folder; each key has its own."""
+    return settings.work_dir / 'finished' / f'{name}-{key[:12]}.json'
 
 
 def note_finished(settings: Settings, name: str, key: str, files: Iterable[Path]) -> None:
     """Note that something is finished."""
-    write_json(note_path(settings, name), {'key': key, 'files': _states(files)})
+    write_json(note_path(settings, name, key), {'key': key, 'files': _states(files)})
 
 
 def is_finished(settings: Settings, name: str, key: str, files: Iterable[Path]) -> bool:
     """Return whether something was finished with this key, and its files are as they were."""
     try:
-        note = json.loads(note_path(settings, name).read_text(encoding='utf-8'))
+        note = json.loads(note_path(settings, name, key).read_text(encoding='utf-8'))
     except (OSError, ValueError):
         return False
     if not isinstance(note, dict) or note.get('key') != key:
@@ -72,8 +72,9 @@ def is_finished(settings: Settings, name: str, key: str, files: Iterable[Path]) 
 
 
 def forget(settings: Settings, name: str) -> None:
-    """Remove a note."""
-    note_path(settings, name).unlink(missing_ok=True)
+    """Remove all notes of something, whatever their keys."""
+    for path in (settings.work_dir / 'finished').glob(f'{name}-*.json'):
+        path.unlink(missing_ok=True)
 
 
 def _states(files: Iterable[Path]) -> dict[str, list[int] | None]:

@@ -25,19 +25,7 @@ def locked(exams: list[Exam], settings: Settings) -> Iterator[None]:
     BusyError
         If another run holds one of them.
     """
-    folder = settings.work_dir / 'locks'
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        shared = [f'sub-{subject}' for subject in share_template(exams, settings)]
-        for label in dict.fromkeys([*(exam.label for exam in exams), *shared]):
-            lock = FileLock(folder / f'{label}.lock')
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout as error:
-                raise BusyError(
-                    f'Another run is working on {label} in {settings.work_dir}.',
-                    'Wait for it, or give this run another folder with -w/--work-dir.',
-                ) from error
+    with _held(exams, settings):
         for exam in exams:
             _remove_leftovers(exam, settings.out_dir)
         yield
@@ -52,8 +40,26 @@ def check_free(exams: list[Exam], settings: Settings) -> None:
         If one does.
     """
     for _, group in groupby(exams, key=lambda exam: exam.subject):
-        with locked(list(group), settings):
+        with _held(list(group), settings):
             pass
+
+
+@contextmanager
+def _held(exams: list[Exam], settings: Settings) -> Iterator[None]:
+    folder = settings.work_dir / 'locks'
+    folder.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        shared = [f'sub-{subject}' for subject in share_template(exams, settings)]
+        for label in dict.fromkeys([*(exam.label for exam in exams), *shared]):
+            lock = FileLock(folder / f'{label}.lock')
+            try:
+                stack.enter_context(lock.acquire(timeout=0))
+            except Timeout as error:
+                raise BusyError(
+                    f'Another run is working on {label} in {settings.work_dir}.',
+                    'Wait for it, or give this run another folder with -w/--work-dir.',
+                ) from error
+        yield
 
 
 def _remove_leftovers(exam: Exam, out_dir: Path) -> None:

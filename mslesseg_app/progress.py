@@ -120,6 +120,7 @@ class Progress:
             self._skipped += self._rest.pop(name, 0.0)
             self._left.pop(name, None)
             self._stages.pop(name, None)
+            self._told = {told for told in self._told if told[0] != name}
             found = [key for key in self.seconds if key.partition('.')[0] == name]
             return {key: self.seconds.pop(key) for key in found}
 

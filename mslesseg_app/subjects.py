@@ -64,13 +64,11 @@ class Subject:
 
     def jobs(self) -> Iterator[Job | None]:
         """Yield the jobs of the exams that are not finished; None where nothing is to run."""
-        problems = self.batch.outcome.problems
-        problems |= {exam.label: exam.problem for exam in self.exams if exam.problem}
         self._all_locks.push(self._locks)
         try:
             self._locks.enter_context(locked(self.exams, self._settings))
         except BusyError as error:  # it was free when the run began
-            problems |= {exam.label: error for exam in self.exams}
+            self.batch.outcome.problems |= {exam.label: error for exam in self.exams}
             self.over = True
             return
         for unit in self.units:
@@ -87,7 +85,6 @@ class Subject:
             for exam in unit:
                 batch.progress.skip(exam_name(exam))
             return next(iter(self._one_less()), None)
-        finished.forget(settings, unit_name(unit))
         try:
             workflow = base.init_run_wf(
                 exams=unit, settings=settings, engine=batch.engine, entry=batch.entry
@@ -182,7 +179,7 @@ class Subject:
         """Go on to the comparison of the sessions, and without one to the page."""
         self.record_failures()
         visits: list[Visit] = []
-        if any(exam.session for exam in self.exams):
+        if self.units and any(exam.session for exam in self.exams):
             visits = find_visits(self.name, self._settings, self.batch.entry.name)
         job = self._change_job(visits) if len(visits) > 1 else None
         return [job] if job else self._page()
@@ -197,7 +194,6 @@ class Subject:
         key = finished.key_of(settings, batch.model_key, settings.change_rules, visits)
         if finished.is_finished(settings, name, key, self._change_files(visits)):
             return None
-        finished.forget(settings, name)
         log = settings.out_dir / f'sub-{self.name}' / 'log' / settings.run_uuid
         base.keep_crashes(workflow.get_node(change_name(self.name)), log)
         graph = base.take_graph(workflow)
@@ -226,7 +222,7 @@ class Subject:
     def _note_again(self) -> None:
         """Note finished exams again: a comparison writes into their tables and records."""
         for unit in self.units:
-            if finished.note_path(self._settings, unit_name(unit)).is_file():
+            if finished.note_path(self._settings, unit_name(unit), self._key(unit)).is_file():
                 self.note_exams(unit)
 
     def _page(self) -> Iterable[Job]:

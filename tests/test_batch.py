@@ -151,7 +151,8 @@ def test_what_is_not_as_it_was_is_taken_up_again(study, change) -> None:
     elif change == 'output lost':
         result.unlink()
     elif change == 'note damaged':
-        (made.root / 'work/finished/sub-001.json').write_text('{')
+        (note,) = (made.root / 'work/finished').glob('sub-001-*.json')
+        note.write_text('{')
     _, told = made.run(**options)
     wanted = ['sub_000_wf', 'sub_001_wf', 'sub_002_wf'] if options else ['sub_001_wf']
     assert told.names('begin') == wanted
