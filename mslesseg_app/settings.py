@@ -53,6 +53,8 @@ class Settings:
         Rule set by which change between the sessions of a subject is named.
     mem_gb : float or None
         Upper bound of memory in GB; None takes 90 % of the machine's.
+    discard_intermediates : bool
+        Remove the intermediate results of each exam when it is finished.
     """
 
     bids_dir: Path
@@ -86,6 +88,7 @@ class Settings:
     nprocs: int = 1
     omp_nthreads: int = 1
     mem_gb: float | None = None
+    discard_intermediates: bool = False
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
     write_graph: bool = False

@@ -42,6 +42,7 @@ FULL = dataclasses.replace(
     nprocs=8,
     omp_nthreads=4,
     mem_gb=1.5,
+    discard_intermediates=True,
     stop_on_first_crash=True,
     resource_monitor=True,
     write_graph=True,

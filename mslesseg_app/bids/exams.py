@@ -26,7 +26,7 @@ from ..spatial.reading import lacking, open_image
 from ..spatial.registered import came_registered
 from .choice import choose_image
 from .ignore import IgnoredFiles
-from .layout import open_layout
+from .layout import MOST_NAMED, open_layout
 from .metadata import Metadata
 
 if TYPE_CHECKING:
@@ -298,6 +298,8 @@ def _query(
     filters: dict[str, Any] = {'suffix': modality, 'extension': ['.nii', '.nii.gz']}
     filters |= _as_queries(settings.bids_filters.get(modality.lower(), {}))
     filters.pop('subject', None)
+    if 0 < len(settings.participants) <= MOST_NAMED:  # else looking through all is quicker
+        filters['subject'] = list(settings.participants)
     found: dict[str, list[BIDSImageFile]] = {}
     for item in layout.get(**filters, invalid_filters='allow'):
         path = Path(item.path).relative_to(settings.bids_dir)

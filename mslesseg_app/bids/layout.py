@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bids import BIDSLayout
 
 #: With more participants than this, indexing everybody is as quick as leaving others out.
-_MOST_NAMED = 100
+MOST_NAMED = 100
 #: Only ``sub-*/[ses-*/]anat/<file>`` is searched: no folder beside these, no folder below them,
 #: so that neither copies of images nor links to parent folders are followed.
 _ELSEWHERE = (
@@ -69,7 +69,7 @@ def open_layout(
         return _index(root, subjects=subjects)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return _index(root, subjects=subjects)  # nobody may write there: do without it
+            return _read_only(root, database) or _index(root, subjects=subjects)
         raise explain_os_error(error, database) from error
 
 
@@ -77,7 +77,7 @@ def _index(root: Path, database: Path | None = None, subjects: Collection[str] =
     from bids import BIDSLayout, BIDSLayoutIndexer
 
     ignore = [re.compile(pattern) for pattern in (*_ELSEWHERE, _NOT_UTF8)]
-    if 0 < len(subjects) <= _MOST_NAMED:
+    if 0 < len(subjects) <= MOST_NAMED:
         kept = '|'.join(re.escape(label) for label in sorted(subjects))
         ignore.append(re.compile(rf'^/sub-(?!(?:{kept})(?:/|$))[^/]*(?:/|$)'))
     indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=ignore)
@@ -127,11 +127,24 @@ def _locked(database: Path) -> Iterator[None]:
         ) from error
 
 
+def _read_only(root: Path, database: Path) -> BIDSLayout | None:
+    """Open a database in a folder that nobody may write to; None where it does not fit."""
+    from bids import BIDSLayout
+
+    if _read_state(database) != _state_of(root):
+        return None
+    return _opened(BIDSLayout, root, database)
+
+
+def _state_of(root: Path) -> dict[str, str]:
+    return {'root': str(root), 'folders': _fingerprint(root)}
+
+
 def _from_database(root: Path, database: Path) -> BIDSLayout:
     """Open the database where it fits the dataset as it is now, else make it anew."""
     from bids import BIDSLayout
 
-    state = {'root': str(root), 'folders': _fingerprint(root)}
+    state = _state_of(root)
     if _read_state(database) == state and (layout := _opened(BIDSLayout, root, database)):
         return layout
     fresh = Path(tempfile.mkdtemp(prefix='new-', dir=database))

@@ -138,6 +138,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         nprocs=nprocs,
         omp_nthreads=min(options.omp_nthreads or max(1, min(nprocs - 1, 8)), nprocs),
         mem_gb=options.mem,
+        discard_intermediates=options.discard_intermediates,
         stop_on_first_crash=options.stop_on_first_crash,
         resource_monitor=options.resource_monitor,
         write_graph=options.write_graph,
@@ -520,7 +521,16 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         '(default: ./work).',
     )
     group.add_argument(
-        '--write-graph', action='store_true', help='Write the workflow graph to logs/.'
+        '--discard-intermediates',
+        action='store_true',
+        help='Remove the intermediate results of each exam from the work folder as soon as the '
+        'exam is finished. A second run with the same settings still leaves it as it is; with '
+        'other settings all of it is computed again (default: keep them).',
+    )
+    group.add_argument(
+        '--write-graph',
+        action='store_true',
+        help='Write the workflow graph of an exam to logs/.',
     )
     group.add_argument(
         '--write-provenance',

@@ -14,7 +14,6 @@ damaged on purpose; docs/report.md states the rates of alarms that were measured
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -27,9 +26,6 @@ from mslesseg_app.errors import DataError
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.models.tissues import (
-    CSF,
-    GM,
-    WM,
     TissueScale,
     fit_priors,
     tissue_scale,

@@ -362,6 +362,20 @@ def test_database_of_pybids_is_made_and_used_again(settings, tmp_path):
     assert find(settings, bids_database_dir=database) == first
 
 
+def test_a_kept_database_is_only_read(settings, tmp_path):
+    """So that any number of tasks may share it."""
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_ses-1_FLAIR'])
+    find(settings, bids_database_dir=tmp_path / 'database')
+    index = tmp_path / 'database' / 'layout_index.sqlite'
+    content, changed = index.read_bytes(), index.stat().st_mtime_ns
+    found = find(settings, bids_database_dir=tmp_path / 'database', participants=('02',))
+    assert [exam.label for exam in found] == ['sub-02_ses-1']
+    assert index.read_bytes() == content
+    assert index.stat().st_mtime_ns == changed
+    left = {path.name for path in (tmp_path / 'database').iterdir()}
+    assert left <= {'layout_index.sqlite', 'index.lock'}
+
+
 @pytest.mark.parametrize('spelling', ['link', 'up'])
 def test_images_lie_below_the_folder_as_the_user_spelled_it(settings, tmp_path, spelling):
     write_dataset(settings.bids_dir, ['sub-01_FLAIR'])

@@ -96,6 +96,7 @@ def test_help_has_every_verb_and_option(environment, tmp_path):
         --model --model-dir --threshold
         --min-lesion-volume --connectivity --change-rules --work-dir --write-graph
         --write-provenance
-        --resource-monitor --stop-on-first-crash --offline --notrack --quiet --version"""
+        --resource-monitor --discard-intermediates --stop-on-first-crash --offline --notrack
+        --quiet --version"""
     assert [name for name in options.split() if name not in text] == []
     assert 'not a medical device' in text

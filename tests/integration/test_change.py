@@ -62,7 +62,7 @@ def done(tmp_path_factory, run):
         root / 'bids', root / 'out', 'participant', 'group', '-w', root / 'work', *FLAIR_ONLY
     )
     assert finished.code == 0, finished.stderr
-    assert 'Comparing sessions' in finished.stdout
+    assert 'sub-demo, sessions: change' in finished.stderr
     return root
 
 

@@ -87,8 +87,8 @@ def test_logs(finished):
         'mslesseg-RUN.log',
         'mslesseg-RUN.toml',
         'mslesseg-RUN_timings.txt',
-        'mslesseg-RUN_prov.provn',
-        'mslesseg-RUN_resources.json',
+        'mslesseg-RUN_sub-demo_ses-1_prov.provn',
+        'mslesseg-RUN_sub_demo_ses_1_wf_resources.json',
         'mslesseg_0_1_wf.dot',
     } <= names
 

@@ -1,4 +1,4 @@
-"""The self-check of a mask against its FLAIR, on heads made of the tissue maps and on real ones."""
+"""The self-check of a mask against its FLAIR, on heads of the tissue maps and on real ones."""
 
 from __future__ import annotations
 
@@ -74,7 +74,9 @@ def test_an_empty_mask_misses_all_of_it(picture, truth):
     assert found.status == 'fail'
     assert found.share is None
     assert found.outside_ml == found.hyperintense_ml
-    millilitres = f'{found.outside_ml:.0f}' if found.outside_ml >= 9.95 else f'{found.outside_ml:.1f}'
+    millilitres = (
+        f'{found.outside_ml:.0f}' if found.outside_ml >= 9.95 else f'{found.outside_ml:.1f}'
+    )
     assert found.reasons == (
         NO_LESION,
         f'About {millilitres} ml of hyperintense tissue lies outside the mask.',
@@ -183,7 +185,8 @@ def test_real_masks_pass_and_damaged_ones_do_not(real_data: Path):
 
     folder = real_data / 'mslesseg-p14' / 'train' / 'P14' / 'T3'
     flair, mask = (
-        np.asarray(nib.load(folder / f'P14_T3_{name}.nii.gz').dataobj) for name in ('FLAIR', 'MASK')
+        np.asarray(nib.load(folder / f'P14_T3_{name}.nii.gz').dataobj)
+        for name in ('FLAIR', 'MASK')
     )
     mask = mask > 0
     picture = tissue_picture(flair, flair > 0)

@@ -368,26 +368,32 @@ def test_crash_files_of_what_is_shared_go_to_the_subjects_log(build):
     assert crashes == built.settings.out_dir / 'sub-01' / 'log' / 'abc'
 
 
-def test_a_failure_of_what_is_shared_is_one_of_every_session(build, monkeypatch):
+def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
+    from contextlib import ExitStack
+
+    from mslesseg_app.batch import Batch
     from mslesseg_app.errors import BusyError
     from mslesseg_app.interfaces.base import _marked
-    from mslesseg_app.workflows import base
+    from mslesseg_app.subjects import Subject
 
-    built = build(TWO, **UNBIASED)
+    built = build(TWO, run_uuid='abc', **UNBIASED)
     text = '\n'.join(_marked(BusyError('The machine ran out of memory.')).__notes__)
-
-    def run(plugin):
-        plugin._listener('w.sub_01_shared_wf.align_sessions', 'start', '')
-        plugin._listener('w.sub_01_shared_wf.align_sessions', 'exception', text)
-        raise RuntimeError
-
-    monkeypatch.setattr(built.workflow, 'run', run)
     built.settings.work_dir.mkdir()
-    failures, progress = base.execute(built.workflow, built.exams, built.settings, quiet=True)
-    assert sorted(failures) == ['sub-01_ses-1', 'sub-01_ses-2']
-    assert {one.step for one in failures.values()} == {'alignment'}
-    assert {one.error.exit_code for one in failures.values()} == {75}
-    assert progress.unfinished() == ['sub-01_ses-1', 'sub-01_ses-2', 'sub-02_ses-1']
+    batch = Batch(built.exams, built.settings, 'builtin', built.entry, quiet=True)
+    with ExitStack() as locks:
+        own = [exam for exam in built.exams if exam.subject == '01']
+        (job,) = Subject(batch, '01', own, locks).jobs()
+        step = next(one for one in job.steps if one.name == 'align_sessions')
+        job.listen(step, 'start', '')
+        job.fail(job.steps.index(step))
+        job.listen(step, 'exception', text)
+    outcome = batch.outcome
+    assert sorted(outcome.problems) == ['sub-01_ses-1', 'sub-01_ses-2']
+    assert set(outcome.steps.values()) == {'alignment'}
+    assert {error.exit_code for error in outcome.problems.values()} == {75}
+    assert not any(job.steps[k].name.startswith('ds_') for k in job.ready)
+    assert len(list((built.settings.out_dir / 'sub-01/log/abc').glob('crash-*'))) == 1
+    assert batch.progress.unfinished() == ['sub-01_ses-1', 'sub-01_ses-2', 'sub-02_ses-1']
 
 
 # ----------------------------------------------------------- caching and resources

@@ -1,4 +1,4 @@
-"""Nipype's process pool, made to survive what happens to long runs."""
+"""The worker processes of a run, made to survive what happens to long runs."""
 
 from __future__ import annotations
 
@@ -9,89 +9,115 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import partial
 from pathlib import Path
 from traceback import format_exception
-from typing import Any
+from typing import Any, Protocol
 
 from nipype import config
-from nipype.pipeline.plugins.multiproc import MultiProcPlugin, run_node
 
 from ..errors import BusyError, MSLesSegError
 from ..interfaces.base import _marked, error_in
 
-#: What the plugin tells about a node: its full name and ``start``, ``end`` or ``exception``,
-#: and the text of the traceback with the last.
-Listener = Callable[[str, str, str], None]
-
 NIPYPE_LOGGERS = ('nipype', 'nipype.workflow', 'nipype.interface', 'nipype.utils')
 
 
-class ExamPlugin(MultiProcPlugin):
-    """A process pool that reports to a listener and does not wait for workers that are dead.
+class Step(Protocol):
+    """What a worker can do: a node of Nipype, or something that looks like one.
+
+    Attributes
+    ----------
+    fullname : str
+    n_procs : int
+        Threads that it uses.
+    mem_gb : float
+    run_without_submitting : bool
+        It is so short that the main process does it.
+    """
+
+    fullname: str
+    n_procs: int
+    mem_gb: float
+    run_without_submitting: bool
+
+    def run(self) -> Any:
+        """Do it."""
+
+    def is_cached(self) -> tuple[bool, bool]:
+        """Return whether there is a result, and whether it is still right."""
+
+    def is_gpu_node(self) -> bool:
+        """Return whether it needs a GPU."""
+
+
+class Workers:
+    """A pool of processes that lives as long as a run: a model is loaded once in each.
 
     Parameters
     ----------
-    plugin_args : dict
-        Nipype's arguments for ``MultiProc``.
-    listener : callable
-        Told of each node's start, end and failure.
+    number : int
+        Processes at most; they are started as they are needed.
+    folder : Path
+        Where the processes are; nodes leave records of themselves there.
     log_file : Path
         Where the workers write what Nipype logs; the terminal stays the user's.
     """
 
-    def __init__(self, plugin_args: dict[str, Any], listener: Listener, log_file: Path) -> None:
-        self._listener = listener
-        self._log_file = log_file
-        super().__init__(plugin_args=plugin_args)
-        self.pool = self._make_pool()
-        self._status_callback = self._tell
+    def __init__(self, number: int, folder: Path, log_file: Path) -> None:
+        self._number = number
+        self._setting = (str(folder), log_file, bool(config.resource_monitor))
+        self._pool = self._start()
 
-    def _make_pool(self) -> ProcessPoolExecutor:
+    def submit(self, step: Step, tell: Callable[[str], None]) -> None:
+        """Run a step in a worker.
+
+        Parameters
+        ----------
+        tell : callable
+            Gets the text of the traceback, empty when all went well. It is called in a thread
+            of the pool.
+        """
+        try:
+            future = self._pool.submit(run_step, step)
+        except BrokenProcessPool:
+            self._pool.shutdown(wait=False)
+            self._pool = self._start()
+            future = self._pool.submit(run_step, step)
+        future.add_done_callback(lambda done: tell(_outcome(done)))
+
+    def close(self) -> None:
+        """Take no more steps, and wait for those that run: they write into the work folder."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload(['mslesseg_app.workflows.exam'])
         return ProcessPoolExecutor(
-            max_workers=self.processors,
+            max_workers=self._number,
             initializer=_start_worker,
-            initargs=(self._cwd, self._log_file, bool(config.resource_monitor)),
+            initargs=self._setting,
             mp_context=context,
         )
 
-    def _tell(self, node: Any, status: str) -> None:
-        # 'exception' follows from _clean_queue, which knows the traceback.
-        if status != 'exception':
-            self._listener(node.fullname, status, '')
 
-    def _submit_job(self, node: Any, updatehash: bool = False) -> int:
-        self._taskid += 1
-        if getattr(node.interface, 'terminal_output', '') == 'stream':
-            node.interface.terminal_output = 'allatonce'
-        try:
-            future = self.pool.submit(run_node, node, updatehash, self._taskid)
-        except BrokenProcessPool:
-            self.pool.shutdown(wait=False)
-            self.pool = self._make_pool()
-            future = self.pool.submit(run_node, node, updatehash, self._taskid)
-        self._task_obj[self._taskid] = future
-        future.add_done_callback(partial(self._finished, self._taskid))
-        return self._taskid
+def run_step(step: Step) -> str:
+    """Run a step; return the text of its traceback, empty when all went well.
 
-    def _finished(self, taskid: int, future: Future[dict[str, Any]]) -> None:
-        """Keep a node's result; a worker that was killed gives a failure, not silence."""
-        try:
-            self._taskresult[taskid] = future.result()
-        except BaseException as error:  # noqa: BLE001 - the loop must learn of it, whatever it is
-            killed = _marked(_explain(error))
-            text = format_exception(type(killed), killed, None)
-            self._taskresult[taskid] = {'result': None, 'traceback': text, 'taskid': taskid}
+    The result stays in the worker: what follows reads it from the work folder.
+    """
+    try:
+        step.run()
+    except BaseException as error:  # noqa: BLE001 - whatever it is, the main process must learn of it
+        return ''.join(format_exception(error))
+    return ''
 
-    def _clean_queue(self, jobid: int, graph: Any, result: dict[str, Any] | None = None) -> Any:
-        traceback = ''.join((result or {}).get('traceback') or '')
-        self._listener(self.procs[jobid].fullname, 'exception', traceback)
-        try:
-            return super()._clean_queue(jobid, graph, result=result)
-        except OSError:  # the crash file could not be written: a full disk, for example
-            return self._remove_node_deps(jobid, '', graph)
+
+def _outcome(done: Future[str]) -> str:
+    """Return the traceback of a step; a worker that was killed gives a failure, not silence."""
+    try:
+        return done.result()
+    except BaseException as error:  # noqa: BLE001 - the run must learn of it, whatever it is
+        killed = _marked(_explain(error))
+        return ''.join(format_exception(type(killed), killed, None))
 
 
 def _explain(error: BaseException) -> MSLesSegError:
