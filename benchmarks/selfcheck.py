@@ -127,9 +127,7 @@ def bad_masks(exam: Exam, picture: TissuePicture) -> Iterator[tuple[str, np.ndar
     mask = exam.mask
     yield 'empty', np.zeros_like(mask)
     left = np.arange(mask.shape[0])[:, None, None] > 90
-    for name, half in zip(
-        HALVES, (without_largest(mask), mask & left, mask & ~left), strict=True
-    ):
+    for name, half in zip(HALVES, (without_largest(mask), mask & left, mask & ~left), strict=True):
         if HALF[0] <= half.sum() / max(mask.sum(), 1) <= HALF[1] or name == HALVES[0]:
             yield name, half
     for name, shift in SHIFTS.items():

@@ -14,7 +14,6 @@ damaged on purpose; docs/report.md states the rates of alarms that were measured
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
@@ -27,9 +26,6 @@ from mslesseg_app.errors import DataError
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.models.tissues import (
-    CSF,
-    GM,
-    WM,
     TissueScale,
     fit_priors,
     tissue_scale,
@@ -71,20 +67,23 @@ class Limits:
         Smaller pieces of hyperintense tissue are noise.
     tolerance_mm : float
         Hyperintense tissue this near to the mask belongs to its outline.
-    outside_ml, outside_share : float
-        ``check`` where hyperintense tissue outside the mask exceeds both: millilitres, and
-        share of it in all hyperintense tissue.
-    much_outside_ml, much_outside_share : float
-        ``fail`` where it exceeds both of these.
+    outside_ml, outside_per_ml : float
+        ``check`` where more hyperintense tissue lies outside the mask than these millilitres and
+        this many for each millilitre of the mask.
+    much_outside_ml, much_outside_per_ml : float
+        The same for ``fail``.
+    excess_ml, excess_per_ml : float
+        ``check`` where the mask is larger than these millilitres and this many for each
+        millilitre of hyperintense tissue.
     least_share, poor_share : float
         ``check`` and ``fail`` where less than this share of the mask is hyperintense.
     fewest_ml : float
         Smaller masks are not judged by their share.
     """
 
-    bright: float = 3.0
+    bright: float = 3.5
     lesion: float = 1.5
-    grey_units: float = 2.0
+    grey_units: float = 1.6
     white: float = 0.6
     grey: float = 0.3
     fluid: float = 0.3
@@ -92,10 +91,12 @@ class Limits:
     midline_mm: float = 4.0
     smallest_ml: float = 0.05
     tolerance_mm: float = 2.0
-    outside_ml: float = 1.0
-    outside_share: float = 0.3
+    outside_ml: float = 3.0
+    outside_per_ml: float = 0.1
     much_outside_ml: float = 5.0
-    much_outside_share: float = 0.6
+    much_outside_per_ml: float = 0.5
+    excess_ml: float = 10.0
+    excess_per_ml: float = 4.0
     least_share: float = 0.6
     poor_share: float = 0.3
     fewest_ml: float = 0.3
@@ -387,11 +388,16 @@ def judge(
     if share is None:
         found.append('check')
         reasons.append(NO_LESION)
-    missed = outside_ml / hyperintense_ml if hyperintense_ml > 0 else 0.0
-    if outside_ml > limits.outside_ml and missed > limits.outside_share:
-        much = outside_ml > limits.much_outside_ml and missed > limits.much_outside_share
-        found.append('fail' if much else 'check')
+    if outside_ml > limits.outside_ml + limits.outside_per_ml * lesion_ml:
+        much = limits.much_outside_ml + limits.much_outside_per_ml * lesion_ml
+        found.append('fail' if outside_ml > much else 'check')
         reasons.append(f'About {amount(outside_ml)} of hyperintense tissue lies outside the mask.')
+    if lesion_ml > limits.excess_ml + limits.excess_per_ml * hyperintense_ml:
+        found.append('check')
+        reasons.append(
+            f'The mask of {amount(lesion_ml)} is much larger than the hyperintense tissue of '
+            f'{amount(hyperintense_ml)}.'
+        )
     if share is not None and lesion_ml >= limits.fewest_ml and share < limits.least_share:
         found.append('fail' if share < limits.poor_share else 'check')
         reasons.append(f'Only {100 * share:.0f} % of the mask is hyperintense on FLAIR.')

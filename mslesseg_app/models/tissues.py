@@ -378,8 +378,7 @@ def tissue_scale(
     inside = seen[lattice]
     values = np.asarray(image[lattice][inside], dtype=np.float64)
     white, grey, fluid = (
-        prior[lattice][inside] > least
-        for prior, least in zip(priors, _CORE.values(), strict=True)
+        prior[lattice][inside] > least for prior, least in zip(priors, _CORE.values(), strict=True)
     )
     if min(white.sum(), grey.sum(), fluid.sum()) < _FEWEST_IN_CORE:
         raise _no_tissues()
