@@ -67,10 +67,10 @@ class Limits:
         Smaller pieces of hyperintense tissue are noise.
     tolerance_mm : float
         Hyperintense tissue this near to the mask belongs to its outline.
-    outside_ml, outside_per_ml : float
-        ``check`` where more hyperintense tissue lies outside the mask than these millilitres and
-        this many for each millilitre of the mask.
-    much_outside_ml, much_outside_per_ml : float
+    outside_ml, outside_share : float
+        ``check`` where the hyperintense tissue outside the mask exceeds both: millilitres, and
+        share of it in all hyperintense tissue.
+    much_outside_ml, much_outside_share : float
         The same for ``fail``.
     excess_ml, excess_per_ml : float
         ``check`` where the mask is larger than these millilitres and this many for each
@@ -81,9 +81,9 @@ class Limits:
         Smaller masks are not judged by their share.
     """
 
-    bright: float = 3.5
+    bright: float = 4.0
     lesion: float = 1.5
-    grey_units: float = 1.6
+    grey_units: float = 2.0
     white: float = 0.6
     grey: float = 0.3
     fluid: float = 0.3
@@ -91,13 +91,13 @@ class Limits:
     midline_mm: float = 4.0
     smallest_ml: float = 0.05
     tolerance_mm: float = 2.0
-    outside_ml: float = 3.0
-    outside_per_ml: float = 0.1
-    much_outside_ml: float = 5.0
-    much_outside_per_ml: float = 0.5
-    excess_ml: float = 10.0
-    excess_per_ml: float = 4.0
-    least_share: float = 0.6
+    outside_ml: float = 2.0
+    outside_share: float = 0.28
+    much_outside_ml: float = 4.0
+    much_outside_share: float = 0.6
+    excess_ml: float = 20.0
+    excess_per_ml: float = 6.0
+    least_share: float = 0.5
     poor_share: float = 0.3
     fewest_ml: float = 0.3
 
@@ -388,9 +388,10 @@ def judge(
     if share is None:
         found.append('check')
         reasons.append(NO_LESION)
-    if outside_ml > limits.outside_ml + limits.outside_per_ml * lesion_ml:
-        much = limits.much_outside_ml + limits.much_outside_per_ml * lesion_ml
-        found.append('fail' if outside_ml > much else 'check')
+    missed = outside_ml / hyperintense_ml if hyperintense_ml > 0 else 0.0
+    if outside_ml > limits.outside_ml and missed > limits.outside_share:
+        much = outside_ml > limits.much_outside_ml and missed > limits.much_outside_share
+        found.append('fail' if much else 'check')
         reasons.append(f'About {amount(outside_ml)} of hyperintense tissue lies outside the mask.')
     if lesion_ml > limits.excess_ml + limits.excess_per_ml * hyperintense_ml:
         found.append('check')

@@ -137,10 +137,10 @@ def test_images_that_do_not_allow_it_say_so(truth):
 
 
 RULE = Limits(
-    outside_ml=3.0,
-    outside_per_ml=0.1,
+    outside_ml=2.0,
+    outside_share=0.3,
     much_outside_ml=5.0,
-    much_outside_per_ml=0.5,
+    much_outside_share=0.6,
     excess_ml=10.0,
     excess_per_ml=4.0,
     least_share=0.6,
@@ -154,10 +154,12 @@ RULE = Limits(
     ('lesion_ml', 'hyperintense_ml', 'outside_ml', 'share', 'status'),
     [
         (20.0, 18.0, 0.5, 0.9, 'pass'),
-        (20.0, 18.0, 5.0, 0.9, 'pass'),
-        (20.0, 18.0, 5.1, 0.9, 'check'),
-        (20.0, 30.0, 15.0, 0.9, 'check'),
-        (20.0, 30.0, 15.1, 0.9, 'fail'),
+        (5.0, 2.5, 1.9, 0.9, 'pass'),
+        (5.0, 2.5, 2.1, 0.9, 'check'),
+        (20.0, 20.0, 5.9, 0.9, 'pass'),
+        (20.0, 20.0, 6.1, 0.9, 'check'),
+        (20.0, 20.0, 11.9, 0.9, 'check'),
+        (20.0, 20.0, 12.1, 0.9, 'fail'),
         (5.0, 50.0, 45.0, 0.9, 'fail'),
         (20.0, 18.0, 0.5, 0.6, 'pass'),
         (20.0, 18.0, 0.5, 0.59, 'check'),
