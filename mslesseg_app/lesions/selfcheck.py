@@ -68,17 +68,20 @@ class Limits:
     tolerance_mm : float
         Hyperintense tissue this near to the mask belongs to its outline.
     outside_ml, outside_share : float
-        ``check`` where hyperintense tissue outside the mask exceeds both: millilitres, and
+        ``check`` where the hyperintense tissue outside the mask exceeds both: millilitres, and
         share of it in all hyperintense tissue.
     much_outside_ml, much_outside_share : float
-        ``fail`` where it exceeds both of these.
+        The same for ``fail``.
+    excess_ml, excess_per_ml : float
+        ``check`` where the mask is larger than these millilitres and this many for each
+        millilitre of hyperintense tissue.
     least_share, poor_share : float
         ``check`` and ``fail`` where less than this share of the mask is hyperintense.
     fewest_ml : float
         Smaller masks are not judged by their share.
     """
 
-    bright: float = 3.0
+    bright: float = 4.0
     lesion: float = 1.5
     grey_units: float = 2.0
     white: float = 0.6
@@ -88,11 +91,13 @@ class Limits:
     midline_mm: float = 4.0
     smallest_ml: float = 0.05
     tolerance_mm: float = 2.0
-    outside_ml: float = 1.0
-    outside_share: float = 0.3
-    much_outside_ml: float = 5.0
+    outside_ml: float = 2.0
+    outside_share: float = 0.28
+    much_outside_ml: float = 4.0
     much_outside_share: float = 0.6
-    least_share: float = 0.6
+    excess_ml: float = 20.0
+    excess_per_ml: float = 6.0
+    least_share: float = 0.5
     poor_share: float = 0.3
     fewest_ml: float = 0.3
 
@@ -388,6 +393,12 @@ def judge(
         much = outside_ml > limits.much_outside_ml and missed > limits.much_outside_share
         found.append('fail' if much else 'check')
         reasons.append(f'About {amount(outside_ml)} of hyperintense tissue lies outside the mask.')
+    if lesion_ml > limits.excess_ml + limits.excess_per_ml * hyperintense_ml:
+        found.append('check')
+        reasons.append(
+            f'The mask of {amount(lesion_ml)} is much larger than the hyperintense tissue of '
+            f'{amount(hyperintense_ml)}.'
+        )
     if share is not None and lesion_ml >= limits.fewest_ml and share < limits.least_share:
         found.append('fail' if share < limits.poor_share else 'check')
         reasons.append(f'Only {100 * share:.0f} % of the mask is hyperintense on FLAIR.')

@@ -1,4 +1,4 @@
-"""The self-check of a mask against its FLAIR, on heads of the tissue maps and on real ones."""
+"""The self-check of a mask against its FLAIR, on heads of tissue maps and on a real one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from scipy import ndimage
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.lesions.selfcheck import (
-    LIMITS,
     NO_LESION,
     SELFCHECK_COLUMNS,
+    Limits,
     SelfCheck,
+    amount,
     check_segmentation,
     compare,
     judge,
@@ -74,12 +75,9 @@ def test_an_empty_mask_misses_all_of_it(picture, truth):
     assert found.status == 'fail'
     assert found.share is None
     assert found.outside_ml == found.hyperintense_ml
-    millilitres = (
-        f'{found.outside_ml:.0f}' if found.outside_ml >= 9.95 else f'{found.outside_ml:.1f}'
-    )
     assert found.reasons == (
         NO_LESION,
-        f'About {millilitres} ml of hyperintense tissue lies outside the mask.',
+        f'About {amount(found.outside_ml)} of hyperintense tissue lies outside the mask.',
     )
 
 
@@ -138,26 +136,52 @@ def test_images_that_do_not_allow_it_say_so(truth):
         check_segmentation(flair[:-1], tiny, truth)
 
 
+RULE = Limits(
+    outside_ml=2.0,
+    outside_share=0.3,
+    much_outside_ml=5.0,
+    much_outside_share=0.6,
+    excess_ml=10.0,
+    excess_per_ml=4.0,
+    least_share=0.6,
+    poor_share=0.3,
+    fewest_ml=0.3,
+)
+"""Limits for the rule alone, so that it can be tested whatever the limits are."""
+
+
 @pytest.mark.parametrize(
-    ('numbers', 'status'),
+    ('lesion_ml', 'hyperintense_ml', 'outside_ml', 'share', 'status'),
     [
-        ((20.0, 18.0, 0.5, 0.9), 'pass'),
-        ((20.0, 18.0, 7.0, 0.9), 'check'),
-        ((5.0, 50.0, 45.0, 0.9), 'fail'),
-        ((20.0, 18.0, 0.5, 0.35), 'check'),
-        ((20.0, 18.0, 0.5, 0.05), 'fail'),
-        ((0.1, 0.0, 0.0, 0.05), 'pass'),
-        ((0.0, 0.0, 0.0, None), 'check'),
+        (20.0, 18.0, 0.5, 0.9, 'pass'),
+        (5.0, 2.5, 1.9, 0.9, 'pass'),
+        (5.0, 2.5, 2.1, 0.9, 'check'),
+        (20.0, 20.0, 5.9, 0.9, 'pass'),
+        (20.0, 20.0, 6.1, 0.9, 'check'),
+        (20.0, 20.0, 11.9, 0.9, 'check'),
+        (20.0, 20.0, 12.1, 0.9, 'fail'),
+        (5.0, 50.0, 45.0, 0.9, 'fail'),
+        (20.0, 18.0, 0.5, 0.6, 'pass'),
+        (20.0, 18.0, 0.5, 0.59, 'check'),
+        (20.0, 18.0, 0.5, 0.29, 'fail'),
+        (0.2, 0.0, 0.0, 0.05, 'pass'),
+        (50.0, 10.0, 0.0, 0.9, 'pass'),
+        (51.0, 10.0, 0.0, 0.9, 'check'),
+        (0.0, 0.0, 0.0, None, 'check'),
     ],
 )
-def test_limits(numbers, status):
-    assert judge(*numbers)[0] == status
+def test_the_rule(lesion_ml, hyperintense_ml, outside_ml, share, status):
+    found, reasons = judge(lesion_ml, hyperintense_ml, outside_ml, share, RULE)
+    assert found == status
+    assert bool(reasons) == (status != 'pass')
 
 
-def test_limits_are_exclusive():
-    outside, missed = LIMITS.outside_ml, LIMITS.outside_ml / LIMITS.outside_share
-    assert judge(9.0, missed * 0.9, outside, 0.9)[0] == 'pass'
-    assert judge(9.0, missed * 0.9, outside * 1.01, 0.9)[0] == 'check'
+@pytest.mark.parametrize(
+    ('millilitres', 'words'),
+    [(48.3, '48 ml'), (9.96, '10 ml'), (9.94, '9.9 ml'), (0.04, '0.0 ml')],
+)
+def test_amounts_in_words(millilitres, words):
+    assert amount(millilitres) == words
 
 
 def test_crumbs_are_dropped_by_volume():
@@ -184,10 +208,8 @@ def test_real_masks_pass_and_damaged_ones_do_not(real_data: Path):
     import nibabel as nib
 
     folder = real_data / 'mslesseg-p14' / 'train' / 'P14' / 'T3'
-    flair, mask = (
-        np.asarray(nib.load(folder / f'P14_T3_{name}.nii.gz').dataobj)
-        for name in ('FLAIR', 'MASK')
-    )
+    paths = [folder / f'P14_T3_{name}.nii.gz' for name in ('FLAIR', 'MASK')]
+    flair, mask = (np.asarray(nib.load(path).dataobj) for path in paths)
     mask = mask > 0
     picture = tissue_picture(flair, flair > 0)
     good = compare(picture, mask)
