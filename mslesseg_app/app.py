@@ -213,7 +213,7 @@ def _compare(
     exams: list[Exam], settings: Settings, entry: AnyModel, quiet: bool
 ) -> tuple[dict[str, MSLesSegError], dict[str, float]]:
     """Compare the sessions of each subject; return what failed, and the seconds of the nodes."""
-    from .lesions.change_rules import STATUS_CODES
+    from .lesions.change import STATUS_CODES
     from .pages import extend_citation
     from .workflows.base import configured_nipype, execute_change
     from .workflows.change import init_change_wf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,15 @@ from nipype.interfaces.base import (
     traits,
 )
 
-from ..errors import AlignmentError
+from ..errors import AlignmentError, DataError
 from ..spatial import grids
 from .base import GuardedInterface
 from .lesions import write_tsv
 
 if TYPE_CHECKING:
+    from ..lesions.agreement import Agreement
     from ..lesions.change import Comparison, Session
-    from ..lesions.change_guard import Agreement, ContrastChange
+    from ..lesions.difference import ChangedRegions, Difference
     from ..spatial.affines import Affine
 
 
@@ -76,17 +78,32 @@ class _CompareInput(BaseInterfaceInputSpec):
     after_labels = File(mandatory=True, exists=True, desc='instances on the later FLAIR')
     lesions = File(mandatory=True, exists=True, desc='lesion table of the later session')
     record = File(mandatory=True, exists=True, desc='record of the later exam, JSON')
-    rules = traits.Str('anima', usedefault=True)
+    seed = traits.Float(5.0, usedefault=True, desc='difference that a change reaches, SD')
+    extent = traits.Float(4.0, usedefault=True, desc='difference at the edge of a change, SD')
+    min_volume = traits.Float(15.0, usedefault=True, desc='smallest change, mm3')
     pair = traits.Dict(mandatory=True, desc='what is known of the pair: names, years, edited')
 
 
 class _CompareOutput(TraitedSpec):
     image = File(desc='status of each lesion on the later FLAIR, uint8')
+    before_image = File(desc='the same on the earlier FLAIR')
+    difference = File(desc='difference of the FLAIRs on the later one, standard deviations')
+    before_difference = File(desc='the same on the earlier FLAIR')
     table = File(desc='one row a lesion, TSV')
     metadata = traits.Dict(desc='numbers of the pair')
     summary = traits.Dict(desc='row of the table of pairs')
     lesions = File(desc='the lesion table with the column status filled')
     record = File(desc='the record with the same column filled')
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is known of a pair: all of it, or why it was not compared."""
+
+    agreement: Agreement
+    comparison: Comparison | None = None
+    difference: Difference | None = None
+    regions: ChangedRegions | None = None
 
 
 class CompareSessions(GuardedInterface):
@@ -102,9 +119,9 @@ class CompareSessions(GuardedInterface):
         from ..lesions.change_table import CHANGE_COLUMNS, as_metadata, change_rows
 
         years = self.inputs.pair.get('years')
-        found, agreement, image = self._compare()
-        comparison = found or Comparison()
-        summary = self._summary(found, agreement)
+        result = self._compare()
+        comparison = result.comparison or Comparison()
+        summary = self._summary(result)
         table = cwd / 'change.tsv'
         rows = change_rows(comparison, years)
         write_tsv(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)), table)
@@ -112,7 +129,7 @@ class CompareSessions(GuardedInterface):
             number: status or 'n/a' for number, status in comparison.statuses().items()
         }
         return {
-            'image': grids.save(image, cwd / 'change.nii.gz'),
+            **self._images(result, cwd),
             'table': str(table),
             'metadata': as_metadata(summary),
             'summary': summary,
@@ -120,59 +137,79 @@ class CompareSessions(GuardedInterface):
             'record': self._fill_record(statuses, cwd),
         }
 
-    def _compare(self) -> tuple[Comparison | None, Agreement, nb.Nifti1Image]:
+    def _compare(self) -> _Result:
         """Compare the sessions unless their images do not agree."""
-        from ..lesions.change import change_image, compare_sessions
-        from ..lesions.change_guard import Agreement
-        from ..lesions.change_rules import get_change_rules
+        from ..lesions.agreement import Agreement, edge_distance, judge_agreement
+        from ..lesions.change import compare_sessions
+        from ..lesions.difference import ChangeLimits, compute_difference, find_changes
+        from ..spatial.matching import to_half_way
 
-        labels = nb.load(self.inputs.after_labels)
-        before, after = _session(self.inputs.before_labels), _session(self.inputs.after_labels)
-        nothing = grids.like(labels, np.zeros(labels.shape), np.uint8)
-        move, reason = _read_move(self.inputs.move)
+        given = self.inputs
+        move, reason = _read_move(given.move)
         if move is None:
-            return None, Agreement(np.nan, np.nan, 'failed', reason), nothing
-        agreement, contrast = self._judge(before, after, move)
+            return _Result(Agreement(np.nan, np.nan, np.nan, 'failed', reason))
+        brains = nb.load(given.before_brain), nb.load(given.after_brain)
+        flairs = nb.load(given.before_flair), nb.load(given.after_flair)
+        edge = edge_distance(*brains, move)
+        try:
+            difference = compute_difference(to_half_way(*flairs, *brains, move))
+        except DataError as error:
+            return _Result(Agreement(edge, np.nan, np.nan, 'failed', error.message))
+        matched = difference.matched
+        agreement = judge_agreement(edge, matched.correlation, matched.width_mm)
         if agreement.verdict == 'failed':
-            return None, agreement, nothing
-        found = compare_sessions(
+            return _Result(agreement)
+        before, after = _session(given.before_labels), _session(given.after_labels)
+        regions = find_changes(
+            difference, ChangeLimits(given.seed, given.extent, given.min_volume)
+        )
+        edited = given.pair.get('edited') or ()
+        comparison = compare_sessions(
             before,
             after,
-            move,
-            get_change_rules(self.inputs.rules),
+            difference,
+            regions,
             near_mm=max(1.0, float(max(*before.edges, *after.edges)) / 2),
-            contrast=contrast,
-            trust_contrast=not self.inputs.pair.get('edited'),
+            edited=(
+                given.pair.get('session_before') in edited,
+                given.pair.get('session_after') in edited,
+            ),
         )
-        image = change_image(found, before, after, move)
-        return found, agreement, grids.like(labels, image, np.uint8)
+        return _Result(agreement, comparison, difference, regions)
 
-    def _judge(
-        self, before: Session, after: Session, move: Affine
-    ) -> tuple[Agreement, ContrastChange]:
-        from ..lesions.change_guard import ContrastChange, edge_distance, judge_agreement
+    def _images(self, result: _Result, cwd: Path) -> dict[str, str]:
+        """Write both maps on the grids of both sessions; empty where nothing was compared."""
+        from ..lesions.change import change_image, native_map
 
-        brains = nb.load(self.inputs.before_brain), nb.load(self.inputs.after_brain)
-        contrast = ContrastChange(
-            nb.load(self.inputs.before_flair),
-            nb.load(self.inputs.after_flair),
-            brains[1],
-            after.labels > 0,
-            move,
-        )
-        return judge_agreement(edge_distance(*brains, move), contrast.correlation), contrast
+        written = {}
+        for later, prefix in ((True, ''), (False, 'before_')):
+            path = self.inputs.after_labels if later else self.inputs.before_labels
+            labels, session = nb.load(path), _session(path)
+            codes = np.zeros(labels.shape, np.uint8)
+            z = np.zeros(labels.shape, np.float32)
+            if result.comparison and result.difference and result.regions:
+                codes = change_image(
+                    result.comparison, session, result.difference, result.regions, later=later
+                )
+                z = native_map(result.difference.z, session, result.difference, later)
+            image = grids.like(labels, codes, np.uint8)
+            written[f'{prefix}image'] = grids.save(image, cwd / f'{prefix}change.nii.gz')
+            image = grids.like(labels, z.round(2), np.float32)
+            written[f'{prefix}difference'] = grids.save(image, cwd / f'{prefix}difference.nii.gz')
+        return written
 
-    def _summary(self, found: Comparison | None, agreement: Agreement) -> dict[str, Any]:
+    def _summary(self, result: _Result) -> dict[str, Any]:
         from ..lesions.change_table import SUMMARY_COLUMNS, summary_row
 
-        pair = dict(self.inputs.pair)
-        row = summary_row(found, pair.get('years')) if found else {}
+        pair, agreement = dict(self.inputs.pair), result.agreement
+        row = summary_row(result.comparison, pair.get('years')) if result.comparison else {}
         row |= pair | {
             'verdict': agreement.verdict,
             'reason': agreement.reason or None,
-            'rules': self.inputs.rules,
             'brain_edge_mm': agreement.edge_mm,
             'flair_correlation': agreement.correlation,
+            'smoothing_mm': agreement.smoothing_mm,
+            'noise_percent': 100 * result.difference.noise if result.difference else None,
             'edited': ', '.join(pair.get('edited') or ()) or None,
         }
         return {name: _plain(row.get(name)) for name in SUMMARY_COLUMNS}

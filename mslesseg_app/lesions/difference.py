@@ -52,7 +52,7 @@ class ChangeLimits:
     """
 
     seed: float = 5.0
-    extent: float = 2.5
+    extent: float = 4.0
     min_volume: float = 15.0
 
 

@@ -24,7 +24,7 @@ from ..bids.names import output_entities, output_path, sidecar_of
 from ..errors import DataError
 from ..interfaces.change import AlignPair, CompareSessions, WriteChanges
 from ..interfaces.sink import DerivativesDataSink
-from ..lesions.change_rules import STATUS_CODES, get_change_rules
+from ..lesions.change import STATUS_CODES
 from ..lesions.change_table import CHANGE_COLUMNS, SUMMARY_COLUMNS
 from ..reports.records import read_record
 from ..settings import Settings
@@ -134,8 +134,11 @@ def init_change_wf(*, subjects: Iterable[str], settings: Settings, model: str) -
         None when there is nothing to compare.
     """
     workflow = Workflow(name=f'{top_name()}_change', base_dir=str(settings.work_dir))
-    rules = get_change_rules(settings.change_rules)
-    workflow.__desc__ = _DESCRIPTION.format(rules=rules.name, source=rules.source)
+    workflow.__desc__ = _DESCRIPTION.format(
+        threshold=settings.change_threshold,
+        extent=settings.change_extent,
+        volume=settings.min_change_volume,
+    )
     for subject in sorted(set(subjects)):
         visits = find_visits(subject, settings, model)
         if len(visits) > 1:
@@ -190,11 +193,13 @@ def _add_pair(
             **{f'after_{key}': new[key] for key in ('flair', 'brain', 'labels')},
             lesions=new['lesions'],
             record=new['record'],
-            rules=settings.change_rules,
+            seed=settings.change_threshold,
+            extent=settings.change_extent,
+            min_volume=settings.min_change_volume,
             pair=_described(before, after, whole),
         ),
         name=f'compare_{suffix}',
-        mem_gb=1.0,
+        mem_gb=2.0,
     )
     workflow.connect(align, 'out_file', compare, 'move')
     return compare
@@ -218,14 +223,22 @@ def _add_sinks(
     workflow: Workflow, compare: Node, before: Visit, after: Visit, settings: Settings
 ) -> None:
     texts = _texts(before, after, settings)
-    wanted = {
-        'change_native': ('image', texts | {'Labels': _labels()}),
-        'change': ('table', texts | CHANGE_COLUMNS),
-        'lesions': ('lesions', {}),
-        'exam': ('record', {}),
+    earlier = texts | {
+        'Description': 'Change of the lesions until the next session.',
+        'SpatialReference': f'bids:raw:{before.flair}',
     }
-    for key, (field, metadata) in wanted.items():
-        sink = _sink([after], settings, key, metadata, desc=after.model)
+    units = {'Units': 'standard deviations'}
+    wanted = {
+        'change_native': ('image', after, texts | {'Labels': _labels()}),
+        'change_next_native': ('before_image', before, earlier | {'Labels': _labels()}),
+        'difference_native': ('difference', after, texts | units),
+        'difference_next_native': ('before_difference', before, earlier | units),
+        'change': ('table', after, texts | CHANGE_COLUMNS),
+        'lesions': ('lesions', after, {}),
+        'exam': ('record', after, {}),
+    }
+    for key, (field, visit, metadata) in wanted.items():
+        sink = _sink([visit], settings, key, metadata, desc=visit.model)
         workflow.connect(compare, field, sink, 'in_file')
         if metadata:
             workflow.connect(compare, 'metadata', sink, 'meta_dict')
@@ -265,22 +278,10 @@ def _texts(before: Visit, after: Visit, settings: Settings) -> dict[str, Any]:
         ],
         'SpatialReference': f'bids:raw:{after.flair}',
         'SessionDates': [one.date.isoformat() if one.date else 'n/a' for one in visits],
-        'ChangeRules': _rules(settings.change_rules),
+        'ChangeThreshold': settings.change_threshold,
+        'ChangeExtent': settings.change_extent,
+        'MinimumChangeVolume_mm3': settings.min_change_volume,
         **({'Notes': notes} if notes else {}),
-    }
-
-
-def _rules(name: str) -> dict[str, Any]:
-    rules = get_change_rules(name)
-    return {
-        'Name': rules.name,
-        'Alpha': rules.alpha,
-        'Beta': rules.beta,
-        'Gamma': rules.gamma,
-        'GammaAbs_mm3': rules.gamma_abs,
-        'MinVolume_mm3': rules.min_volume,
-        'Outgrown': rules.outgrown,
-        'Source': rules.source,
     }
 
 
@@ -289,8 +290,10 @@ def _labels() -> dict[str, int]:
 
 
 _DESCRIPTION = """
-Sessions of a participant were registered rigidly to each other, half-way between them. Lesions of
-both that share volume were taken as one; each was called stable, new, enlarging, shrinking or
-resolved by the rules *{rules}* ({source}) A lesion is new (resolved) only where the FLAIR became
-brighter (darker) too; growth is judged beyond the median shift of the boundaries of all lesions.
+Sessions of a participant were registered rigidly to each other, and both FLAIRs were resampled once
+into the space half-way between them. The sharper one was smoothed to the resolution of the other,
+intensities were matched locally (standardised major axis), and the difference was divided by its
+local standard deviation. Changes are regions of at least {volume:g} mm³ and {extent:g} standard
+deviations that reach {threshold:g}, where at least one session shows lesion tissue. Each lesion was called
+stable, new, enlarging, shrinking or resolved by these regions, not by the difference of the masks.
 """
