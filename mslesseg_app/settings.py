@@ -49,6 +49,8 @@ class Settings:
         Table of marks (accept, redo, exclude) beside the one in the output folder.
     threshold : float or None
         Probability at and above which a voxel is lesion; None takes the model card's.
+    longitudinal : {'joint', 'independent'}
+        Whether finished sessions of a participant are also segmented together.
     change_threshold, change_extent : float
         Difference of two FLAIRs (standard deviations) that a change reaches somewhere, and
         down to which it extends from there.
@@ -83,6 +85,7 @@ class Settings:
     connectivity: Literal[6, 18, 26] = 6
     device: str = 'auto'
     rules: str = 'mslesseg'
+    longitudinal: Literal['joint', 'independent'] = 'joint'
     change_threshold: float = 5.0
     change_extent: float = 4.0
     min_change_volume: float = 15.0

@@ -130,6 +130,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         connectivity=options.connectivity,
         device=options.device,
         rules=options.rules,
+        longitudinal=options.longitudinal,
         change_threshold=options.change_threshold,
         change_extent=min(options.change_extent, options.change_threshold),
         min_change_volume=options.min_change_volume,
@@ -469,6 +470,13 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         choices=[6, 18, 26],
         default=6,
         help='Neighbours that make voxels one lesion (default: 6).',
+    )
+    group.add_argument(
+        '--longitudinal',
+        choices=['joint', 'independent'],
+        default='joint',
+        help='joint: sessions of a participant are also segmented together, in files of their '
+        'own; independent: each session alone (default: joint).',
     )
     group.add_argument(
         '--change-threshold',

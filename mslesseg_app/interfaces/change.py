@@ -13,6 +13,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
@@ -81,6 +82,8 @@ class _CompareInput(BaseInterfaceInputSpec):
     seed = traits.Float(5.0, usedefault=True, desc='difference that a change reaches, SD')
     extent = traits.Float(4.0, usedefault=True, desc='difference at the edge of a change, SD')
     min_volume = traits.Float(15.0, usedefault=True, desc='smallest change, mm3')
+    before_prob = File(exists=True, desc='probability on the earlier FLAIR, for joint results')
+    after_prob = File(exists=True, desc='probability on the later FLAIR')
     pair = traits.Dict(mandatory=True, desc='what is known of the pair: names, years, edited')
 
 
@@ -89,6 +92,8 @@ class _CompareOutput(TraitedSpec):
     before_image = File(desc='the same on the earlier FLAIR')
     difference = File(desc='difference of the FLAIRs on the later one, standard deviations')
     before_difference = File(desc='the same on the earlier FLAIR')
+    before_pull = File(desc='what the earlier probability gains from the later one')
+    after_pull = File(desc='what the later probability gains from the earlier one')
     table = File(desc='one row a lesion, TSV')
     metadata = traits.Dict(desc='numbers of the pair')
     summary = traits.Dict(desc='row of the table of pairs')
@@ -130,6 +135,7 @@ class CompareSessions(GuardedInterface):
         }
         return {
             **self._images(result, cwd),
+            **self._pulls(result, cwd),
             'table': str(table),
             'metadata': as_metadata(summary),
             'summary': summary,
@@ -198,6 +204,32 @@ class CompareSessions(GuardedInterface):
             written[f'{prefix}difference'] = grids.save(image, cwd / f'{prefix}difference.nii.gz')
         return written
 
+    def _pulls(self, result: _Result, cwd: Path) -> dict[str, str]:
+        """Write what each session's probability gains from the other; nothing by default."""
+        from ..lesions.change import native_map
+        from ..lesions.joint import agreement_weight, pull
+
+        given = self.inputs
+        if not (isdefined(given.before_prob) and isdefined(given.after_prob)):
+            return {}
+        maps: list[Any] = [None, None]
+        difference = result.difference
+        if difference is not None and result.regions is not None:
+            weight = agreement_weight(difference, result.regions)
+            images = nb.load(given.before_prob), nb.load(given.after_prob)
+            own = [difference.pair.bring(one, later=k > 0) for k, one in enumerate(images)]
+            maps = [pull(own[0], own[1], weight), pull(own[1], own[0], weight)]
+        written = {}
+        for later, name in enumerate(('before', 'after')):
+            labels = nb.load(getattr(given, f'{name}_labels'))
+            data = np.zeros(labels.shape, np.float32)
+            if difference is not None and maps[later] is not None:
+                session = _session(getattr(given, f'{name}_labels'))
+                data = native_map(maps[later], session, difference, later > 0)
+            image = grids.like(labels, data, np.float32)
+            written[f'{name}_pull'] = grids.save(image, cwd / f'{name}_pull.nii.gz')
+        return written
+
     def _summary(self, result: _Result) -> dict[str, Any]:
         from ..lesions.change_table import SUMMARY_COLUMNS, summary_row
 
@@ -251,6 +283,52 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class _JointInput(BaseInterfaceInputSpec):
+    probability = File(mandatory=True, exists=True, desc='probability on the FLAIR')
+    pulls = traits.List(File(exists=True), mandatory=True, desc='from CompareSessions')
+    threshold = traits.Float(mandatory=True)
+    connectivity = traits.Int(mandatory=True)
+    min_volume = traits.Float(mandatory=True, desc='smallest lesion, mm3')
+
+
+class _JointOutput(TraitedSpec):
+    probability = File(desc='joint probability on the FLAIR')
+    mask = File(desc='joint lesion mask on the FLAIR, uint8')
+    metadata = traits.Dict(desc='volume and number of sessions')
+
+
+class JoinSessions(GuardedInterface):
+    """Segment a session together with those that it was compared with."""
+
+    input_spec = _JointInput
+    output_spec = _JointOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from ..lesions.joint import join, joint_mask
+
+        given = self.inputs
+        image = nb.load(given.probability)
+        voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
+        pulls = [np.asarray(nb.load(path).dataobj, dtype=np.float32) for path in given.pulls]
+        found = join(np.asarray(image.dataobj, dtype=np.float32), pulls)
+        mask = joint_mask(
+            found,
+            voxel,
+            threshold=given.threshold,
+            connectivity=given.connectivity,
+            min_volume_mm3=given.min_volume,
+        )
+        prob = grids.like(image, found, np.float32)
+        return {
+            'probability': grids.save(prob, cwd / 'probability.nii.gz'),
+            'mask': grids.save(grids.like(image, mask, np.uint8), cwd / 'mask.nii.gz'),
+            'metadata': {
+                'LesionVolume_ml': round(float(np.count_nonzero(mask)) * voxel / 1000, 6),
+                'Threshold': given.threshold,
+            },
+        }
 
 
 class _TableInput(BaseInterfaceInputSpec):

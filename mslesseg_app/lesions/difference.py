@@ -30,6 +30,8 @@ _NOISE_MM, _TISSUE_MM = 15.0, 15.0
 _CAP = 3.0
 #: The noise is nowhere taken to be smaller than this share of that of the whole brain.
 _LEAST_NOISE = 0.5
+#: Nor smaller than this share of the median FLAIR of the brain, as of copies of one image.
+_NO_NOISE = 0.005
 #: Normal tissue, as a share of the commonest intensity of the brain.
 _NORMAL = (0.7, 1.3)
 #: Lesion tissue is brighter than normal tissue around it by this factor in one session, and
@@ -110,7 +112,7 @@ def compute_difference(pair: HalfWay) -> Difference:
     widths = _SMOOTH_MM / pair.edges
     residual = matched.later - matched.expected
     smooth = np.asarray(ndi.gaussian_filter(residual, widths, truncate=3), dtype=np.float32)
-    overall = robust_spread(smooth[pair.brain])
+    overall = max(robust_spread(smooth[pair.brain]), _NO_NOISE)
     z = np.where(pair.brain, smooth / _local_noise(smooth, pair, overall), 0)
     return Difference(
         pair, matched, z.astype(np.float32), overall, _normal_tissue(matched.later, pair)

@@ -22,7 +22,7 @@ from ..bids.dates import in_order, session_date, years_between
 from ..bids.exams import Exam
 from ..bids.names import output_entities, output_path, sidecar_of
 from ..errors import DataError
-from ..interfaces.change import AlignPair, CompareSessions, WriteChanges
+from ..interfaces.change import AlignPair, CompareSessions, JoinSessions, WriteChanges
 from ..interfaces.sink import DerivativesDataSink
 from ..lesions.change import STATUS_CODES
 from ..lesions.change_table import CHANGE_COLUMNS, SUMMARY_COLUMNS
@@ -74,6 +74,11 @@ class Visit:
             'record': self.path('exam', desc=self.model),
         }
         return {key: str(out_dir / path) for key, path in found.items()}
+
+    def probability(self, out_dir: Path) -> Path | None:
+        """Return the probability map, where it is there and no person has edited the mask."""
+        path = out_dir / self.path('prob_native', desc=self.model)
+        return path if path.is_file() and not self.edited else None
 
 
 def find_visits(subject: str, settings: Settings, model: str) -> list[Visit]:
@@ -152,6 +157,7 @@ def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
     pairs = list(pairwise(visits))
     if len(visits) > 2:
         pairs.append((visits[0], visits[-1]))
+    joint: dict[str, list[tuple[Node, str]]] = {visit.name: [] for visit in visits}
     merge = Node(Merge(len(pairs)), name='gather_pairs', run_without_submitting=True)
     for number, (before, after) in enumerate(pairs, start=1):
         whole = number > len(visits) - 1
@@ -159,6 +165,12 @@ def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
         workflow.connect(compare, 'summary', merge, f'in{number}')
         if not whole:
             _add_sinks(workflow, compare, before, after, settings)
+            if _joined(before, after, settings):
+                joint[before.name].append((compare, 'before_pull'))
+                joint[after.name].append((compare, 'after_pull'))
+    for visit in visits:
+        if joint[visit.name]:
+            _add_joint(workflow, visit, joint[visit.name], settings)
     write = Node(WriteChanges(), name='describe_changes', run_without_submitting=True)
     sink = _sink(visits, settings, 'changes', SUMMARY_COLUMNS, desc=visits[0].model)
     workflow.connect([
@@ -201,8 +213,48 @@ def _add_pair(
         name=f'compare_{suffix}',
         mem_gb=2.0,
     )
+    if not whole and _joined(before, after, settings):
+        compare.inputs.before_prob = str(before.probability(settings.out_dir))
+        compare.inputs.after_prob = str(after.probability(settings.out_dir))
     workflow.connect(align, 'out_file', compare, 'move')
     return compare
+
+
+def _joined(before: Visit, after: Visit, settings: Settings) -> bool:
+    """Whether two sessions are segmented together."""
+    known = [one.probability(settings.out_dir) for one in (before, after)]
+    return settings.longitudinal == 'joint' and None not in known and before.how == after.how
+
+
+def _add_joint(
+    workflow: Workflow, visit: Visit, pulls: list[tuple[Node, str]], settings: Settings
+) -> None:
+    """Add the joint segmentation of a session, in files of its own."""
+    how = visit.how
+    node = Node(
+        JoinSessions(
+            probability=str(visit.probability(settings.out_dir)),
+            threshold=float(how.get('Threshold') or 0.5),
+            connectivity=int(how.get('Connectivity') or settings.connectivity),
+            min_volume=float(how.get('MinimumLesionVolume_mm3') or 0.0),
+        ),
+        name=f'join_{visit.name}',
+        mem_gb=0.5,
+    )
+    merge = Node(Merge(len(pulls)), name=f'gather_{visit.name}', run_without_submitting=True)
+    for number, (compare, field) in enumerate(pulls, start=1):
+        workflow.connect(compare, field, merge, f'in{number}')
+    workflow.connect(merge, 'out', node, 'pulls')
+    metadata = {
+        'Description': 'Joint segmentation: where the FLAIRs of the sessions do not differ, their '
+        'probabilities are averaged.',
+        'Sources': [f'bids::{visit.path("prob_native", desc=visit.model).as_posix()}'],
+        'SpatialReference': f'bids:raw:{visit.flair}',
+    }
+    for key, field in (('joint_native', 'mask'), ('joint_prob_native', 'probability')):
+        sink = _sink([visit], settings, key, metadata, desc=f'{visit.model}joint')
+        workflow.connect(node, field, sink, 'in_file')
+        workflow.connect(node, 'metadata', sink, 'meta_dict')
 
 
 def _described(before: Visit, after: Visit, whole: bool) -> dict[str, Any]:

@@ -66,8 +66,10 @@ def test_each_session_is_compared_with_the_one_before_and_the_last_with_the_firs
     ]  # fmt: skip
     written = [n for n in found if n.startswith('ds_')]
     assert written == sorted(
-        ['ds_changes'] + [f'ds_{k}_{s}' for k in ('change', 'change_native', 'exam', 'lesions')
+        ['ds_changes'] + [f'ds_{k}_{s}' for k in ('change', 'change_native', 'difference_native', 'exam', 'lesions')
                           for s in ('2', '10')]
+        + [f'ds_{k}_{s}' for k in ('change_next_native', 'difference_next_native')
+           for s in ('1', '2')]
     )  # fmt: skip
 
 
@@ -111,8 +113,9 @@ def test_what_is_known_before(settings):
     metadata = sink._metadata
     assert 'no rates' in metadata['Notes'][0]
     assert metadata['SessionDates'] == ['n/a', 'n/a']
-    assert metadata['ChangeRules']['Name'] == 'anima'
-    assert 'animaLesionEvolutionDetection' in workflow.visit_desc()
+    assert metadata['ChangeThreshold'] == settings.change_threshold
+    assert compare.seed == settings.change_threshold
+    assert 'half-way between them' in workflow.visit_desc()
     date(settings, s1='2020-03-01T00:00:00', s2='2021-03-01T00:00:00')
     workflow = init_change_wf(subjects=['01'], settings=settings, model=MODEL)
     compare = workflow.get_node('sub_01_change_wf.compare_1_2').interface.inputs
