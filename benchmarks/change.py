@@ -116,9 +116,7 @@ def reference_of(root: Path, subject: str, pair: HalfWay) -> np.ndarray:
 def quality(difference: Difference, limits: ChangeLimits, truth: np.ndarray) -> dict[str, Any]:
     """Compare the changes with the truth; numbers of all change, and of 30 mm³ and more."""
     changed = find_changes(difference, limits).labels > 0
-    rows = evaluate_change(
-        changed.astype(int), truth.astype(int), difference.pair.voxel_mm3
-    )
+    rows = evaluate_change(changed.astype(int), truth.astype(int), difference.pair.voxel_mm3)
     whole, large = (next(r for r in rows if r['size'] == size) for size in ('all', '30-'))
     return {
         'dsc': whole['dsc'],

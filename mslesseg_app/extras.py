@@ -123,9 +123,7 @@ def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']
-        drawn.append(
-            sessions_beside(*pair, images.brain, images.change, names, images.difference)
-        )
+        drawn.append(sessions_beside(*pair, images.brain, images.change, names, images.difference))
     return [drawing for drawing in drawn if drawing is not None]
 
 

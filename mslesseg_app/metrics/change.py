@@ -95,9 +95,7 @@ class ChangeOutcome:
     error: MSLesSegError | None = None
 
 
-def evaluate_change(
-    predicted: Codes, true: Codes, voxel_mm3: float
-) -> list[dict[str, Any]]:
+def evaluate_change(predicted: Codes, true: Codes, voxel_mm3: float) -> list[dict[str, Any]]:
     """Compare a map of change with a reference.
 
     Parameters
@@ -130,9 +128,7 @@ def change_mask(codes: Codes, direction: str = 'all') -> Mask | None:
     return np.isin(codes, wanted)
 
 
-def _rows(
-    predicted: Mask, true: Mask, voxel_mm3: float, direction: str
-) -> list[dict[str, Any]]:
+def _rows(predicted: Mask, true: Mask, voxel_mm3: float, direction: str) -> list[dict[str, Any]]:
     strict = match_lesions(predicted, true, get_rules('msseg2016'), voxel_mm3)
     touch = match_lesions(predicted, true, _TOUCH, voxel_mm3)
     both = int(np.count_nonzero(predicted)) + int(np.count_nonzero(true))

@@ -73,7 +73,11 @@ class Change:
         if self.verdict == 'failed':
             return f'{since}: not compared, because {self.reason or "the images disagree"}.'
         found = [str(row.get('status') or '') for row in self.rows]
-        counts = [f'{found.count(status)} {_WORDS.get(status, status)}' for status in STATUSES if status in found]
+        counts = [
+            f'{found.count(status)} {_WORDS.get(status, status)}'
+            for status in STATUSES
+            if status in found
+        ]
         unjudged = sum(status not in STATUSES for status in found)
         counts += [f'{unjudged} not judged'] if unjudged else []
         return f'{since}: {", ".join(counts) or "no lesion to compare"}.'

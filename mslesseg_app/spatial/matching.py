@@ -324,7 +324,9 @@ class Window:
         """Return the weighted mean in the window around each block."""
         pad = [(0, -n % k) for n, k in zip(data.shape, self._block, strict=True)]
         data = np.pad(data, pad)
-        split = [part for n, k in zip(data.shape, self._block, strict=True) for part in (n // k, k)]
+        split = [
+            part for n, k in zip(data.shape, self._block, strict=True) for part in (n // k, k)
+        ]
         blocks = data.reshape(split).mean(axis=(1, 3, 5), dtype=np.float32)
         found = ndi.gaussian_filter(blocks, self._width, mode='constant', truncate=3)
         return np.asarray(found, dtype=np.float32)

@@ -10,6 +10,7 @@ import pytest
 from mslesseg_app.cli import bids_app
 from mslesseg_app.cli.main import main
 from mslesseg_app.errors import UsageError
+from mslesseg_app.lesions.difference import ChangeLimits
 from mslesseg_app.settings import Settings
 
 USAGE = 64

@@ -85,9 +85,7 @@ def test_moved_heads_are_compared_in_the_middle():
     move[:3, :3] = Rotation.from_euler('z', 6, degrees=True).as_matrix()
     move[:3, 3] = (3.0, -2.0, 1.0)
     before, after = head([OLD], 2, noise=0), image(head([OLD, NEW], 3, noise=0))
-    moved, brain = (
-        resample(one, SHAPE, AFFINE, invert(move), 3) for one in (after, image(BRAIN))
-    )
+    moved, brain = (resample(one, SHAPE, AFFINE, invert(move), 3) for one in (after, image(BRAIN)))
     noisy = np.asarray(moved.dataobj) + np.random.default_rng(5).standard_normal(SHAPE)
     mask = image(np.asarray(brain.dataobj) > 0.5)
     difference = difference_of(before + 0.0, image(noisy), move, mask)

@@ -120,3 +120,18 @@ def test_what_is_known_before(settings):
     workflow = init_change_wf(subjects=['01'], settings=settings, model=MODEL)
     compare = workflow.get_node('sub_01_change_wf.compare_1_2').interface.inputs
     assert compare.pair['years'] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize('longitudinal', ['joint', 'independent'])
+def test_sessions_are_segmented_together_unless_a_person_edited_one(tmp_path, longitudinal):
+    settings = Settings(
+        tmp_path / 'bids', tmp_path / 'out', tmp_path / 'work', longitudinal=longitudinal
+    )
+    for session in ('1', '2', '3'):
+        exam = finish(settings, session, edited=session == '3')
+        prob = settings.out_dir / output_path(exam, 'prob_native', desc=MODEL)
+        prob.write_bytes(image_bytes(THIN))
+    found = [name for name in nodes(settings) if 'joint' in name or name.startswith('join_')]
+    expected = ['ds_joint_native_1', 'ds_joint_native_2', 'ds_joint_prob_native_1']
+    expected += ['ds_joint_prob_native_2', 'join_1', 'join_2']
+    assert found == (expected if longitudinal == 'joint' else [])
