@@ -342,10 +342,11 @@ def _labels() -> dict[str, int]:
 
 
 _DESCRIPTION = """
-Sessions of a participant were registered rigidly to each other, and both FLAIRs were resampled once
-into the space half-way between them. The sharper one was smoothed to the resolution of the other,
-intensities were matched locally (standardised major axis), and the difference was divided by its
-local standard deviation. Changes are regions of at least {volume:g} mm³ and {extent:g} standard
-deviations that reach {threshold:g}, where at least one session shows lesion tissue. Each lesion was called
-stable, new, enlarging, shrinking or resolved by these regions, not by the difference of the masks.
+Sessions of a participant were registered rigidly to each other, and both FLAIRs were resampled
+once into the space half-way between them. The sharper one was smoothed to the resolution of the
+other, intensities were matched locally (standardised major axis), and the difference was divided
+by its local standard deviation. Changes are regions of at least {volume:g} mm³ and {extent:g}
+standard deviations that reach {threshold:g}, where at least one session shows lesion tissue. Each
+lesion was called stable, new, enlarging, shrinking or resolved by these regions, not by the
+difference of the masks.
 """

@@ -65,12 +65,11 @@ def test_each_session_is_compared_with_the_one_before_and_the_last_with_the_firs
         'compare_1_10', 'compare_1_2', 'compare_2_10',
     ]  # fmt: skip
     written = [n for n in found if n.startswith('ds_')]
-    assert written == sorted(
-        ['ds_changes'] + [f'ds_{k}_{s}' for k in ('change', 'change_native', 'difference_native', 'exam', 'lesions')
-                          for s in ('2', '10')]
-        + [f'ds_{k}_{s}' for k in ('change_next_native', 'difference_next_native')
-           for s in ('1', '2')]
-    )  # fmt: skip
+    later = ('change', 'change_native', 'difference_native', 'exam', 'lesions')
+    earlier = ('change_next_native', 'difference_next_native')
+    expected = ['ds_changes', *(f'ds_{k}_{s}' for k in later for s in ('2', '10'))]
+    expected += [f'ds_{k}_{s}' for k in earlier for s in ('1', '2')]
+    assert written == sorted(expected)
 
 
 def test_dates_give_the_order(settings):
