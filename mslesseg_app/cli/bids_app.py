@@ -481,10 +481,10 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--change-threshold',
         type=parsing.number(0),
-        default=5.0,
+        default=6.0,
         metavar='SD',
         help='Difference between the FLAIRs of two sessions, in standard deviations, that a '
-        'change reaches at its strongest voxel (default: 5).',
+        'change reaches at its strongest voxel (default: 6).',
     )
     group.add_argument(
         '--change-extent',

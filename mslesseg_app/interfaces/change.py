@@ -79,7 +79,7 @@ class _CompareInput(BaseInterfaceInputSpec):
     after_labels = File(mandatory=True, exists=True, desc='instances on the later FLAIR')
     lesions = File(mandatory=True, exists=True, desc='lesion table of the later session')
     record = File(mandatory=True, exists=True, desc='record of the later exam, JSON')
-    seed = traits.Float(5.0, usedefault=True, desc='difference that a change reaches, SD')
+    seed = traits.Float(6.0, usedefault=True, desc='difference that a change reaches, SD')
     extent = traits.Float(4.0, usedefault=True, desc='difference at the edge of a change, SD')
     min_volume = traits.Float(15.0, usedefault=True, desc='smallest change, mm3')
     before_prob = File(exists=True, desc='probability on the earlier FLAIR, for joint results')

@@ -53,7 +53,7 @@ class ChangeLimits:
         Smallest change, mm³.
     """
 
-    seed: float = 5.0
+    seed: float = 6.0
     extent: float = 4.0
     min_volume: float = 15.0
 
@@ -162,25 +162,20 @@ class ChangedRegions:
         return int(self.brighter.size)
 
 
-def find_changes(
-    difference: Difference, limits: ChangeLimits, lesion: Bools | None = None
-) -> ChangedRegions:
+def find_changes(difference: Difference, limits: ChangeLimits) -> ChangedRegions:
     """Find the regions that changed, in both directions.
 
     Parameters
     ----------
     difference : Difference
     limits : ChangeLimits
-    lesion : bool array (X, Y, Z), optional
-        Lesions of either session by their masks or probabilities. They count as lesion
-        tissue beside what the brighter of both FLAIRs shows.
 
     Returns
     -------
     ChangedRegions
         Ordered by direction, brighter first, and then by place.
     """
-    gate = difference.tissue & _candidates(difference, lesion)
+    gate = difference.tissue & (difference.lesion_before | difference.lesion_after)
     labels = np.zeros(difference.z.shape, dtype=np.int32)
     brighter: list[bool] = []
     for sign in (1, -1):
@@ -188,11 +183,6 @@ def find_changes(
         labels[found > 0] = found[found > 0] + len(brighter)
         brighter += [sign > 0] * count
     return ChangedRegions(labels, np.array(brighter, dtype=bool))
-
-
-def _candidates(difference: Difference, lesion: Bools | None) -> Bools:
-    shown = difference.lesion_before | difference.lesion_after
-    return shown if lesion is None else shown | lesion
 
 
 def _connected(
