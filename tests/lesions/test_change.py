@@ -170,8 +170,8 @@ def test_a_brighter_lesion_that_the_earlier_mask_missed_is_not_new():
 def test_an_edited_mask_is_taken_at_its_word():
     before, after = session(A), session(A, B)
     same = (session(A, B), session(A, B))
-    assert found(before, after, same) == ['stable', 'one-mask']
-    assert found(before, after, same, edited=(False, True)) == ['stable', 'new']
+    assert found(before, after, same) == ['one-mask', 'stable'], 'the largest first'
+    assert found(before, after, same, edited=(False, True)) == ['new', 'stable']
     grown = (session(A), session(A, B))
     assert found(session(A), session(A), grown) == ['stable', 'new']
     assert found(session(A), session(A), grown, edited=(False, True)) == ['stable']
