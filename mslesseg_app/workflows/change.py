@@ -252,7 +252,7 @@ def _add_joint(
         'SpatialReference': f'bids:raw:{visit.flair}',
     }
     for key, field in (('joint_native', 'mask'), ('joint_prob_native', 'probability')):
-        sink = _sink([visit], settings, key, metadata, desc=f'{visit.model}joint')
+        sink = _sink([visit], settings, key, metadata, desc=visit.model)
         workflow.connect(node, field, sink, 'in_file')
         workflow.connect(node, 'metadata', sink, 'meta_dict')
 

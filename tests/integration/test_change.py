@@ -93,7 +93,7 @@ def test_planted_changes_are_named_right(done):
         out, 'sub-demo_ses-1', 'space-orig_seg-changenext_desc-hyperintensity_dseg.nii.gz'
     )
     assert (np.asarray(nb.load(earlier).dataobj) == 5).any()
-    joint = 'space-orig_label-lesion_desc-hyperintensityjoint_mask.nii.gz'
+    joint = 'space-orig_seg-joint_desc-hyperintensity_dseg.nii.gz'
     for session in ('ses-1', 'ses-2'):
         assert np.asarray(nb.load(file(out, f'sub-demo_{session}', joint)).dataobj).any()
     sidecar = json.loads(
