@@ -16,7 +16,7 @@ from .bids.dataset import write_lookup
 from .bids.exams import Exam, share_template
 from .errors import MSLesSegError
 from .inference.ensemble import AnyModel
-from .lesions.change_rules import STATUS_CODES
+from .lesions.change import STATUS_CODES
 from .pages import extend_citation, page_key, write_pages
 from .progress import Progress
 from .settings import Settings

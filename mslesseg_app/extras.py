@@ -107,6 +107,7 @@ def exam_files(
         probability=there('prob_native', desc=model),
         uncertainty=there('uncertainty_native', desc=model),
         change=change,
+        difference=_difference_image(change),
         before=exam_files(earlier[0], subject, out_dir) if earlier else None,
         session=exam.session,
     )
@@ -122,7 +123,7 @@ def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']
-        drawn.append(sessions_beside(*pair, images.brain, images.change, names))
+        drawn.append(sessions_beside(*pair, images.brain, images.change, names, images.difference))
     return [drawing for drawing in drawn if drawing is not None]
 
 
@@ -175,6 +176,14 @@ def _change_image(key: Exam, model: str, out_dir: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def _difference_image(change: Path | None) -> Path | None:
+    """Return the path of the difference of both FLAIRs, which is named as the change image."""
+    if change is None:
+        return None
+    path = change.with_name(change.name.replace('_dseg.nii', '_difference.nii'))
+    return path if path.is_file() else None
+
+
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(sidecar_of(path).read_text(encoding='utf-8'))
@@ -185,7 +194,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 def _before(exam: ExamContent, subject: str, out_dir: Path) -> str:
     about = _sidecar(_change_table(exam, subject, out_dir))
-    return str(about.get('session_before', ''))
+    return str(about.get('session_before') or about.get('PreviousSession') or '')
 
 
 def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:

@@ -132,7 +132,10 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         connectivity=options.connectivity,
         device=options.device,
         rules=options.rules,
-        change_rules=options.change_rules,
+        longitudinal=options.longitudinal,
+        change_threshold=options.change_threshold,
+        change_extent=min(options.change_extent, options.change_threshold),
+        min_change_volume=options.min_change_volume,
         review=_absolute(options.review),
         random_seed=options.random_seed,
         nprocs=nprocs,
@@ -489,11 +492,33 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         help='Neighbours that make voxels one lesion (default: 6).',
     )
     group.add_argument(
-        '--change-rules',
-        choices=['anima', 'anima-new'],
-        default='anima',
-        help='Rules that name what became of a lesion between sessions (default: anima). '
-        'anima-new calls a lesion new, too, that has outgrown its past.',
+        '--longitudinal',
+        choices=['joint', 'independent'],
+        default='joint',
+        help='joint: sessions of a participant are also segmented together, in files of their '
+        'own; independent: each session alone (default: joint).',
+    )
+    group.add_argument(
+        '--change-threshold',
+        type=parsing.number(0),
+        default=6.0,
+        metavar='SD',
+        help='Difference between the FLAIRs of two sessions, in standard deviations, that a '
+        'change reaches at its strongest voxel (default: 6).',
+    )
+    group.add_argument(
+        '--change-extent',
+        type=parsing.number(0),
+        default=4.0,
+        metavar='SD',
+        help='Difference down to which a change extends from there (default: 4).',
+    )
+    group.add_argument(
+        '--min-change-volume',
+        type=parsing.number(0),
+        default=15.0,
+        metavar='MM3',
+        help='Smallest change between sessions, in mm³ (default: 15).',
     )
 
 
