@@ -19,11 +19,14 @@ from .settings import Settings
 #: Settings that change no result of an exam.
 _NOT_OF_EXAMS = frozenset({
     'bids_database_dir',
-    'change_rules',
+    'change_extent',
+    'change_threshold',
     'command',
     'device',
     'discard_intermediates',
+    'longitudinal',
     'mem_gb',
+    'min_change_volume',
     'model_dir',
     'nprocs',
     'offline',
@@ -39,6 +42,15 @@ _NOT_OF_EXAMS = frozenset({
     'work_dir',
     'write_graph',
 })  # fmt: skip
+
+
+#: Settings that only the comparison of sessions depends on.
+_OF_CHANGE = ('change_extent', 'change_threshold', 'longitudinal', 'min_change_volume')
+
+
+def change_key(settings: Settings, *more: Any) -> str:
+    """Return a key for the settings that matter to a comparison, and for more that does."""
+    return key_of(settings, [getattr(settings, name) for name in _OF_CHANGE], *more)
 
 
 def key_of(settings: Settings, *more: Any) -> str:

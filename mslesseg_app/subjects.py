@@ -191,7 +191,7 @@ class Subject:
         if workflow is None:
             return None
         batch.begin_comparing(workflow.visit_desc())
-        key = finished.key_of(settings, batch.model_key, settings.change_rules, visits)
+        key = finished.change_key(settings, batch.model_key, visits)
         if finished.is_finished(settings, name, key, self._change_files(visits)):
             return None
         log = settings.out_dir / f'sub-{self.name}' / 'log' / settings.run_uuid
