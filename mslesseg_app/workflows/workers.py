@@ -166,6 +166,9 @@ def log_to_file(path: Path) -> None:
     """Send what Nipype logs to a file instead of the terminal."""
     handler = _LogFile(path, delay=True)
     handler.setFormatter(logging.Formatter('%(asctime)s %(name)s %(levelname)s: %(message)s'))
+    for earlier in logging.getLogger('nipype').handlers:
+        if isinstance(earlier, _LogFile):  # of a run before in this process
+            earlier.close()
     for name in NIPYPE_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers = [handler] if name == 'nipype' else []
