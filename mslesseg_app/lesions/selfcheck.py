@@ -156,7 +156,7 @@ class SelfCheck:
 
     def __post_init__(self) -> None:
         if self.status not in get_args(Status):
-            raise ValueError(f'{self.status!r} is no status of the self-check.')
+            raise ValueError(f'{self.status!r} is no status of the self-check')
         object.__setattr__(self, 'reasons', tuple(self.reasons))
 
     def columns(self) -> dict[str, Any]:

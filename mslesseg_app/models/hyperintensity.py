@@ -1,7 +1,8 @@
 """A model without weights: what is too bright on FLAIR for where it lies.
 
 It is the floor that trained models have to beat. Nothing in it is trained, but its few constants
-were chosen on three labelled exams (see the model card), so figures on these flatter. Steps:
+were chosen on labelled exams (three at first, see the model card, and later eight for ``weak``),
+so figures on these flatter. Steps:
 
 1. The tissue maps of the template are moved onto the brain, and the intensities of white
    matter, grey matter and fluid are learnt from the exam itself, from tissue that lesions cannot
@@ -76,7 +77,7 @@ class Constants:
     midline: float = 4.0
     dark_t1w: float = 3.0
     grey_units: float = 1.6
-    weak: float = 2.0
+    weak: float = 2.5
     strong: float = 4.75
     softness: float = 0.75
     smallest: int = 5

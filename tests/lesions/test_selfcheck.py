@@ -66,8 +66,8 @@ def test_a_right_mask_passes_and_its_volumes_are_right(picture, truth):
     assert found.lesion_ml == pytest.approx(truth.sum() / 1000, rel=1e-3)
     assert found.outside_ml < 0.05
     assert found.share > 0.9
-    # what the maps call clear white matter is most of the balls, and nothing else is bright
-    assert 0.6 * truth.sum() / 1000 < found.hyperintense_ml < 1.05 * truth.sum() / 1000
+    # nothing but the balls is bright; cells of 2 mm at their edges count as a whole
+    assert 0.6 * truth.sum() / 1000 < found.hyperintense_ml < 1.15 * truth.sum() / 1000
 
 
 def test_an_empty_mask_misses_all_of_it(picture, truth):
