@@ -39,7 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pydicom
-import pydicom.pixels
+import pydicom.pixels.utils
 
 lgr = logging.getLogger('heudiconv')
 
@@ -315,7 +315,7 @@ def _planes(dataset: Any, paths: Sequence[Any]) -> Iterator[npt.NDArray[Any]]:
     count = frames if frames > 1 else len(paths)
     for place in sorted({count // 4, count // 2, 3 * count // 4}):
         path, index = (paths[0], place) if frames > 1 else (paths[place], None)
-        plane = np.asarray(pydicom.pixels.pixel_array(path, index=index))
+        plane = np.asarray(pydicom.pixels.utils.pixel_array(path, index=index))
         if plane.ndim == 2:
             yield plane
 

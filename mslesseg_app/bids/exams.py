@@ -258,8 +258,8 @@ def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
             f'sub-{subject} has no FLAIR, T1w or T2w image.',
             'Nothing can be done for this participant; leave it out with --participant-label.',
         )
-        notes = tuple(text for _, text in misplaced)
-        exams = [Exam(subject, None, {}, settings.modalities, notes, problem=problem)]
+        every = tuple(text for _, text in misplaced)
+        exams = [Exam(subject, None, {}, settings.modalities, every, problem=problem)]
     return exams
 
 

@@ -62,7 +62,7 @@ class Reading:
         mask = self.masks.get(MANUAL)
         if mask is None:
             return 0.0
-        voxel = float(abs(np.linalg.det(mask.affine[:3, :3])))
+        voxel = float(abs(np.linalg.det(mask.header.get_best_affine()[:3, :3])))
         return float((np.asanyarray(mask.dataobj) > 0).sum()) * voxel
 
 

@@ -58,7 +58,7 @@ def cpu_has_bfloat16() -> bool:
     """
     import torch
 
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     return any(capabilities.get(name) is True for name in ('avx512_bf16', 'amx_bf16'))
 
 

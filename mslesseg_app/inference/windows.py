@@ -127,7 +127,7 @@ def _problem(windows: Windows) -> str:
     for name, known in _WORDS.items():
         if getattr(windows, name) not in known:
             return f'{name} = {getattr(windows, name)!r} is none of {", ".join(known)}'
-    if not isinstance(windows.crop, bool):
+    if windows.crop not in (True, False):
         return f'crop = {windows.crop!r} is neither true nor false'
     if windows.batch < 1 or windows.multiple < 1 or min(windows.size) < 1:
         return 'the batch and all edges must be 1 or more'
@@ -448,7 +448,7 @@ class _Run:
                 spread[part] += variance * share
         assert total is not None
         norm.clamp_(min=1e-6)
-        kept = (..., *(slice(b, b + n) for b, n in zip(before, brain.shape, strict=True)))
+        kept: tuple[Any, ...] = (..., *(slice(b, b + n) for b, n in zip(before, brain.shape, strict=True)))
         return (total / norm)[kept], None if spread is None else (spread / norm)[kept]
 
     def _passes(

@@ -373,7 +373,7 @@ def test_a_kept_database_is_only_read(settings, tmp_path):
     assert index.read_bytes() == content
     assert index.stat().st_mtime_ns == changed
     left = {path.name for path in (tmp_path / 'database').iterdir()}
-    assert left <= {'layout_index.sqlite', 'index.lock'}
+    assert left <= {'layout_index.sqlite', 'mslesseg.json', 'mslesseg.lock'}
 
 
 @pytest.mark.parametrize('spelling', ['link', 'up'])

@@ -146,6 +146,7 @@ def test_all_that_can_be_said_of_a_model(call, tmp_path):
     weights = save_weights('unet', tmp_path / 'w.safetensors')
     code, _, err = call(
         'add', weights, '--architecture', 'unet', '--option', 'channels=[2, 4, 6]',
+            '--option', 'fold=1', '--option', 'blocks=2',
         '--name', 'mine', '--channels', 'flair', 'T2w', 't1w', '--required', 'FLAIR',
         '--missing', 'zero', '--normalisation', 'robust', '--threshold', '0.35',
         '--patch', '32', '48', '32', '--licence', 'CC-BY-4.0', '--model-version', '7',

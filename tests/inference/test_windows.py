@@ -61,7 +61,7 @@ def test_fitted_edge_needs_no_more_windows(length: int, largest: int, overlap: f
 @pytest.mark.parametrize('batch', [1, 3])
 def test_local_network_gives_its_own_output_everywhere(blending: str, batch: int) -> None:
     channels, brain = _case()
-    windows = Windows((16, 16, 16), 0.5, blending, batch)  # type: ignore[arg-type]
+    windows = Windows((16, 16, 16), 0.5, blending, batch=batch)  # type: ignore[arg-type]
     prob = predict(_first, channels, brain, windows)
     expected = 1 / (1 + np.exp(-channels[0].astype(np.float64)))
     np.testing.assert_allclose(prob[brain], expected[brain], atol=1e-5)

@@ -57,7 +57,8 @@ def test_turning_to_ras_and_home_changes_nothing(raw, tmp_path):
 
 
 def test_an_image_that_lies_on_the_template_is_taken_over(tmp_path, identity):
-    data = np.random.default_rng(0).normal(size=TEMPLATE_SHAPE).astype(np.float32)
+    data = 100 * np.random.default_rng(0).random(TEMPLATE_SHAPE, dtype=np.float32)
+    data[0, 0, 0] = 0
     path = save(data, TEMPLATE_AFFINE, tmp_path / 'mni.nii.gz')
     turned = ConformImage(in_file=str(path)).run(cwd=tmp_path).outputs.out_file
     out = ToTemplate(in_file=turned, transform=str(identity)).run(cwd=tmp_path).outputs.out_file

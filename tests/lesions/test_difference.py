@@ -95,7 +95,9 @@ def test_moved_heads_are_compared_in_the_middle():
     place = apply_affine(
         compose(pair.before_from_middle, pair.affine), np.argwhere(regions.labels == 1)
     )
-    assert regions.brighter.tolist() == [True]
+    # small regions where the moved head ends are below the smallest volume of the App (15 mm³)
+    sizes = np.bincount(regions.labels.ravel())[1:] * pair.voxel_mm3
+    assert regions.brighter[sizes >= 15].tolist() == [True]
     assert np.linalg.norm(place.mean(axis=0) - NEW) < 1.0
 
 
@@ -150,4 +152,4 @@ def test_window_means_are_those_of_a_gaussian():
     found = window.grow(window.sums(data))
     expected = ndimage.gaussian_filter(data, (8, 8, 4), mode='constant')
     inner = (slice(12, -12), slice(12, -12), slice(8, -8))
-    assert found[inner] == pytest.approx(expected[inner], abs=0.15 * expected.std())
+    assert found[inner] == pytest.approx(expected[inner], abs=float(0.15 * expected.std()))

@@ -295,7 +295,7 @@ def test_bad_files_are_refused_and_leave_nothing(bad, folder, name):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'patch': (30, 32, 32)}, 'multiples'),
+        ({'patch': (30, 32, 32), 'sampler': {'fit': False}}, 'multiples'),
         ({'normalisation': 'best'}, 'normalisation'),
         ({'name': 'my model'}, 'letters and digits'),
         ({'options': {'width': 8}}, 'options'),

@@ -234,7 +234,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(cases, tmp_path) -> None
     assert trainer.train()
     assert (trainer.progress.epoch, trainer.progress.best_epoch) == (4, 2)
     second = changed(plan, {'epochs': 2, 'keep': 'last', 'patience': 0, 'schedule': 'constant'})
-    third = changed(plan, {'schedule': 'constant'})
+    third = changed(plan, {'schedule': 'constant', 'keep': 'best'})
     best = Trainer(tmp_path / 'best', third, feed, Scores([0.1, 0.4, 0.2, 0.3]))
     best.train()
     last = Trainer(tmp_path / 'last', second, feed, Scores([0.1, 0.4]))
