@@ -11,8 +11,8 @@ of public scans (`MSLESSEG_TEST_DATA`) and STEP one of
     Trains from the start on four folds and leaves one out.
 ``sources`` (or ``source-MS3SEG`` …)
     Trains from the start on two sources and leaves one out.
-``final``
-    Trains from the mean of the folds' weights on all exams: the shipped network.
+``mean``
+    Writes the mean of the weights of folds 1 to 4: the shipped network.
 ``predict``
     Asks each network for the exams that it never saw, with all images, FLAIR and T1w, and FLAIR.
 ``planted``
@@ -59,7 +59,7 @@ SUBSETS = {
 }
 START = {'epochs': 30, 'steps_per_epoch': 25, 'warm_up': 2}
 RUN = {'epochs': 8, 'steps_per_epoch': 25, 'warm_up': 1, 'learning_rate': 1.5e-3}
-FINAL = {**RUN, 'epochs': 20}
+MEAN_OF = ('fold-1', 'fold-2', 'fold-3', 'fold-4')
 SUFFIXES = {'FLAIR': 'FLAIR', 'T1': 'T1w', 'T2': 'T2w'}
 METRICS = ('DSC', 'TPR', 'PPV', 'LTPR', 'LFPR', 'AVD', 'ASSD', 'lesion_F1')
 
@@ -151,8 +151,8 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         if start
         else [work / 'registered', data / 'ms3seg-bids']
     )
-    plan = START if start else FINAL if name == 'final' else RUN
-    first = mean_of_folds(work) if name == 'final' else work / 'runs/start/weights.safetensors'
+    plan = START if start else RUN
+    first = work / 'runs/start/weights.safetensors'
     more = ['--unlabelled'] if start else ['--start-from', first]
     command = [
         sys.executable, '-m', 'mslesseg_app', 'train', *sets, work / 'runs' / name,
@@ -166,8 +166,8 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
 
 
 def mean_of_folds(work: Path) -> Path:
-    """Write the mean of the weights of the folds, from which the final run starts."""
-    files = [load_file(work / 'runs' / run / 'weights.safetensors') for run in runs_of('folds')]
+    """Write the mean of the weights of four folds, which is shipped in half precision."""
+    files = [load_file(work / 'runs' / run / 'weights.safetensors') for run in MEAN_OF]
     mean = {key: sum(file[key].float() for file in files) / len(files) for key in files[0]}
     path = work / 'runs' / 'mean.safetensors'
     save_file(mean, path)
@@ -309,13 +309,15 @@ def main() -> int:
     parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
     parser.add_argument('--work', type=Path, required=True)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--threshold', type=float, default=0.5)
+    parser.add_argument('--threshold', type=float, default=0.9)
     args = parser.parse_args()
     if args.data is None:
         parser.error('--data, or MSLESSEG_TEST_DATA, names the folder of public scans')
     data, work = Path(args.data).resolve(), args.work.resolve()
     if args.step == 'data':
         assemble(data, work)
+    elif args.step == 'mean':
+        print(mean_of_folds(work))
     elif args.step in ('predict', 'planted'):
         cases = cases_of(data, work)
         for run in [*runs_of('folds'), *runs_of('sources')]:

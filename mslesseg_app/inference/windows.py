@@ -448,7 +448,10 @@ class _Run:
                 spread[part] += variance * share
         assert total is not None
         norm.clamp_(min=1e-6)
-        kept: tuple[Any, ...] = (..., *(slice(b, b + n) for b, n in zip(before, brain.shape, strict=True)))
+        kept: tuple[Any, ...] = (
+            ...,
+            *(slice(b, b + n) for b, n in zip(before, brain.shape, strict=True)),
+        )
         return (total / norm)[kept], None if spread is None else (spread / norm)[kept]
 
     def _passes(

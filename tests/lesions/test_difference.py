@@ -95,9 +95,9 @@ def test_moved_heads_are_compared_in_the_middle():
     place = apply_affine(
         compose(pair.before_from_middle, pair.affine), np.argwhere(regions.labels == 1)
     )
-    # small regions where the moved head ends are below the smallest volume of the App (15 mm³)
-    sizes = np.bincount(regions.labels.ravel())[1:] * pair.voxel_mm3
-    assert regions.brighter[sizes >= 15].tolist() == [True]
+    # where the moved head ends, a few voxels may differ too; the new lesion is the largest region
+    assert regions.brighter[0]
+    assert np.argmax(np.bincount(regions.labels.ravel())[1:]) == 0
     assert np.linalg.norm(place.mean(axis=0) - NEW) < 1.0
 
 
