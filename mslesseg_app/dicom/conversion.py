@@ -302,7 +302,7 @@ def _finish(task: Task, clean: list[str], stage: Path, outcome: Outcome) -> None
 def _words(path: str) -> dict[str, str]:
     """Return the texts of a header that dcm2niix is given in ASCII only."""
     dataset = read_dataset(path)
-    found = {}
+    found: dict[str, str] = {}
     for keyword in ('ProtocolName', 'SeriesDescription'):
         with suppress(*BAD_VALUE):
             text = str(dataset.get(keyword) or '').strip()
