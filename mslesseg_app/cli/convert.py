@@ -105,11 +105,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def default_map(bids_dir: Path) -> Path:
-    """Return where the subject map of a dataset is when nobody says otherwise."""
-    return bids_dir.with_name(f'{bids_dir.name}-private') / 'subjects.json'
-
-
 def label(text: str) -> str:
     """Read a BIDS label."""
     bare = text.removeprefix('sub-')
@@ -134,6 +129,7 @@ def main(arguments: list[str]) -> int:
 def to_request(options: argparse.Namespace, sources: list[Path], bids_dir: Path) -> Request:
     """Turn parsed options into a request, paths made absolute."""
     from ..dicom.plan import Request
+    from ..dicom.private import default_map
 
     bids_dir = bids_dir.absolute()
     chosen = options.subject_map

@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(own)
     from ..demo.studies import SUBJECT, write_references, write_studies
     from ..dicom.plan import Request
+    from ..dicom.private import default_map
     from ..dicom.run import convert
-    from .convert import default_map
 
     folder: Path = options.folder.absolute()
     bids_dir = folder / 'bids'

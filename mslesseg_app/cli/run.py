@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
     options.bids_dir = out / 'rawdata'
     options.output_dir = out / 'derivatives' / 'mslesseg'
     if options.subject_map is None:
-        options.subject_map = convert_cli.default_map(out)
+        from ..dicom.private import default_map
+
+        options.subject_map = default_map(out)
     bids_app.to_settings(options, '')  # its complaints before, not after, the conversion
     from ..dicom.run import convert
     from ..dicom.tables import warn_of_names

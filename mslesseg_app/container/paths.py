@@ -120,7 +120,7 @@ def named_paths(verb: str, options: Namespace) -> list[Named]:
 
 def _private(path: Path) -> Path:
     """Return where the verbs put the map of subjects: beside the dataset."""
-    from ..cli.convert import default_map
+    from ..dicom.private import default_map
 
     return default_map(path).parent
 

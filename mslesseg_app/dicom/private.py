@@ -16,6 +16,11 @@ from ..errors import BusyError, DataError
 from ..files import explain_os_error
 
 
+def default_map(folder: Path) -> Path:
+    """Return where the subject map of a dataset is when none is named."""
+    return folder.with_name(f'{folder.name}-private') / 'subjects.json'
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Make a folder for its owner's eyes only, and keep other conversions away from it.

@@ -15,7 +15,7 @@ from .identifiers import Identifiers
 from .identity import SubjectMap
 from .index import Index
 from .plan import Item, Request, count_reasons, listed
-from .private import Records, all_identifiers
+from .private import Records, all_identifiers, default_map
 from .sources import printable
 from .studies import shifted
 
@@ -228,13 +228,5 @@ def warn_of_names(subject_map: Path, paths: Iterable[Path]) -> None:
 
 def find_map(folder: Path) -> Path | None:
     """Return the subject map of a folder or of the nearest folder above it."""
-    for place in (folder, *folder.parents):
-        found = default_map(place)
-        if found is not None and found.exists():
-            return found
-    return None
-
-
-def default_map(folder: Path) -> Path | None:
-    """Return where the subject map of a folder is when none is named."""
-    return folder.with_name(f'{folder.name}-private') / 'subjects.json' if folder.name else None
+    places = (default_map(place) for place in (folder, *folder.parents) if place.name)
+    return next((path for path in places if path.exists()), None)
