@@ -59,8 +59,7 @@ def published(
 ) -> np.ndarray:
     """Return the mask that the public code of a network would give.
 
-    Crop to the foreground, MONAI's inferer, one window at a time, constant blending. What TransBTS
-    and SwinUNETR do otherwise is compared in `tests/inference/test_procedures.py`.
+    Crop to the foreground, MONAI's inferer, one window at a time, constant blending.
     """
     from monai.inferers import SlidingWindowInferer
 
@@ -124,11 +123,10 @@ def _only_windows(sampler: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows_of(entry: ModelEntry, brain: np.ndarray) -> tuple[tuple[int, ...], int]:
-    """Return edges and number of the windows of one exam, mirrored ones counted too."""
+    """Return edges and number of the windows of one exam."""
     windows = Windows.from_mapping(entry.patch, _only_windows(entry.sampler))
-    inside = brain[brain_box(brain, windows.margin)] if windows.crop else brain
-    size, corners = plan(inside, windows)
-    return size, len(corners) * 2 ** len(windows.flips)
+    size, corners = plan(brain[brain_box(brain, windows.margin)], windows)
+    return size, len(corners)
 
 
 def passes_of(entry: ModelEntry, count: int) -> tuple[int, float]:
@@ -295,7 +293,7 @@ def side_by_side(name: str, channels: np.ndarray, repeats: int, device: str) -> 
             return network.denoise(stack, noisy.to(device), step.to(device), maps)
 
     else:
-        sampler = {**exact.sampler, 'flips': []}
+        sampler = dict(exact.sampler)
         inferer = SlidingWindowInferer(exact.patch, 1, overlap=overlap, mode='constant')
 
         def plain() -> Any:

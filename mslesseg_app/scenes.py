@@ -50,7 +50,6 @@ class ExamFiles:
     probability: Path | None = None
     uncertainty: Path | None = None
     change: Path | None = None
-    difference: Path | None = None
     before: ExamFiles | None = None
     session: str | None = None
 
@@ -71,7 +70,6 @@ class ExamImages:
     probability: Any = None
     uncertainty: Any = None
     change: Any = None
-    difference: Any = None
     mni_from_flair: Affine | None = None
     before: str = ''
 
@@ -113,7 +111,6 @@ def load_exam(files: ExamFiles) -> ExamImages | None:
         probability=_load(files.probability),
         uncertainty=_load(files.uncertainty),
         change=_load(files.change),
-        difference=_load(files.difference),
         mni_from_flair=None if mine is None else invert(mine),
         before=f'ses-{before.session}' if before is not None and before.session else '',
     )

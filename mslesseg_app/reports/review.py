@@ -25,8 +25,6 @@ class ReviewRow:
         JPEG of some slices.
     verdict : str
         ``ok``, ``suspect``, ``failed`` or ``unknown``.
-    selfcheck : str
-        Status of the self-check of the mask: ``pass``, ``check``, ``fail`` or ``n/a``.
     flags : tuple of str
         Why it should be looked at.
     mark, marked, note : str
@@ -40,7 +38,6 @@ class ReviewRow:
     volume_ml: float | None = None
     lesions: int | None = None
     verdict: str = 'unknown'
-    selfcheck: str = 'n/a'
     flags: tuple[str, ...] = ()
     mark: str = ''
     marked: str = ''
@@ -50,12 +47,6 @@ class ReviewRow:
     def name(self) -> str:
         """``sub-01 ses-1``."""
         return f'{self.participant} {self.session}'.strip()
-
-    @property
-    def flagged(self) -> bool:
-        """Whether image checks, self-check or numbers say that it should be reviewed."""
-        doubtful = self.verdict in ('suspect', 'failed') or self.selfcheck in ('check', 'fail')
-        return bool(self.flags) or doubtful
 
     @property
     def source(self) -> str:
@@ -102,7 +93,7 @@ def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
         if row.mark == 'redone':
             return 0
         if not row.mark:
-            return 1 if row.flagged else 2
+            return 1 if row.flags or row.verdict in ('failed', 'suspect') else 2
         return 3
 
     return sorted(rows, key=lambda row: (rank(row), row.participant, row.session))

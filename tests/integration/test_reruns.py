@@ -19,12 +19,10 @@ AFTER_THRESHOLD = {
     'labels_mni',
     'labels_mask_mni',
     'regions',
-    'selfcheck',
     'measure',
     'figure_lesions',
     'describe',
     'describe_lesions',
-    'describe_checked',
     'describe_end',
 }
 
