@@ -112,8 +112,8 @@ def write(path, data, affine):
 
 @pytest.mark.slow
 def test_what_is_no_head_is_refused_and_nothing_is_written(tmp_path):
-    noise = np.random.default_rng(0).integers(0, 200, (48, 48, 48)).astype('i2')
-    path = write(tmp_path / 'noise.nii', noise, np.diag([2.4, 2.4, 2.4, 1]))
+    noise = np.random.default_rng(0).integers(0, 200, (58, 58, 58)).astype('i2')
+    path = write(tmp_path / 'noise.nii', noise, np.diag([2, 2, 2, 1]))
     with pytest.raises(AlignmentError, match='face was not removed'):
         deface_file(path, tmp_path / 'out.nii')
     assert [file.name for file in tmp_path.iterdir()] == ['noise.nii']
