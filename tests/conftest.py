@@ -145,6 +145,14 @@ NEEDS: dict[str, Callable[[], str]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests, which have a time limit of their own, first.
+
+    Otherwise the last of them runs alone while the other workers have nothing left to do.
+    """
+    items.sort(key=lambda item: item.get_closest_marker('timeout') is None)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     unknown = _demanded() - set(NEEDS)
     if unknown:
