@@ -3,6 +3,8 @@
 A marker names something that a machine may lack. Where it is lacking, the test is
 skipped with a reason; where ``MSLESSEG_DEMAND`` (names with commas) holds the marker,
 it fails instead, so that continuous integration cannot lose tests without noticing.
+``MSLESSEG_TEST_DEADLINE`` (seconds since 1970) is when no further test begins: the rest is
+skipped, and says so.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -172,6 +175,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.fail(f'{marker.name} is demanded, but {reason}', pytrace=False)
         if reason:
             pytest.skip(f'{marker.name}: {reason}')
+    deadline = float(os.environ.get('MSLESSEG_TEST_DEADLINE') or 'inf')
+    if time.time() > deadline:
+        pytest.skip('no time left: MSLESSEG_TEST_DEADLINE is over')
 
 
 # -------------------------------------------------------------------------- fixtures

@@ -194,7 +194,7 @@ def start(folder: Path, command: str, language: str = 'sh') -> None:
 def test_examples_run(stage: Path) -> None:
     """One after the other, in the order of the pages, in the same folder; what recurs, once."""
     failed = list[str]()
-    for example in {one.command: one for one in RUN}.values():
+    for example in {filled(one.command): one for one in RUN}.values():
         (stage / 'models').mkdir(exist_ok=True)
         (stage / 'models' / 'mine.toml').write_text(MODEL)
         command = example.command if example.language == 'python' else filled(example.command)
