@@ -23,7 +23,7 @@ from .spatial import grids
 from .spatial.affines import Affine, invert, read_itk, write_itk
 from .spatial.bias import correct_bias
 from .spatial.brain import brain_mask as find_brain
-from .spatial.checks import UNREADABLE, check_loaded
+from .spatial.checks import check_loaded, load_image
 from .spatial.exam import ExamAlignment, align_exam, judge_exam
 from .spatial.qc import exam_quality
 from .spatial.resample import resample, restore
@@ -255,15 +255,7 @@ def _load(image: Image, name: str) -> nb.Nifti1Image:
                 f'The {name} is neither a path nor a nibabel image but {type(image).__name__}.'
             )
         return image
-    path = Path(image)
-    try:
-        return nb.load(path)
-    except FileNotFoundError as error:
-        raise DataError(f'{path} does not exist.') from error
-    except UNREADABLE as error:
-        raise DataError(
-            f'{path} is not a readable NIfTI image: {error}', 'Copy or convert the image again.'
-        ) from error
+    return load_image(Path(image))
 
 
 def _prepare(image: nb.Nifti1Image, name: str, correct: bool, threads: int) -> nb.Nifti1Image:

@@ -56,12 +56,7 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 hypothesis.settings.register_profile(
-    'mslesseg',
-    deadline=None,
-    derandomize=True,
-    database=None,
-    print_blob=True,
-    max_examples=40,
+    'mslesseg', deadline=None, derandomize=True, database=None, print_blob=True
 )
 hypothesis.settings.load_profile('mslesseg')
 

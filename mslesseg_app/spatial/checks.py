@@ -46,7 +46,7 @@ def check_image(path: Path) -> nb.Nifti1Image:
         voxels without extent, no orientation, a qform and an sform that disagree, values that
         are not finite, or the same value everywhere.
     """
-    return check_loaded(_load(path), path)
+    return check_loaded(load_image(path), path)
 
 
 def check_loaded(image: nb.Nifti1Image, path: Path) -> nb.Nifti1Image:
@@ -117,16 +117,22 @@ def _edges(image: nb.Nifti1Image) -> npt.NDArray[np.float64]:
     return np.asarray(header['pixdim'][1:4], dtype=np.float64)
 
 
-def _load(path: Path) -> nb.Nifti1Image:
+def load_image(path: Path) -> nb.Nifti1Image:
+    """Open an image without reading its data.
+
+    Raises
+    ------
+    DataError
+        If the file does not exist or is no readable image.
+    """
     try:
-        image = nb.load(path)
+        return nb.load(path)
     except FileNotFoundError as error:
         raise DataError(f'{path} does not exist.') from error
     except UNREADABLE as error:
         raise DataError(
             f'{path} is not a readable NIfTI image: {error}', 'Copy or convert the image again.'
         ) from error
-    return image
 
 
 def _check_shape(image: nb.Nifti1Image, path: Path) -> None:
