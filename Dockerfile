@@ -108,6 +108,10 @@ RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
 USER 1000:1000
 
 # --------------------------------------------------- flirt, bet2, avwutils, standard data
+# Versions: those of the packages that fMRIPrep and others install for the same two programs.
+# avwutils and data_standard are not pinned. This project has not resolved them against FSL's
+# channel; what it has run is FSL 6.0.0, built from source (docs/workflow.md).
+# The self-test of `full` runs `bet -R` on an image, and ends the build if it fails.
 FROM ${CONDA_IMAGE} AS fsl
 ARG FSL_CHANNEL=https://fsl.fmrib.ox.ac.uk/fsldownloads/fslconda/public/
 ARG CONDA_CHANNEL=conda-forge
@@ -137,6 +141,11 @@ ENV MSLESSEG_CONTAINER_TAG=${IMAGE_TAG} \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 LABEL org.opencontainers.image.licenses="Apache-2.0 AND LicenseRef-FSL"
+# `bet -R` computes with dc.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends dc \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=fsl /opt/fsl /opt/fsl
 COPY --from=libraries-cuda /opt/venv /opt/venv
 # Said at every start (MSLESSEG_NOTICE).

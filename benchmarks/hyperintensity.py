@@ -24,6 +24,9 @@ EXAMS = {
     'patient26': 'ljubljana-mni/patient26/{}.nii.gz',
     'P18': 'mslesseg/train/P18/T1/P18_T1_{}.nii.gz',
 }
+MORE = {f'P14, T{n}': f'mslesseg-p14/train/P14/T{n}/P14_T{n}_{{}}.nii.gz' for n in (1, 2, 3)}
+"""Exams that the constants were not chosen on."""
+
 NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1'}
 
 
@@ -40,7 +43,7 @@ def largest_piece(mask: np.ndarray) -> np.ndarray:
 def rows(data: Path) -> list[list[str]]:
     entry = get_entry('hyperintensity')
     result = []
-    for exam, pattern in EXAMS.items():
+    for exam, pattern in (EXAMS | MORE).items():
         reference = read(data / pattern.format('MASK')) > 0
         images = {key: read(data / pattern.format(name)) for key, name in NAMES.items()}
         brain = largest_piece(np.any([image > 0 for image in images.values()], axis=0))

@@ -59,7 +59,8 @@ def published(
 ) -> np.ndarray:
     """Return the mask that the public code of a network would give.
 
-    Crop to the foreground, MONAI's inferer, one window at a time, constant blending.
+    Crop to the foreground, MONAI's inferer, one window at a time, constant blending. What TransBTS
+    and SwinUNETR do otherwise is compared in `tests/inference/test_procedures.py`.
     """
     from monai.inferers import SlidingWindowInferer
 
@@ -123,10 +124,11 @@ def _only_windows(sampler: dict[str, Any]) -> dict[str, Any]:
 
 
 def windows_of(entry: ModelEntry, brain: np.ndarray) -> tuple[tuple[int, ...], int]:
-    """Return edges and number of the windows of one exam."""
+    """Return edges and number of the windows of one exam, mirrored ones counted too."""
     windows = Windows.from_mapping(entry.patch, _only_windows(entry.sampler))
-    size, corners = plan(brain[brain_box(brain, windows.margin)], windows)
-    return size, len(corners)
+    inside = brain[brain_box(brain, windows.margin)] if windows.crop else brain
+    size, corners = plan(inside, windows)
+    return size, len(corners) * 2 ** len(windows.flips)
 
 
 def passes_of(entry: ModelEntry, count: int) -> tuple[int, float]:
@@ -293,7 +295,7 @@ def side_by_side(name: str, channels: np.ndarray, repeats: int, device: str) -> 
             return network.denoise(stack, noisy.to(device), step.to(device), maps)
 
     else:
-        sampler = dict(exact.sampler)
+        sampler = {**exact.sampler, 'flips': []}
         inferer = SlidingWindowInferer(exact.patch, 1, overlap=overlap, mode='constant')
 
         def plain() -> Any:

@@ -1,11 +1,11 @@
 """Where the time of a training goes, its memory, and whether it goes on exactly.
 
-Trains on a folder of prepared files (``python -m mslesseg_app.training prepare``) twice with the
-same seed: in one go, and stopped after each epoch and resumed by a new trainer. Prints a Markdown
-table, and the largest difference between the losses of the two. Example::
+Trains on a BIDS dataset with masks twice with the same seed: in one go, and stopped after each
+epoch and resumed by a new trainer. Prints a Markdown table, and the largest difference between the
+losses of the two. Example::
 
-    python benchmarks/training.py PREPARED_FOLDER --loaders 0 1
-    python benchmarks/training.py PREPARED_FOLDER --preset synthesis --network unet --device cuda
+    python benchmarks/training.py BIDS_DIR CACHE --loaders 0 1
+    python benchmarks/training.py BIDS_DIR CACHE --network unetr --device cuda
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from mslesseg_app.inference.device import choose_device
-from mslesseg_app.training.data import load_data
-from mslesseg_app.training.guided import GuidedFeed, load_guided
+from mslesseg_app.learning.cases import find_cases
+from mslesseg_app.training.describe import entry_of
 from mslesseg_app.training.loop import Trainer
-from mslesseg_app.training.patches import Feed, SynthesisFeed
+from mslesseg_app.training.patches import CaseFeed, Feed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.workers import World
@@ -32,10 +32,11 @@ AN_EPOCH = 1e-4
 """Minutes after which no further epoch begins."""
 
 
-def make_feed(folder: Path, plan: Plan, device: str) -> Feed:
-    if plan.source == 'guided':
-        return GuidedFeed(load_guided(folder), plan)
-    return SynthesisFeed(load_data(folder), plan, device)
+def make_feed(dataset: Path, cache: Path, plan: Plan) -> Feed:
+    """Return a feed of all labelled exams, every one of them read already."""
+    feed = CaseFeed(find_cases(dataset, cache), plan, entry_of(plan), cache / 'exams')
+    list(feed.prepare())
+    return feed
 
 
 def train(feed: Feed, plan: Plan, device: str, loaders: int, stops: bool) -> list[dict[str, Any]]:
@@ -58,9 +59,10 @@ def gibibytes() -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('data', type=Path)
-    parser.add_argument('--network', default='guided')
-    parser.add_argument('--preset', default='guided', choices=('guided', 'synthesis'))
+    parser.add_argument('data', type=Path, metavar='BIDS_DIR')
+    parser.add_argument('cache', type=Path, help='Folder of exams that were read.')
+    parser.add_argument('--network', default='unet')
+    parser.add_argument('--preset', default='mended')
     parser.add_argument('--steps', type=int, default=20, help='Of each of three epochs.')
     parser.add_argument('--loaders', type=int, nargs='+', default=[1])
     parser.add_argument('--threads', type=int, default=1)
@@ -70,7 +72,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     plan = preset(args.preset, args.network)
     plan = changed(plan, {'epochs': EPOCHS, 'steps_per_epoch': args.steps})
-    feed = make_feed(args.data, plan, device)
+    feed = make_feed(args.data, args.cache, plan)
     print('| loaders | seconds a step | waiting for data | peak memory GiB |')
     print('|---|---|---|---|')
     for loaders in args.loaders:

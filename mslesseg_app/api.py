@@ -23,9 +23,10 @@ from .spatial import grids
 from .spatial.affines import Affine, invert, read_itk, write_itk
 from .spatial.bias import correct_bias
 from .spatial.brain import brain_mask as find_brain
-from .spatial.checks import check_loaded, load_image
+from .spatial.checks import check_loaded
 from .spatial.exam import ExamAlignment, align_exam, judge_exam
-from .spatial.qc import exam_quality
+from .spatial.qc import exam_quality, with_note
+from .spatial.reading import open_image, three_dimensional
 from .spatial.resample import resample, restore
 from .spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_template_grid
 
@@ -210,7 +211,7 @@ class _Exam:
     @property
     def flair(self) -> Any:
         """The FLAIR as it was given, three-dimensional."""
-        return _three_dimensional(self.raw['FLAIR'])
+        return three_dimensional(self.raw['FLAIR'])
 
     def home(self, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float32]:
         """Bring a map from the template grid to that of the FLAIR."""
@@ -255,7 +256,7 @@ def _load(image: Image, name: str) -> nb.Nifti1Image:
                 f'The {name} is neither a path nor a nibabel image but {type(image).__name__}.'
             )
         return image
-    return load_image(Path(image))
+    return open_image(Path(image))
 
 
 def _prepare(image: nb.Nifti1Image, name: str, correct: bool, threads: int) -> nb.Nifti1Image:
@@ -285,7 +286,7 @@ def _to_template(image: nb.Nifti1Image, transform: Affine) -> nb.Nifti1Image:
 
 def _load_mask(given: Image, flair: Any) -> nb.Nifti1Image:
     """Return the user's brain mask, uint8, if it fits the FLAIR or the template."""
-    mask = _three_dimensional(_load(given, 'brain mask'))
+    mask = three_dimensional(_load(given, 'brain mask'))
     inside = np.asanyarray(mask.dataobj) > 0
     if not inside.any():
         raise DataError('The brain mask is empty.', 'Check that it is the right file.')
@@ -311,10 +312,6 @@ def _brain(mask: nb.Nifti1Image | None, exam: _Exam) -> nb.Nifti1Image:
     return grids.on_template(np.asanyarray(found.dataobj) > 0, np.uint8)
 
 
-def _three_dimensional(image: Any) -> Any:
-    return image if image.ndim == 3 else nb.funcs.four_to_three(image)[0]
-
-
 def _gather(
     exam: _Exam,
     brain_mni: Any,
@@ -326,6 +323,7 @@ def _gather(
     """Bring the maps home and find the lesions; `rule` is threshold, connectivity, volume."""
     from .lesions.components import label_lesions
     from .lesions.describe import describe_lesions, region_columns
+    from .lesions.dissemination import dominating_note
     from .lesions.table import lesion_table
 
     threshold, connectivity, min_volume = rule
@@ -352,8 +350,15 @@ def _gather(
         volumes=volumes | region_columns(described.table),
         dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
-        quality=exam_quality(
-            exam.raw['FLAIR'], exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
+        quality=with_note(
+            exam_quality(
+                exam.flair, exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
+            ),
+            'dominating_lesion',
+            'One lesion dominates',
+            dominating_note(
+                1000 * volumes['largest_lesion_ml'], 1000 * volumes['lesion_volume_ml']
+            ),
         ),
         probability_mni=grids.on_template(prob_mni, np.float32),
         info=info,

@@ -6,11 +6,9 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from typing import Any
 
-from .bids.dataset import check_output_folder, write_dataset_files, write_lookup
+from .bids.dataset import check_output_folder, write_dataset_files
 from .bids.exams import (
     Exam,
     check_dataset,
@@ -27,7 +25,8 @@ from .bids.review import (
     marked_exams,
 )
 from .bids.validation import validate
-from .errors import BusyError, MSLesSegError, NothingSelectedError
+from .errors import MSLesSegError, NothingSelectedError
+from .files import check_temporary_folder
 from .inference.ensemble import AnyModel, choose, models_of
 from .models.registry import get_entry
 from .settings import Settings
@@ -54,6 +53,8 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
     MSLesSegError
         If the run cannot begin.
     """
+    from .locks import check_free, locked
+
     # What is wrong with a header is said once, by the exam's first node.
     logging.getLogger('nibabel.global').setLevel(logging.CRITICAL)
     entry, engine, settings = _prepare(settings)
@@ -68,11 +69,12 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
         return _code([exam.problem for exam in exams if exam.problem])
     check_output_folder(settings.out_dir, settings.work_dir)
     keep_review(settings, review)
-    with _locked(exams, settings):
-        for exam in marked_exams(exams, review, 'redo'):
-            _say(f'{exam.label}: computed anew, as the review asks for.', quiet)
+    check_free(exams, settings)
+    for exam in marked_exams(exams, review, 'redo'):
+        _say(f'{exam.label}: computed anew, as the review asks for.', quiet)
+        with locked([exam], settings):
             _forget(exam, settings)
-        return _process(exams, settings, engine, entry, quiet)
+    return _process(exams, settings, engine, entry, quiet)
 
 
 def _reviewed(exams: list[Exam], review: Review, quiet: bool) -> list[Exam]:
@@ -91,8 +93,11 @@ def _reviewed(exams: list[Exam], review: Review, quiet: bool) -> list[Exam]:
 
 def _forget(exam: Exam, settings: Settings) -> None:
     """Remove the intermediate results of an exam, so that all of it is computed again."""
+    from . import finished
     from .workflows.names import exam_name, subject_name, top_name
 
+    for name in (exam.label, f'sub-{exam.subject}_shared'):
+        finished.forget(settings, name)
     names = [exam_name(exam), *([subject_name(exam.subject)] if settings.unbiased else [])]
     for name in names:
         shutil.rmtree(settings.work_dir / top_name() / name, ignore_errors=True)
@@ -115,7 +120,8 @@ def write_boilerplate(settings: Settings, *, quiet: bool = False) -> int:
     entry, engine, settings = _prepare(settings)
     exams = [exam for exam in find_exams(settings) if exam.problem is None]
     check_output_folder(settings.out_dir)
-    workflow = init_run_wf(exams=exams, settings=settings, engine=engine, entry=entry)
+    described = examples(exams, settings)
+    workflow = init_run_wf(exams=described, settings=settings, engine=engine, entry=entry)
     path = write_citation(settings, workflow.visit_desc())
     _say(f'Wrote {path}', quiet)
     return 0
@@ -129,6 +135,7 @@ def _prepare(settings: Settings) -> tuple[AnyModel, str, Settings]:
     from .models.check import check_model
     from .workflows.base import choose_engine
 
+    check_temporary_folder()
     entry = chosen_model(settings)
     engine = choose_engine(settings)
     for model in models_of(entry):
@@ -166,68 +173,64 @@ def chosen_model(settings: Settings) -> AnyModel:
 def _process(
     exams: list[Exam], settings: Settings, engine: str, entry: AnyModel, quiet: bool
 ) -> int:
-    from .pages import record_failures, write_citation, write_pages
-    from .workflows.base import configured_nipype, execute, init_run_wf, write_graph
+    from .batch import Batch
 
-    ready = [exam for exam in exams if exam.problem is None]
     _limit_threads(settings)
     write_dataset_files(settings, entry, engine)
     settings.to_toml(settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}.toml')
     for exam in exams:
         for note in exam.notes:
             _say(f'{exam.label}: {note}', quiet)
-    problems: dict[str, MSLesSegError] = {e.label: e.problem for e in exams if e.problem}
-    steps: dict[str, str] = {}
-    stopped: list[str] = []
-    unlike: dict[str, MSLesSegError] = {}
-    if ready:
-        with configured_nipype(settings):
-            workflow = init_run_wf(exams=ready, settings=settings, engine=engine, entry=entry)
-            if settings.write_graph:
-                _say(f'Wrote {write_graph(workflow, settings)}', quiet)
-            write_citation(settings, workflow.visit_desc())
-            failures, progress = execute(workflow, ready, settings, quiet)
-        problems |= {label: failure.error for label, failure in failures.items()}
-        steps = {label: failure.step for label, failure in failures.items()}
-        stopped = [label for label in progress.unfinished() if label not in problems]
-    record_failures(exams, problems, steps, settings, entry)
-    if ready:
-        unlike, seconds = ({}, {}) if stopped else _compare(exams, settings, entry, quiet)
-        _keep_timings(progress.seconds | seconds, settings)
-    pages = write_pages(settings, {exam.subject for exam in exams})
-    for label in stopped:
+    methods = _describe(exams, settings, engine, entry, quiet)
+    outcome = Batch(exams, settings, engine, entry, quiet, methods).run()
+    for label in outcome.stopped:
         print(f'{label}: not finished, because the run was stopped.', file=sys.stderr)
-    unfinished = {*problems, *stopped}
+    unfinished = {*outcome.problems, *outcome.stopped}
     fresh = [exam for exam in exams if exam.label not in unfinished]
     keep_redone(settings, fresh)
-    done = len(exams) - len(problems) - len(stopped)
-    problems |= unlike
+    problems = outcome.problems | outcome.others
     _explain(problems)
-    _say(f'{done} of {len(exams)} exams done; results are in {settings.out_dir}', quiet)
-    for page in pages:
+    _say(f'{len(fresh)} of {len(exams)} exams done; results are in {settings.out_dir}', quiet)
+    for page in outcome.pages:
         _say(f'  {page}', quiet)
     return _code(list(problems.values()))
 
 
-def _compare(
-    exams: list[Exam], settings: Settings, entry: AnyModel, quiet: bool
-) -> tuple[dict[str, MSLesSegError], dict[str, float]]:
-    """Compare the sessions of each subject; return what failed, and the seconds of the nodes."""
-    from .lesions.change_rules import STATUS_CODES
-    from .pages import extend_citation
-    from .workflows.base import configured_nipype, execute_change
-    from .workflows.change import init_change_wf
+def _describe(
+    exams: list[Exam], settings: Settings, engine: str, entry: AnyModel, quiet: bool
+) -> str:
+    """Write the methods text, and the graph of an exam where it is asked for; return the text."""
+    from .pages import write_citation
+    from .workflows.base import configured_nipype, init_run_wf, write_graph
 
-    subjects = {exam.subject for exam in exams if exam.session}
-    workflow = init_change_wf(subjects=subjects, settings=settings, model=entry.name)
-    if workflow is None:
-        return {}, {}
-    _say('Comparing sessions', quiet)
-    write_lookup(settings.out_dir, 'change', {str(k): code for k, code in STATUS_CODES.items()})
-    with configured_nipype(settings):
-        extend_citation(settings, workflow.visit_desc())
-        failures, seconds = execute_change(workflow, settings)
-    return {f'{name}, change': one.error for name, one in failures.items()}, seconds
+    ready = [exam for exam in exams if exam.problem is None]
+    if not ready:
+        return ''
+    described = examples(ready, settings)
+    workflow = init_run_wf(exams=described, settings=settings, engine=engine, entry=entry)
+    text: str = workflow.visit_desc()
+    write_citation(settings, text)
+    if settings.write_graph:
+        unit = share_template(described, settings).get(described[0].subject, described[:1])
+        first = init_run_wf(exams=unit, settings=settings, engine=engine, entry=entry)
+        with configured_nipype(settings):
+            _say(f'Wrote {write_graph(first, settings)}', quiet)
+    return text
+
+
+def examples(exams: list[Exam], settings: Settings) -> list[Exam]:
+    """Return one exam of each kind, which is all that a methods text tells apart.
+
+    Exams that share a within-subject template count as one kind, with one subject for all.
+    """
+    found: dict[Any, list[Exam]] = {}
+    sharing = share_template(exams, settings)
+    for exam in exams:
+        group = sharing.get(exam.subject, [])
+        alone = exam not in group
+        kind = (tuple(exam.images), exam.registered, bool(exam.edited), bool(exam.reference))
+        found.setdefault((kind, alone), [exam] if alone else group)
+    return list({exam.label: exam for group in found.values() for exam in group}.values())
 
 
 def _limit_threads(settings: Settings) -> None:
@@ -236,45 +239,6 @@ def _limit_threads(settings: Settings) -> None:
         os.environ[name] = str(settings.omp_nthreads)
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = str(settings.omp_nthreads)
     os.environ['NIPYPE_NO_ET'] = '1'
-
-
-def _keep_timings(seconds: dict[str, float], settings: Settings) -> None:
-    from .files import write_text
-
-    lines = ['node\tseconds']
-    lines += [f'{name}\t{value:.2f}' for name, value in sorted(seconds.items())]
-    path = settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}_timings.txt'
-    write_text(path, '\n'.join(lines) + '\n')
-
-
-@contextmanager
-def _locked(exams: list[Exam], settings: Settings) -> Iterator[None]:
-    """Hold each exam's place in the work folder, so that two runs do not mix there."""
-    from filelock import FileLock, Timeout
-
-    folder = settings.work_dir / 'locks'
-    folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        shared = [f'sub-{subject}' for subject in share_template(exams, settings)]
-        for label in dict.fromkeys([*(exam.label for exam in exams), *shared]):
-            lock = FileLock(folder / f'{label}.lock')
-            try:
-                stack.enter_context(lock.acquire(timeout=0))
-            except Timeout as error:
-                raise BusyError(
-                    f'Another run is working on {label} in {settings.work_dir}.',
-                    'Wait for it, or give this run another folder with -w/--work-dir.',
-                ) from error
-        for exam in exams:
-            _remove_leftovers(exam, settings.out_dir)
-        yield
-
-
-def _remove_leftovers(exam: Exam, out_dir: Path) -> None:
-    """Remove the temporary files that a killed run left of this exam."""
-    pictures = (out_dir / f'sub-{exam.subject}' / 'figures').glob(f'.tmp-*-{exam.label}_*')
-    for path in [*(out_dir / exam.folder).rglob('.tmp-*'), *pictures]:
-        path.unlink(missing_ok=True)
 
 
 def _print_plan(exams: list[Exam], settings: Settings, engine: str, entry: AnyModel) -> None:

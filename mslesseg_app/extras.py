@@ -107,6 +107,7 @@ def exam_files(
         probability=there('prob_native', desc=model),
         uncertainty=there('uncertainty_native', desc=model),
         change=change,
+        difference=_difference_image(change),
         before=exam_files(earlier[0], subject, out_dir) if earlier else None,
         session=exam.session,
     )
@@ -122,7 +123,7 @@ def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']
-        drawn.append(sessions_beside(*pair, images.brain, images.change, names))
+        drawn.append(sessions_beside(*pair, images.brain, images.change, names, images.difference))
     return [drawing for drawing in drawn if drawing is not None]
 
 
@@ -175,6 +176,14 @@ def _change_image(key: Exam, model: str, out_dir: Path) -> Path | None:
     return path if path.is_file() else None
 
 
+def _difference_image(change: Path | None) -> Path | None:
+    """Return the path of the difference of both FLAIRs, which is named as the change image."""
+    if change is None:
+        return None
+    path = change.with_name(change.name.replace('_dseg.nii', '_difference.nii'))
+    return path if path.is_file() else None
+
+
 def _sidecar(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(sidecar_of(path).read_text(encoding='utf-8'))
@@ -185,7 +194,7 @@ def _sidecar(path: Path) -> dict[str, Any]:
 
 def _before(exam: ExamContent, subject: str, out_dir: Path) -> str:
     about = _sidecar(_change_table(exam, subject, out_dir))
-    return str(about.get('session_before', ''))
+    return str(about.get('session_before') or about.get('PreviousSession') or '')
 
 
 def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:
@@ -200,15 +209,13 @@ def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:
 
 def _seconds(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, float]:
     """Return the seconds of each stage in the last run that computed something of this exam."""
-    name = exam_name(_key(exam, subject)) + '.'
-    found = sorted((out_dir / 'logs').glob('*_timings.txt'), reverse=True)
-    for path in found:
+    name = re.escape(exam_name(_key(exam, subject)))
+    row = re.compile(rf'^{name}\.(\S+)\t([0-9.]+)$', re.MULTILINE)
+    for path in _newest_first(out_dir / 'logs', '*_timings.txt'):
         stages: dict[str, float] = {}
-        for row in _rows(path):
-            node, seconds = str(row.get('node', '')), row.get('seconds')
-            if node.startswith(name) and isinstance(seconds, int | float):
-                stage = stage_of(node.rsplit('.', 1)[-1])
-                stages[stage] = stages.get(stage, 0.0) + float(seconds)
+        for node, seconds in row.findall(path.read_text(encoding='utf-8', errors='replace')):
+            stage = stage_of(node.rsplit('.', 1)[-1])
+            stages[stage] = stages.get(stage, 0.0) + float(seconds)
         if stages:
             return stages
     return {}
@@ -217,11 +224,11 @@ def _seconds(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, float]
 def _memory(exam: ExamContent, subject: str, out_dir: Path) -> str:
     """Tell the highest memory of a step, where a run was asked to watch it."""
     name = exam_name(_key(exam, subject))
-    for path in sorted((out_dir / 'logs').glob('*_resources.json'), reverse=True):
+    for path in _newest_first(out_dir / 'logs', f'*_{name}_resources.json'):
         try:
             watched = json.loads(path.read_text(encoding='utf-8'))
             pairs = zip(watched['name'], watched['rss_GiB'], strict=True)
-            found = [(float(rss), str(node)) for node, rss in pairs if name in str(node)]
+            found = [(float(rss), str(node)) for node, rss in pairs]
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if found:
@@ -229,3 +236,7 @@ def _memory(exam: ExamContent, subject: str, out_dir: Path) -> str:
             stage = stage_of(node.rsplit('.', 1)[-1])
             return f'Highest memory of a step: {rss:.2f} GiB ({stage}).'
     return 'Memory was not watched; the option --resource-monitor does that.'
+
+
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns, reverse=True)

@@ -8,13 +8,18 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .errors import DiskError, MSLesSegError, OutputError
+from .errors import DiskError, MSLesSegError, OutputError, UsageError
 
 _TEMPORARY = '.tmp-'
+#: Length of a file name in bytes, and what a temporary name adds to it beside its beginning.
+_LONGEST_NAME, _RANDOM = 255, 9
+#: Length of the address of a socket in bytes, and what multiprocessing adds to the folder
+#: (``/pymp-xxxxxxxx/listener-xxxxxxxx`` and a null byte).
+_LONGEST_SOCKET, _SOCKET_NAME = 104, 33
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {
     errno.EACCES,
@@ -52,6 +57,27 @@ def explain_os_error(error: OSError, path: Path | str) -> MSLesSegError:
     return DiskError(f'Input/output error on {where}: {error.strerror or error}.')
 
 
+def check_temporary_folder() -> None:
+    """Make sure that processes can talk to each other through sockets in the temporary folder.
+
+    Raises
+    ------
+    UsageError
+        If its path is too long for the address of a socket.
+    """
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST_SOCKET - _SOCKET_NAME:
+        raise UsageError(
+            f'The path of the temporary folder is too long for sockets: {folder}.',
+            'Choose a shorter one, for example: export TMPDIR=/tmp',
+        )
+
+
+def too_long(path: Path) -> bool:
+    """Whether a file of this name, or its temporary copy, has too long a name to be written."""
+    return len(os.fsencode(path.name)) + len(_TEMPORARY) + _RANDOM > _LONGEST_NAME
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; it takes the final name when all went well.
@@ -75,7 +101,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())
+        # Some file systems (CIFS, FUSE) know no rights, and refuse to change them.
+        with suppress(OSError):
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise explain_os_error(error, path) from error

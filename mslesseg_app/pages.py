@@ -79,7 +79,7 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             boilerplate=_boilerplate(settings),
             citation=CITATION,
         )
-        page = settings.out_dir / f'sub-{subject}.html'
+        page = page_path(settings, subject)
         extras = gather_extras(exams, subject, settings.out_dir)
         pages.append(write_subject_page(content, page, extras=extras))
     if not pages:
@@ -88,6 +88,17 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             'Run the participant level first, without --reports-only.',
         )
     return pages
+
+
+def page_path(settings: Settings, subject: str) -> Path:
+    """Return the path of the page of a subject."""
+    return settings.out_dir / f'sub-{subject}.html'
+
+
+def page_key(settings: Settings) -> list[object]:
+    """Return what pages show besides what lies in the folder of their subject."""
+    about = _provenance(settings)
+    return [about.software, sorted(about.settings.items())]
 
 
 def write_citation(settings: Settings, text: str) -> Path:
@@ -101,6 +112,8 @@ def extend_citation(settings: Settings, text: str) -> Path:
     """Add a paragraph to the methods text that :func:`write_citation` wrote."""
     path = settings.out_dir / 'logs' / 'CITATION.md'
     head, mark, rest = path.read_text(encoding='utf-8').partition('\n\n### References')
+    if text.strip() in head:
+        return path
     write_text(path, f'{head}\n\n{text.strip()}{mark}{rest}')
     return path
 

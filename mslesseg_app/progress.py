@@ -30,29 +30,31 @@ class Progress:
 
     Parameters
     ----------
-    nodes : mapping
-        Names of the nodes of each exam's workflow.
     labels : mapping
-        What to call each exam.
+        What to call each exam, by the name of its workflow, in their order.
     quiet : bool
     stream : text stream, optional
         Default: standard error, so that standard output stays free.
     shared : collection of str
-        Workflows among ``nodes`` that are no exam, but what several exams wait for.
+        Workflows among ``labels`` that are no exam, but what several exams wait for.
     """
 
     def __init__(
         self,
-        nodes: Mapping[str, list[str]],
         labels: Mapping[str, str],
         quiet: bool = False,
         stream: TextIO | None = None,
         shared: Collection[str] = (),
     ) -> None:
         self._labels = dict(labels)
-        self._order = [name for name in nodes if name not in shared]
-        self._left = {exam: len(names) for exam, names in nodes.items()}
-        self._total = sum(_weight(name) for names in nodes.values() for name in names)
+        exams = [name for name in labels if name not in shared]
+        self._number = {name: k for k, name in enumerate(exams, start=1)}
+        self._left: dict[str, int] = {}
+        self._rest: dict[str, float] = {}
+        self._done: set[str] = set()
+        self._begun = 0
+        self._known = 0.0
+        self._waiting = len(exams)
         self._computed = 0.0
         self._skipped = 0.0
         self._started: dict[str, float] = {}
@@ -93,19 +95,58 @@ class Progress:
             if self._live is not None:
                 self._live.update(self._line())
 
+    def begin(self, nodes: Mapping[str, list[str]]) -> None:
+        """Take note of the nodes that the workflows of exams will run."""
+        with self._lock:
+            for name, own in nodes.items():
+                self._left[name] = len(own)
+                self._rest[name] = sum(_weight(node) for node in own)
+                self._known += self._rest[name]
+                if name in self._number:
+                    self._begun += 1
+                    self._waiting -= 1
+
+    def skip(self, name: str) -> None:
+        """Take note that an exam was done before the run."""
+        with self._lock:
+            self._done.add(name)
+            self._waiting -= 1
+            if self._live is not None:
+                self._live.update(self._line())
+
+    def end(self, name: str) -> dict[str, float]:
+        """Forget a workflow of which nothing will run any more; return the nodes' seconds."""
+        with self._lock:
+            self._skipped += self._rest.pop(name, 0.0)
+            self._left.pop(name, None)
+            self._stages.pop(name, None)
+            self._told = {told for told in self._told if told[0] != name}
+            found = [key for key in self.seconds if key.partition('.')[0] == name]
+            return {key: self.seconds.pop(key) for key in found}
+
     def unfinished(self) -> list[str]:
         """Return the exams that did not reach their end, by their label."""
-        return [self._labels[exam] for exam in self._order if self._left[exam]]
+        return [self._labels[exam] for exam in self._number if exam not in self._done]
+
+    @property
+    def _total(self) -> float:
+        """Weight of all nodes; exams that did not begin are taken to be as those that did."""
+        mean = self._known / self._begun if self._begun else 1.0
+        return self._known + mean * self._waiting
 
     def _finish(self, exam: str, node: str, key: str) -> None:
-        self._left[exam] = max(0, self._left.get(exam, 1) - 1)
+        left = max(0, self._left.get(exam, 1) - 1)
+        self._left[exam] = left
+        self._rest[exam] = self._rest.get(exam, 0.0) - _weight(node)
         if key in self._started:
             self.seconds[key] = time.monotonic() - self._started.pop(key)
             self._computed += _weight(node)
         else:  # found in the cache
             self._skipped += _weight(node)
-        if self._left[exam] == 0:
+        if left == 0:
+            self._done.add(exam)
             self._stages.pop(exam, None)
+            self._told = {told for told in self._told if told[0] != exam}
 
     def _enter_stage(self, exam: str, stage: str) -> None:
         if self._stages.get(exam) == stage:
@@ -114,27 +155,28 @@ class Progress:
         news = (exam, stage) not in self._told
         self._told.add((exam, stage))
         if news and not self._quiet and self._live is None:
-            shared = exam not in self._order
-            number = 'all' if shared else self._order.index(exam) + 1
-            place = f'{number} of {len(self._order)}'
+            number = self._number.get(exam)
+            place = f'[{number} of {len(self._number)}] ' if number else ''
             print(
-                f'[{place}] {self._labels[exam]}: {stage}{self._remaining()}',
+                f'{place}{self._labels[exam]}: {stage}{self._remaining()}',
                 file=self._stream,
                 flush=True,
             )
 
     def _line(self) -> str:
-        done = sum(self._left[exam] == 0 for exam in self._order)
+        done = len(self._done & self._number.keys())
         now = ', '.join(f'{self._labels[exam]}: {what}' for exam, what in self._stages.items())
-        share = (self._computed + self._skipped) / self._total if self._total else 1.0
-        exams = f'{done} of {len(self._order)} exams done'
-        idle = 'finishing' if done == len(self._order) else 'starting'
+        whole = self._total
+        share = (self._computed + self._skipped) / whole if whole else 1.0
+        exams = f'{done} of {len(self._number)} exams done'
+        idle = 'finishing' if done == len(self._number) else 'starting'
         return f'{share:4.0%}  {exams}  {now or idle}{self._remaining()}'
 
     def _remaining(self) -> str:
         """Say how long it still takes, once there is something to judge by."""
-        rest = self._total - self._computed - self._skipped
-        if self._computed < 0.02 * self._total or rest <= 0:
+        whole = self._total
+        rest = whole - self._computed - self._skipped
+        if self._computed < 0.02 * whole or rest <= 0:
             return ''
         seconds = (time.monotonic() - self._begin) * rest / self._computed
         return f' (about {duration(seconds)} left)'

@@ -50,6 +50,7 @@ class ExamFiles:
     probability: Path | None = None
     uncertainty: Path | None = None
     change: Path | None = None
+    difference: Path | None = None
     before: ExamFiles | None = None
     session: str | None = None
 
@@ -70,6 +71,7 @@ class ExamImages:
     probability: Any = None
     uncertainty: Any = None
     change: Any = None
+    difference: Any = None
     mni_from_flair: Affine | None = None
     before: str = ''
 
@@ -111,6 +113,7 @@ def load_exam(files: ExamFiles) -> ExamImages | None:
         probability=_load(files.probability),
         uncertainty=_load(files.uncertainty),
         change=_load(files.change),
+        difference=_load(files.difference),
         mni_from_flair=None if mine is None else invert(mine),
         before=f'ses-{before.session}' if before is not None and before.session else '',
     )

@@ -49,10 +49,17 @@ class Settings:
         Table of marks (accept, redo, exclude) beside the one in the output folder.
     threshold : float or None
         Probability at and above which a voxel is lesion; None takes the model card's.
-    change_rules : str
-        Rule set by which change between the sessions of a subject is named.
+    longitudinal : {'joint', 'independent'}
+        Whether finished sessions of a participant are also segmented together.
+    change_threshold, change_extent : float
+        Difference of two FLAIRs (standard deviations) that a change reaches somewhere, and
+        down to which it extends from there.
+    min_change_volume : float
+        Smallest change between sessions, in mm³.
     mem_gb : float or None
         Upper bound of memory in GB; None takes 90 % of the machine's.
+    discard_intermediates : bool
+        Remove the intermediate results of each exam when it is finished.
     """
 
     bids_dir: Path
@@ -80,12 +87,16 @@ class Settings:
     connectivity: Literal[6, 18, 26] = 6
     device: str = 'auto'
     rules: str = 'mslesseg'
-    change_rules: str = 'anima'
+    longitudinal: Literal['joint', 'independent'] = 'joint'
+    change_threshold: float = 6.0
+    change_extent: float = 4.0
+    min_change_volume: float = 15.0
     review: Path | None = None
     random_seed: int = 1
     nprocs: int = 1
     omp_nthreads: int = 1
     mem_gb: float | None = None
+    discard_intermediates: bool = False
     stop_on_first_crash: bool = False
     resource_monitor: bool = False
     write_graph: bool = False

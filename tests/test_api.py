@@ -15,7 +15,7 @@ import pytest
 from tiny_models import add_tiny
 
 import mslesseg_app
-from mslesseg_app.errors import DataError, ModelError, UsageError
+from mslesseg_app.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
@@ -119,9 +119,9 @@ def test_an_image_in_memory_and_settings(found, flair, models, monkeypatch):
 @pytest.mark.parametrize(
     ('change', 'error', 'words'),
     [
-        ({'flair': 'no.nii.gz'}, DataError, 'does not exist'),
+        ({'flair': 'no.nii.gz'}, NoInputError, 'does not exist'),
         ({'flair': 3}, UsageError, 'neither a path'),
-        ({'t1w': 'no.nii.gz'}, DataError, 'does not exist'),
+        ({'t1w': 'no.nii.gz'}, NoInputError, 'does not exist'),
         ({'model': 'nothing'}, UsageError, 'no model'),
         ({'model': 'swinunetr'}, DataError, 'needs T1w and T2w'),
         ({'model_dir': 'nowhere'}, UsageError, 'does not exist'),

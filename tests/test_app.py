@@ -252,8 +252,8 @@ def test_an_exam_that_another_run_works_on(bids, capsys):
 
 
 def test_what_a_killed_run_left_is_removed(bids):
-    from mslesseg_app.app import _locked
     from mslesseg_app.bids.exams import Exam
+    from mslesseg_app.locks import locked
     from mslesseg_app.settings import Settings
 
     settings = Settings(bids_dir=bids, out_dir=Path('out'), work_dir=Path('work'))
@@ -264,7 +264,7 @@ def test_what_a_killed_run_left_is_removed(bids):
     for name in (*left, *kept):
         (settings.out_dir / name).parent.mkdir(parents=True, exist_ok=True)
         (settings.out_dir / name).touch()
-    with _locked(exams, settings):
+    with locked(exams, settings):
         assert files_below(settings.out_dir) == sorted(kept), 'another run may hold the others'
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mslesseg_app import files
-from mslesseg_app.errors import DiskError, OutputError
+from mslesseg_app.errors import DiskError, MSLesSegError, OutputError, UsageError
+from mslesseg_app.files import write_text
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
@@ -133,3 +134,46 @@ def test_a_link_to_a_folder_elsewhere_is_kept(tmp_path):
     files.write_text(tmp_path / 'out' / 'file', 'x')
     assert (tmp_path / 'disk' / 'file').read_text() == 'x'
     assert Path(tmp_path / 'out').is_symlink()
+
+
+# ------------------------------------------------------------- what some systems do not have
+
+
+def test_a_file_system_that_knows_no_rights(tmp_path, monkeypatch):
+    """CIFS and FUSE refuse to change the rights of a file."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, 'Operation not permitted')
+
+    monkeypatch.setattr('os.chmod', refuse)
+    monkeypatch.setattr(Path, 'chmod', refuse)
+    write_text(tmp_path / 'file.txt', 'text')
+    assert (tmp_path / 'file.txt').read_text() == 'text'
+    assert [path.name for path in tmp_path.iterdir()] == ['file.txt']
+
+
+def test_a_long_temporary_folder_is_found_before_work_begins(tmp_path, monkeypatch):
+    import tempfile
+
+    from mslesseg_app.files import check_temporary_folder
+
+    monkeypatch.setattr(tempfile, 'tempdir', '/tmp')
+    check_temporary_folder()
+    monkeypatch.setattr(tempfile, 'tempdir', '/tmp/' + 'x' * 90)
+    with pytest.raises(UsageError, match='too long for sockets') as caught:
+        check_temporary_folder()
+    assert 'TMPDIR' in caught.value.hint
+
+
+@pytest.mark.parametrize(('length', 'wrong'), [(241, False), (242, True)])
+def test_names_that_are_too_long(tmp_path, length, wrong):
+    """A name is as long as its temporary copy allows, to the byte."""
+    from mslesseg_app.files import too_long
+
+    path = tmp_path / ('x' * length)
+    assert too_long(path) is wrong
+    if wrong:
+        with pytest.raises(MSLesSegError):
+            write_text(path, 'text')
+    else:
+        write_text(path, 'text')

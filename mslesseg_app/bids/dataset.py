@@ -10,6 +10,7 @@ from typing import Any
 from .. import __version__
 from ..errors import OutputError
 from ..files import write_json, write_text
+from ..fsl import fsl_version
 from ..inference.ensemble import AnyModel, Ensemble, models_of
 from ..lesions.lookup import lookup_files
 from ..settings import Settings
@@ -161,9 +162,7 @@ def _software(engine: str) -> list[dict[str, str]]:
     from importlib.metadata import version
 
     if engine == 'fsl':
-        release = Path(os.environ.get('FSLDIR', '')) / 'etc' / 'fslversion'
-        number = release.read_text().split(':')[0].strip() if release.is_file() else 'unknown'
-        return [{'Name': 'FSL', 'Version': number}]
+        return [{'Name': 'FSL', 'Version': fsl_version()}]
     return [{'Name': 'SimpleITK', 'Version': version('SimpleITK')}]
 
 

@@ -6,11 +6,9 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import nibabel as nb
-
 from ..errors import InvalidBIDSError, MSLesSegError, NoInputError
 from ..lesions.edited import read_edited
-from ..spatial.checks import UNREADABLE
+from ..spatial.reading import open_image
 from .exams import Exam
 
 _SPACES = (None, 'orig')
@@ -55,8 +53,8 @@ def _with_edit(exam: Exam, files: list[Path], root: Path, model: str) -> Exam:
         if path is None or 'FLAIR' not in exam.images:
             return exam
         try:
-            flair = nb.load(exam.images['FLAIR'])
-        except UNREADABLE:
+            flair = open_image(exam.images['FLAIR'])
+        except MSLesSegError:
             return exam  # the first node says what is wrong with it
         read_edited(path, flair)
     except MSLesSegError as error:

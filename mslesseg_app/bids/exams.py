@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, replace
@@ -11,19 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
 
-from ..errors import InvalidBIDSError, MSLesSegError, NoInputError, NothingSelectedError
+from ..errors import (
+    InvalidBIDSError,
+    MSLesSegError,
+    NoInputError,
+    NothingSelectedError,
+    OutputError,
+)
+from ..files import too_long
 from ..settings import Settings
-from ..spatial.checks import UNREADABLE
-from ..spatial.template import is_template_grid
+from ..spatial.checks import check_header
+from ..spatial.reading import lacking, open_image
+from ..spatial.registered import came_registered
+from .choice import choose_image
+from .ignore import IgnoredFiles
+from .layout import MOST_NAMED, open_layout
+from .metadata import Metadata
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
     from bids.layout import BIDSImageFile
 
-#: An acquisition whose thickest voxel edge exceeds this, in mm, is not taken for 3D.
-_MAX_3D_THICKNESS = 2.0
-#: With more participants than this, indexing everybody is as quick as leaving others out.
-_MOST_NAMED = 100
+
+#: Labels up to this length cannot make names too long.
+_SURELY_SHORT = 100
+_LABEL = re.compile(r'[A-Za-z0-9+]+')
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,9 +107,9 @@ def find_exams(settings: Settings) -> list[Exam]:
         If the filters leave nothing.
     """
     check_dataset(settings.bids_dir)
-    layout = open_layout(settings.bids_dir, settings.bids_database_dir, settings.participants)
-    subjects = _select_subjects(layout, settings)
-    exams = [exam for subject in subjects for exam in _subject_exams(layout, subject, settings)]
+    dataset = _read_dataset(settings)
+    subjects = _select_subjects(dataset)
+    exams = [exam for subject in subjects for exam in _subject_exams(dataset, subject)]
     if not exams:
         _raise_nothing_found(settings)
     references = settings.derivatives.get('manual')
@@ -105,7 +119,24 @@ def find_exams(settings: Settings) -> list[Exam]:
         from .edits import with_edits
 
         exams = with_edits(exams, edits, settings.result_name)
+    exams = [_with_name_check(exam, settings) for exam in exams]
     return sorted(exams, key=lambda exam: (exam.subject, exam.session or ''))
+
+
+def _with_name_check(exam: Exam, settings: Settings) -> Exam:
+    """Give an exam whose outputs would have too long names that problem."""
+    if exam.problem is not None or len(exam.label) < _SURELY_SHORT:
+        return exam
+    from .names import expected_outputs
+
+    for path in expected_outputs(exam, settings.result_name, settings.uncertainty != 'none'):
+        if too_long(path):
+            problem = OutputError(
+                f'{exam.label}: an output would have a name of more than 255 bytes: {path.name}.',
+                'Give the participant or the session a shorter label.',
+            )
+            return replace(exam, problem=problem)
+    return exam
 
 
 def share_template(exams: list[Exam], settings: Settings) -> dict[str, list[Exam]]:
@@ -135,36 +166,6 @@ def with_reference_notes(exams: list[Exam], settings: Settings) -> list[Exam]:
     ]
 
 
-def open_layout(
-    root: Path, database: Path | None = None, subjects: Collection[str] = ()
-) -> BIDSLayout:
-    """Index a dataset without validating it and without reading its metadata files.
-
-    Parameters
-    ----------
-    root : Path
-    database : Path, optional
-        Folder of a PyBIDS database; it holds everybody, whoever is asked for.
-    subjects : collection of str
-        Labels of those to index, where there is no database; empty for all. One task of a
-        large study then does not walk through the folders of the others.
-    """
-    from bids import BIDSLayout, BIDSLayoutIndexer
-
-    ignore: list[str | re.Pattern[str]] = [
-        'code', 'sourcedata', 'stimuli', 'models', 'derivatives', 'work',
-    ]  # fmt: skip
-    if 0 < len(subjects) <= _MOST_NAMED and database is None:
-        kept = '|'.join(re.escape(label) for label in sorted(subjects))
-        ignore.append(re.compile(rf'^/sub-(?!(?:{kept})(?:/|$))[^/]*(?:/|$)'))
-    indexer = BIDSLayoutIndexer(
-        validate=False,
-        index_metadata=False,
-        ignore=ignore,
-    )
-    return BIDSLayout(root, validate=False, indexer=indexer, database_path=database)
-
-
 def check_dataset(root: Path) -> None:
     """Make sure that a folder exists and looks like a BIDS dataset.
 
@@ -173,7 +174,7 @@ def check_dataset(root: Path) -> None:
     NoInputError
         If it does not exist.
     InvalidBIDSError
-        If it has no ``dataset_description.json``.
+        If it has no ``dataset_description.json``, or a damaged one.
     """
     if not root.is_dir():
         raise NoInputError(
@@ -186,11 +187,23 @@ def check_dataset(root: Path) -> None:
             f'{root} is not a BIDS dataset: it has no dataset_description.json.',
             'Give the folder that holds dataset_description.json and the sub-* folders.',
         )
+    try:
+        json.loads((root / 'dataset_description.json').read_text(encoding='utf-8-sig'))
+    except ValueError as error:
+        raise InvalidBIDSError(
+            f'The file {root / "dataset_description.json"} is damaged: {error}.',
+            'Write it as JSON, encoded in UTF-8.',
+        ) from error
 
 
-def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
-    present = sorted(layout.get_subjects())
-    if not present and not any(settings.bids_dir.glob('sub-*/**/*.nii*')):
+def _select_subjects(dataset: _Dataset) -> list[str]:
+    settings = dataset.settings
+    present = [
+        label
+        for label in _folders(settings.bids_dir)
+        if not dataset.ignored.ignores_folder(f'sub-{label}')
+    ]
+    if not present:
         raise NoInputError(
             f'{settings.bids_dir} holds no sub-* folder with images.',
             'Give the folder that holds the sub-* folders.',
@@ -201,13 +214,20 @@ def _select_subjects(layout: BIDSLayout, settings: Settings) -> list[str]:
     if unknown:
         raise NothingSelectedError(
             f'No such participant in {settings.bids_dir}: {", ".join(unknown)}.',
-            f'The dataset holds: {_shortened(_folders(settings.bids_dir))}.',
+            f'The dataset holds: {_shortened(present)}.',
         )
     return [label for label in present if label in settings.participants]
 
 
 def _folders(root: Path) -> list[str]:
-    return sorted(path.name.removeprefix('sub-') for path in root.glob('sub-*') if path.is_dir())
+    """Return the labels of the participants that have a folder."""
+    names = sorted(path.name for path in root.glob('sub-*') if path.is_dir())
+    labels = [name.removeprefix('sub-') for name in names]
+    for label in labels:
+        if not _LABEL.fullmatch(label):
+            name = ascii(f'sub-{label}')
+            _LOGGER.warning('The folder %s is left out: its name is no BIDS label.', name)
+    return [label for label in labels if _LABEL.fullmatch(label)]
 
 
 def _shortened(labels: list[str], most: int = 20) -> str:
@@ -215,10 +235,12 @@ def _shortened(labels: list[str], most: int = 20) -> str:
     return ', '.join(labels[:most]) + rest
 
 
-def _subject_exams(layout: BIDSLayout, subject: str, settings: Settings) -> list[Exam]:
-    found = {
-        modality: _query(layout, subject, modality, settings) for modality in settings.modalities
-    }
+def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
+    settings = dataset.settings
+    found, misplaced = _in_place(
+        {modality: images.get(subject, []) for modality, images in dataset.found.items()},
+        settings.bids_dir,
+    )
     sessions = {image.entities.get('session') for images in found.values() for image in images}
     if settings.sessions:
         # The execution specification keeps files that lack the entity of a filter.
@@ -229,25 +251,61 @@ def _subject_exams(layout: BIDSLayout, subject: str, settings: Settings) -> list
             modality: [item for item in images if item.entities.get('session') == session]
             for modality, images in found.items()
         }
-        exams.append(_make_exam(subject, session, candidates, settings))
+        notes = [text for place, text in misplaced if place in (session, None)]
+        exams.append(_make_exam(subject, session, candidates, notes, dataset))
     if not exams and not settings.sessions:
         problem = NoInputError(
             f'sub-{subject} has no FLAIR, T1w or T2w image.',
             'Nothing can be done for this participant; leave it out with --participant-label.',
         )
-        exams = [Exam(subject, None, {}, missing=settings.modalities, problem=problem)]
+        every = tuple(text for _, text in misplaced)
+        exams = [Exam(subject, None, {}, settings.modalities, every, problem=problem)]
     return exams
 
 
+def _in_place(
+    found: dict[str, list[BIDSImageFile]], root: Path
+) -> tuple[dict[str, list[BIDSImageFile]], list[tuple[str | None, str]]]:
+    """Leave out files whose name does not agree with their folder: whose are they?
+
+    Returns
+    -------
+    found : dict
+        The files that lie in their place, by modality.
+    misplaced : list of (session or None, text)
+        What is said of the others, with the session of their folder.
+    """
+    kept: dict[str, list[BIDSImageFile]] = {}
+    misplaced: list[tuple[str | None, str]] = []
+    for modality, items in found.items():
+        kept[modality] = []
+        for item in items:
+            folders = Path(item.path).relative_to(root).parts[:-1]
+            prefix = '_'.join(part for part in folders if part != 'anat')
+            here = folders[1].removeprefix('ses-') if len(folders) > 2 else None
+            if item.filename.startswith(prefix + '_') and item.entities.get('session') == here:
+                kept[modality].append(item)
+                continue
+            text = f'{modality}: {item.filename} is not used: its name and its folder disagree.'
+            misplaced.append((here, text))
+    return kept, misplaced
+
+
 def _query(
-    layout: BIDSLayout, subject: str, modality: str, settings: Settings
-) -> list[BIDSImageFile]:
+    layout: BIDSLayout, ignored: IgnoredFiles, modality: str, settings: Settings
+) -> dict[str, list[BIDSImageFile]]:
+    """Find the images of a modality by the folder of their subject, but for ignored ones."""
     filters: dict[str, Any] = {'suffix': modality, 'extension': ['.nii', '.nii.gz']}
     filters |= _as_queries(settings.bids_filters.get(modality.lower(), {}))
-    files: list[BIDSImageFile] = layout.get(
-        **{**filters, 'subject': subject}, invalid_filters='allow'
-    )
-    return files
+    filters.pop('subject', None)
+    if 0 < len(settings.participants) <= MOST_NAMED:  # else looking through all is quicker
+        filters['subject'] = list(settings.participants)
+    found: dict[str, list[BIDSImageFile]] = {}
+    for item in layout.get(**filters, invalid_filters='allow'):
+        path = Path(item.path).relative_to(settings.bids_dir)
+        if path.as_posix() not in ignored:
+            found.setdefault(path.parts[0].removeprefix('sub-'), []).append(item)
+    return found
 
 
 def _as_queries(filters: dict[str, Any]) -> dict[str, Any]:
@@ -261,83 +319,65 @@ def _as_queries(filters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Dataset:
+    """What is known of a dataset while its exams are collected."""
+
+    found: dict[str, dict[str, list[BIDSImageFile]]]  # by modality and subject
+    ignored: IgnoredFiles
+    metadata: Metadata
+    settings: Settings
+
+
+def _read_dataset(settings: Settings) -> _Dataset:
+    root = settings.bids_dir
+    layout = open_layout(root, settings.bids_database_dir, settings.participants)
+    ignored = IgnoredFiles(root)
+    found = {name: _query(layout, ignored, name, settings) for name in settings.modalities}
+    return _Dataset(found, ignored, Metadata(root), settings)
+
+
 def _make_exam(
     subject: str,
     session: str | None,
     candidates: dict[str, list[BIDSImageFile]],
-    settings: Settings,
+    notes: list[str],
+    dataset: _Dataset,
 ) -> Exam:
+    settings = dataset.settings
     images: dict[str, Path] = {}
-    notes: list[str] = []
     for modality, files in candidates.items():
-        if not files:
-            continue
-        chosen = max(files, key=_rank)
-        images[modality] = Path(chosen.path)
-        if len(files) > 1:
-            notes.append(_choice_note(modality, chosen, files))
+        filters = settings.bids_filters.get(modality.lower(), {})
+        choice = choose_image(modality, files, dataset.metadata, filters)
+        notes += choice.notes
+        if choice.image is not None:
+            images[modality] = choice.image
     missing = tuple(name for name in settings.modalities if name not in images)
     notes += [f'No {name} image in this exam.' for name in missing]
     exam = Exam(subject, session, images, missing=missing, notes=tuple(notes))
-    lacking = [name for name in settings.require if name not in images]
-    if lacking:
-        problem = NoInputError(
-            f'{exam.label} has no {" and no ".join(lacking)} image.',
+    if problem := _problem(exam, settings):
+        return replace(exam, problem=problem)
+    registered, why_not = came_registered(images)
+    return replace(
+        exam, registered=registered, notes=(*exam.notes, why_not) if why_not else exam.notes
+    )
+
+
+def _problem(exam: Exam, settings: Settings) -> MSLesSegError | None:
+    """Say why an exam cannot be processed, as far as can be told without reading its images."""
+    absent = [name for name in settings.require if name not in exam.images]
+    if absent:
+        return NoInputError(
+            f'{exam.label} has no {" and no ".join(absent)} image.',
             'The lesion mask is drawn on the FLAIR, which every exam needs.'
-            if 'FLAIR' in lacking
+            if 'FLAIR' in absent
             else 'Leave it out of --require to go on without it.',
         )
-        return replace(exam, problem=problem)
-    return replace(exam, registered=bool(images) and all(map(_on_template, images.values())))
-
-
-def _rank(image: BIDSImageFile) -> tuple[bool, bool, int, str]:
-    """Order candidates: 3D before 2D, no contrast agent, last run."""
-    run = image.entities.get('run')
-    return (
-        _is_3d(image),
-        'ceagent' not in image.entities,
-        int(run) if run is not None else 0,
-        image.filename,
-    )
-
-
-def _is_3d(image: BIDSImageFile) -> bool:
-    acquisition = str(image.entities.get('acquisition', '')).lower()
-    if '3d' in acquisition or '2d' in acquisition:
-        return '3d' in acquisition
-    sidecar = Path(image.path.split('.nii')[0] + '.json')
-    if sidecar.is_file():
-        try:
-            kind = json.loads(sidecar.read_text(encoding='utf-8')).get('MRAcquisitionType')
-        except (ValueError, AttributeError):
-            kind = None
-        if kind in ('2D', '3D'):
-            return bool(kind == '3D')
-    return _thickest(Path(image.path)) <= _MAX_3D_THICKNESS
-
-
-def _thickest(path: Path) -> float:
-    """Return the longest voxel edge in mm, infinite for a file that cannot be read."""
-    try:
-        return float(max(nb.load(path).header.get_zooms()[:3]))
-    except UNREADABLE:
-        return float('inf')
-
-
-def _on_template(path: Path) -> bool:
-    try:
-        return is_template_grid(nb.load(path))
-    except UNREADABLE:
-        return False
-
-
-def _choice_note(modality: str, chosen: BIDSImageFile, files: list[BIDSImageFile]) -> str:
-    others = ', '.join(sorted(item.filename for item in files if item is not chosen))
-    return (
-        f'{modality}: {chosen.filename} was chosen (3D before 2D, then no contrast agent, '
-        f'then the last run); not used: {others}.'
-    )
+    for modality, path in exam.images.items():
+        if isinstance(problem := lacking(path), NoInputError):
+            hint = '' if modality == 'FLAIR' else f' Or leave it out: --ignore {modality.lower()}.'
+            return NoInputError(problem.message, problem.hint + hint)
+    return None
 
 
 def _raise_nothing_found(settings: Settings) -> None:
@@ -356,7 +396,21 @@ def _with_references(exams: list[Exam], root: Path, subjects: Collection[str]) -
             'Check --derivatives manual=PATH.',
         )
     layout = open_layout(root, subjects=subjects)
-    return [replace(exam, reference=_find_reference(layout, exam)) for exam in exams]
+    return [_with_reference(exam, _find_reference(layout, exam)) for exam in exams]
+
+
+def _with_reference(exam: Exam, path: Path | None) -> Exam:
+    """Give an exam its reference mask, or the problem that the mask has."""
+    if path is None:
+        return exam
+    try:
+        image = open_image(path)
+        if isinstance(image, nb.Nifti1Image):
+            check_header(image, path)
+    except MSLesSegError as error:
+        message = f'The reference mask {error.message}'
+        return replace(exam, problem=exam.problem or type(error)(message, error.hint))
+    return replace(exam, reference=path)
 
 
 def _find_reference(layout: BIDSLayout, exam: Exam) -> Path | None:
@@ -381,6 +435,6 @@ def _same_shape(first: Path, second: Path | None) -> bool:
     if second is None:
         return False
     try:
-        return bool(nb.load(first).shape == nb.load(second).shape)
-    except UNREADABLE:
+        return bool(open_image(first).shape == open_image(second).shape)
+    except MSLesSegError:
         return False

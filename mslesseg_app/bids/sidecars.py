@@ -9,7 +9,7 @@ from ..inference.presets import has_presets
 from ..lesions.topography import region_rule
 from ..models.registry import ModelEntry
 from ..settings import Settings
-from ..spatial.template import TEMPLATE_NAME
+from ..spatial.template import TEMPLATE_NAME, template_origin
 from .exams import Exam
 
 _KINDS = {
@@ -44,6 +44,8 @@ class Sidecars:
         self.entry = entry
         self.engine = engine
         self.uris = {name: self._uri(name) for name in exam.images}
+        self.fsl = engine == 'fsl' and not exam.registered
+        self.template = template_origin(head=self.fsl and settings.strategy == 'independent')
         edits = settings.derivatives.get('edited')
         self.edited = (
             [f'bids:edited:{exam.edited.relative_to(edits).as_posix()}']
@@ -69,7 +71,8 @@ class Sidecars:
         content = {
             'Type': 'Brain',
             'Description': 'Brain mask.',
-            'Sources': list(self.uris.values()),
+            # BET sees the FLAIR only; our own mask is made from all images.
+            'Sources': [self.uris['FLAIR']] if self.fsl else list(self.uris.values()),
         }
         return content | self._space(space, 'FLAIR')
 
@@ -175,7 +178,7 @@ class Sidecars:
         path = self.exam.images[modality].relative_to(self.settings.bids_dir)
         return f'bids:raw:{path.as_posix()}'
 
-    def _space(self, space: str, modality: str) -> dict[str, str]:
+    def _space(self, space: str, modality: str) -> dict[str, Any]:
         if space == 'mni':
-            return {'SpatialReference': TEMPLATE_NAME}
+            return {'SpatialReference': TEMPLATE_NAME, 'Template': self.template}
         return {'SpatialReference': self.uris[modality]}

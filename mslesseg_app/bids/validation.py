@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,11 @@ def validate(bids_dir: Path) -> str | None:
     InvalidBIDSError
         If the validator finds errors; the message lists the first of them.
     """
+    if (link := _endless_link(bids_dir)) is not None:
+        return (
+            f'The input was not validated: {link} is a link to a folder of the dataset, which the '
+            'validator would follow without end. Remove the link.'
+        )
     program = find_validator()
     if program is None:
         return (
@@ -61,6 +67,20 @@ def validate(bids_dir: Path) -> str | None:
         f'Run "{_PROGRAM} {bids_dir}" for the whole list, or go on all the same with '
         '--skip-bids-validation.',
     )
+
+
+def _endless_link(root: Path) -> Path | None:
+    """Return a link to a folder that holds it or is another of the dataset, relative to it."""
+    top = root.resolve()
+    for folder, names, _ in os.walk(root):
+        for name in names:
+            path = Path(folder, name)
+            if not path.is_symlink():
+                continue
+            target = path.resolve()
+            if target == top or top in target.parents or target in top.parents:
+                return path.relative_to(root)
+    return None
 
 
 def _errors(output: str) -> list[str] | None:

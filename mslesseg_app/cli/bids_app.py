@@ -102,6 +102,8 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
 
     bids_dir, out_dir = options.bids_dir.absolute(), options.output_dir.absolute()
     work_dir = options.work_dir.absolute()
+    for path in (bids_dir, out_dir, work_dir, *(path for _, path in options.derivatives)):
+        check_name(path)
     check_folders(bids_dir, out_dir, work_dir)
     nprocs = options.nprocs or len(os.sched_getaffinity(0))
     return Settings(
@@ -130,12 +132,16 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         connectivity=options.connectivity,
         device=options.device,
         rules=options.rules,
-        change_rules=options.change_rules,
+        longitudinal=options.longitudinal,
+        change_threshold=options.change_threshold,
+        change_extent=min(options.change_extent, options.change_threshold),
+        min_change_volume=options.min_change_volume,
         review=_absolute(options.review),
         random_seed=options.random_seed,
         nprocs=nprocs,
         omp_nthreads=min(options.omp_nthreads or max(1, min(nprocs - 1, 8)), nprocs),
         mem_gb=options.mem,
+        discard_intermediates=options.discard_intermediates,
         stop_on_first_crash=options.stop_on_first_crash,
         resource_monitor=options.resource_monitor,
         write_graph=options.write_graph,
@@ -144,6 +150,23 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
         run_uuid=uuid.uuid4().hex[:12],
         command=command,
     )
+
+
+def check_name(path: Path) -> None:
+    """Make sure that the name of a folder can be written into tables, pages and settings.
+
+    Raises
+    ------
+    UsageError
+        If it has bytes that are not UTF-8.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f'The name of the folder {str(path)!a} has bytes that are not UTF-8.',
+            'Rename it, or reach it by a link with another name.',
+        ) from error
 
 
 def check_folders(bids_dir: Path, out_dir: Path, work_dir: Path) -> None:
@@ -469,11 +492,33 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         help='Neighbours that make voxels one lesion (default: 6).',
     )
     group.add_argument(
-        '--change-rules',
-        choices=['anima', 'anima-new'],
-        default='anima',
-        help='Rules that name what became of a lesion between sessions (default: anima). '
-        'anima-new calls a lesion new, too, that has outgrown its past.',
+        '--longitudinal',
+        choices=['joint', 'independent'],
+        default='joint',
+        help='joint: sessions of a participant are also segmented together, in files of their '
+        'own; independent: each session alone (default: joint).',
+    )
+    group.add_argument(
+        '--change-threshold',
+        type=parsing.number(0),
+        default=6.0,
+        metavar='SD',
+        help='Difference between the FLAIRs of two sessions, in standard deviations, that a '
+        'change reaches at its strongest voxel (default: 6).',
+    )
+    group.add_argument(
+        '--change-extent',
+        type=parsing.number(0),
+        default=4.0,
+        metavar='SD',
+        help='Difference down to which a change extends from there (default: 4).',
+    )
+    group.add_argument(
+        '--min-change-volume',
+        type=parsing.number(0),
+        default=15.0,
+        metavar='MM3',
+        help='Smallest change between sessions, in mm³ (default: 15).',
     )
 
 
@@ -501,7 +546,16 @@ def _add_other(parser: argparse.ArgumentParser) -> None:
         '(default: ./work).',
     )
     group.add_argument(
-        '--write-graph', action='store_true', help='Write the workflow graph to logs/.'
+        '--discard-intermediates',
+        action='store_true',
+        help='Remove the intermediate results of each exam from the work folder as soon as the '
+        'exam is finished. A second run with the same settings still leaves it as it is; with '
+        'other settings all of it is computed again (default: keep them).',
+    )
+    group.add_argument(
+        '--write-graph',
+        action='store_true',
+        help='Write the workflow graph of an exam to logs/.',
     )
     group.add_argument(
         '--write-provenance',

@@ -66,8 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the folds, gather them, and print the tables."""
     options = build_parser().parse_args(arguments)
-    if options.preset in ('synthesis', 'guided'):
-        raise UsageError('Folds are of exams, not of prepared files.', 'Choose another preset.')
     from ..learning.crossval import gather, run_fold
 
     study = _study(options)

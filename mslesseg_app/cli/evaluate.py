@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ..metrics.batch import Outcome
+    from ..metrics.change import ChangeOutcome
     from ..metrics.pairs import Pairs
+
+    _AnyOutcome = Outcome | ChangeOutcome
 
 #: Names of the rule sets (a test holds them to `mslesseg_app.metrics.rules`).
 RULE_SETS = ('mslesseg', 'isbi2015', 'msseg2016', 'mslesseg-official')
@@ -72,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         help='Probability map, or folder of them, for the numbers of calibration.',
     )
     parser.add_argument(
+        '--change',
+        action='store_true',
+        help='The files are maps of change between two sessions (masks, or change images of '
+        "mslesseg): Dice, and lesions by MSSEG-2's rules, by size and direction.",
+    )
+    parser.add_argument(
         '--nprocs',
         '--n-cpus',
         type=parsing.count,
@@ -89,6 +98,8 @@ def main(arguments: list[str]) -> int:
     from ..metrics.pairs import find_pairs
 
     found = find_pairs(options.prediction, options.reference, options.probability)
+    if options.change:
+        return _evaluate_change(found, options)
     rules = tuple(dict.fromkeys(options.rules))
     how = batch.Options(rules, options.resample, options.label, options.reference_label)
     count = len(found.pairs)
@@ -105,12 +116,31 @@ def main(arguments: list[str]) -> int:
     return _complain(found, outcomes)
 
 
-def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _evaluate_change(found: Pairs, options: argparse.Namespace) -> int:
+    from ..metrics import change
+    from ..metrics.batch import write_table
+
+    if options.probability or options.label or options.reference_label:
+        raise UsageError('--change takes no --probability, --label or --reference-label.')
+    outcomes = change.evaluate_change_files(found.pairs, options.resample)
+    if len(outcomes) == 1 and outcomes[0].error is not None:
+        raise outcomes[0].error
+    columns = change.CHANGE_EVALUATION_COLUMNS
+    write_table(change.change_table(outcomes), options.output, columns)
+    if len(outcomes) > 1:
+        cohort = options.output.with_name(f'{options.output.stem}_cohort.tsv')
+        write_table(change.change_cohort(outcomes), cohort, change.CHANGE_COHORT_COLUMNS)
+    done = len(outcomes) - len(failures(outcomes))
+    print(f'{done} of {len(outcomes)} pairs compared: {options.output}')
+    return _complain(found, outcomes)
+
+
+def failures(outcomes: Sequence[_AnyOutcome]) -> list[_AnyOutcome]:
     """Return the pairs that could not be compared."""
     return [outcome for outcome in outcomes if outcome.error is not None]
 
 
-def _complain(found: Pairs, outcomes: Sequence[Outcome]) -> int:
+def _complain(found: Pairs, outcomes: Sequence[_AnyOutcome]) -> int:
     """Name what is not in the table; a mask without a reference alone is no failure."""
     code = 0
     for path in found.without_reference:

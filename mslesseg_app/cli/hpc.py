@@ -1,4 +1,4 @@
-"""``mslesseg hpc sbatch|train``: job scripts for SLURM, and trainings submitted to it."""
+"""``mslesseg hpc sbatch|status|train``: job scripts, how far they are, and trainings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import NoInputError, NothingSelectedError, UsageError
+from ..settings import DEFAULT_MODEL
 from . import bids_app, parsing
 
 if TYPE_CHECKING:
@@ -41,12 +42,20 @@ def build_parser() -> argparse.ArgumentParser:
         'for other schedulers are in the folder hpc of the sources.',
         allow_abbrev=False,
     )
-    actions = parser.add_subparsers(dest='action', required=True, metavar='{sbatch,train}')
+    actions = parser.add_subparsers(dest='action', required=True, metavar='{sbatch,status,train}')
     _add_sbatch(
         actions.add_parser(
             'sbatch',
             help='Write the scripts of a job array, one participant a task.',
             usage='mslesseg hpc sbatch BIDS_DIR OUT_DIR [options] [-- options of the App]',
+            allow_abbrev=False,
+        )
+    )
+    _add_status(
+        actions.add_parser(
+            'status',
+            help='Say which exams are done, failed or missing.',
+            usage='mslesseg hpc status BIDS_DIR OUT_DIR [options]',
             allow_abbrev=False,
         )
     )
@@ -66,6 +75,8 @@ def main(arguments: list[str]) -> int:
     cut = arguments.index('--') if '--' in arguments else len(arguments)
     options = build_parser().parse_args(arguments[:cut])
     rest = arguments[cut + 1 :]
+    if options.action == 'status':
+        return _status(options)
     return _sbatch(options, rest) if options.action == 'sbatch' else _train(options, rest)
 
 
@@ -318,6 +329,33 @@ def _say(job: ArrayJob, written: list[Path]) -> None:
     print(f'Submit: bash {shlex.quote(str(written[-1]))}')
 
 
+def _status(options: argparse.Namespace) -> int:
+    """Print what became of the exams; 0 when all are done, else 1."""
+    from ..files import write_text
+    from ..hpc.status import DONE, FAILED, MISSING, left_over, read_states
+
+    states = read_states(
+        options.bids_dir,
+        options.output_dir,
+        options.model,
+        options.participant_label,
+        options.session_label,
+    )
+    counts = {name: sum(one.status == name for one in states) for name in (DONE, FAILED, MISSING)}
+    print(', '.join(f'{number} {name}' for name, number in counts.items()))
+    for one in states:
+        if one.status == FAILED:
+            print(f'{one.label}: {one.reason}')
+    rest = left_over(states)
+    if options.rest is not None and rest:
+        write_text(options.rest, '\n'.join(rest) + '\n')
+        words = ['mslesseg', 'hpc', 'sbatch', options.bids_dir, options.output_dir]
+        words += ['--participant-label', options.rest]
+        print(f'Wrote {options.rest} ({len(rest)} participants). For an array of them:')
+        print(f'  {shlex.join(map(str, words))}')
+    return 1 if rest else 0
+
+
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     from ..hpc.training import Request, submit
     from . import train
@@ -463,6 +501,39 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         help="Tasks of one array, less than the cluster's MaxArraySize (default: 1000).",
     )
     _add_site(parser)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = (
+        'Read from OUT_DIR which exams of BIDS_DIR are done, failed or missing. The exit code is '
+        '0 when all are done, else 1.'
+    )
+    add('bids_dir', type=Path, metavar='BIDS_DIR', help='BIDS dataset.')
+    add('output_dir', type=Path, metavar='OUT_DIR', help='Output of the tasks.')
+    for kind, prefix in (('participant', 'sub-'), ('session', 'ses-')):
+        add(
+            f'--{kind}-label',
+            nargs='+',
+            default=(),
+            action=parsing.labels(prefix),
+            metavar='LABEL',
+            help=f'{kind.capitalize()}s, or a file with one a line (default: all).',
+        )
+    add(
+        '--model',
+        default=DEFAULT_MODEL,
+        metavar='NAME',
+        help='Model whose results are looked for, or the method that joined several (default: '
+        '%(default)s).',
+    )
+    add(
+        '--rest',
+        type=Path,
+        metavar='FILE',
+        help='Write the participants of whom an exam is not done, one a line, for '
+        'mslesseg hpc sbatch --participant-label FILE.',
+    )
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:

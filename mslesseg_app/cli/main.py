@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from .terminal import prepare_streams
+
 #: Verb, the module of its command, and what it does.
 VERBS = {
     'convert': ('convert', 'DICOM files to a BIDS dataset without names in it'),
@@ -36,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status of the BIDS execution specification.
     """
+    prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = VERBS[arguments.pop(0)][0] if arguments and arguments[0] in VERBS else 'bids_app'
     module = import_module(f'.{name}', __package__)
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command and explain its errors instead of showing a traceback."""
-    from ..errors import MSLesSegError
+    from ..errors import MSLesSegError, UsageError
 
     try:
         return command(arguments)
@@ -58,6 +61,13 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except UnicodeEncodeError as error:
+        part = error.object[max(error.start - 40, 0) : error.end + 40]
+        _explain(UsageError(
+            f'A name has bytes that are not UTF-8: {part!a}.',
+            'Rename the file or folder.',
+        ))  # fmt: skip
+        return UsageError.exit_code
     except OSError as error:
         from ..files import explain_os_error
 

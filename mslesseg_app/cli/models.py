@@ -7,13 +7,10 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..errors import ModelError, UsageError
+from ..errors import UsageError
 from . import parsing
-
-if TYPE_CHECKING:
-    from ..models.registry import ModelEntry
 
 _MODALITIES = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w'}
 
@@ -30,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
         dest='action', required=True, metavar='{list,show,add,fetch,verify,remove}'
     )
     for name, text in (
-        ('list', 'One line a model.'),
+        ('list', 'A table of all models.'),
         ('show', 'All about one model.'),
         ('add', 'Describe weights that you have, and put them into --model-dir.'),
         ('fetch', 'Download the weights of a model into --model-dir.'),
@@ -70,11 +67,11 @@ def _add_adding(parser: argparse.ArgumentParser) -> None:
     add('file', type=Path, metavar='FILE', help='Safetensors, checkpoint (.pt) or MONAI bundle.')
     add('--architecture', metavar='NAME', help='The network; a bundle says it itself.')
     add('--name', help='Letters and digits (default: that of the bundle or architecture).')
-    add('--title', help='One line for the list.')
+    add('--title', help='One line for the card.')
     add('--channels', nargs='+', type=_modality, metavar='MODALITY', help='In their order.')
     add('--required', nargs='+', type=_modality, metavar='MODALITY', help='Default: all.')
     add('--missing', choices=['refuse', 'zero', 'ignore'], help='Without one of the others.')
-    add('--normalisation', metavar='METHOD', help='zscore or robust.')
+    add('--normalisation', metavar='METHOD', help='zscore, zscore-joint or robust.')
     add('--threshold', type=parsing.number(0.001, 0.999), metavar='P')
     add('--patch', nargs='+', type=parsing.count, metavar='N', help='Window: one edge or three.')
     add('--licence', metavar='SPDX', help='Of the weights.')
@@ -105,19 +102,20 @@ def main(arguments: list[str]) -> int:
     """Do what is asked for."""
     options = build_parser().parse_args(arguments)
     if options.action == 'list':
+        from ..models.overview import table
         from ..models.registry import list_entries
 
-        for entry in list_entries(options.model_dir):
-            print(_line(entry))
+        print(table(list_entries(options.model_dir)))
         return 0
     actions = {'show': _show, 'add': _add, 'fetch': _fetch, 'verify': _verify, 'remove': _remove}
     return actions[options.action](options)
 
 
 def _show(options: argparse.Namespace) -> int:
+    from ..models.overview import page
     from ..models.registry import get_entry
 
-    print(_page(get_entry(options.name, options.model_dir)))
+    print(page(get_entry(options.name, options.model_dir)))
     return 0
 
 
@@ -215,41 +213,3 @@ def _folder(options: argparse.Namespace) -> Path:
             'Give --model-dir DIR, or set MSLESSEG_MODEL_DIR.',
         )
     return Path(os.path.abspath(options.model_dir))
-
-
-def _line(entry: ModelEntry) -> str:
-    channels = '+'.join(entry.channels)
-    text = str(entry.card.get('title', ''))
-    missing = 'no weights ' if entry.lacks else ''
-    return f'{entry.name:16} {entry.version:8} {channels:14} {missing}{text}'
-
-
-def _page(entry: ModelEntry) -> str:
-    lines = []
-    for key, value in entry.description.items():
-        if isinstance(value, dict):
-            items = (f'  {name}: {_plain(item)}' for name, item in value.items())
-            lines += [f'{key}:', *items]
-        else:
-            shown = ', '.join(map(str, value)) if isinstance(value, tuple) else value
-            lines.append(f'{key}: {"none" if shown is None else shown}')
-    lines += [f'digest: {entry.digest}', f'parameters: {_parameters(entry)}']
-    return '\n'.join([*lines, f'missing to run it: {entry.lacks or "nothing"}'])
-
-
-def _parameters(entry: ModelEntry) -> str:
-    from ..models.size import parameter_count
-
-    try:
-        return f'{parameter_count(entry):,}'
-    except ModelError as error:
-        return f'unknown ({error})'
-
-
-def _plain(value: object) -> str:
-    """Write a value of a card on one line."""
-    if isinstance(value, list):
-        return '; '.join(map(_plain, value))
-    if isinstance(value, dict):
-        return ', '.join(f'{key} {_plain(item)}' for key, item in value.items())
-    return ' '.join(str(value).split())

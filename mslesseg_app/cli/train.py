@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
 from . import parsing
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
     from ..training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
-NETWORKS = ('unet', 'guided', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
-PRESETS = ('paper', 'mended', 'reduced', 'synthesis', 'guided')
+NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PRESETS = ('paper', 'mended', 'reduced')
 UNFINISHED = 75
 
 
@@ -35,8 +34,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         'data',
         type=Path,
-        metavar='DATA',
-        help='BIDS dataset with masks in derivatives, or a folder of prepared files (synthesis).',
+        nargs='+',
+        metavar='BIDS_DIR',
+        help='BIDS datasets with manual masks in derivatives. With several, --masks and '
+        '--preprocessed hold one folder for each, named as the dataset.',
     )
     parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='Folder of this run.')
     parser.add_argument(
@@ -46,19 +47,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='WHO',
         help='Participants that choose the epoch: their labels, a share (default: 0.2), or none.',
     )
-    parser.add_argument(
-        '--leave-out',
-        nargs='+',
-        default=[],
-        metavar='SUBJECT',
-        help='With prepared files: subjects of which nothing is read.',
-    )
     parser.add_argument('--name', metavar='NAME', help='Of the entry (default: the network).')
     parser.add_argument(
         '--network', choices=NETWORKS, default='unet', help='What to train (default: unet).'
     )
     parser.add_argument(
         '--start-from', type=Path, metavar='FILE', help='Weights (safetensors) to start from.'
+    )
+    parser.add_argument(
+        '--unlabelled',
+        action='store_true',
+        help='Train on the exams without masks, into which lesions are planted.',
     )
     parser.add_argument('--half', action='store_true', help='Write the weights in half precision.')
     add_common(parser)
@@ -72,8 +71,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         '--preset',
         choices=PRESETS,
         default='mended',
-        help="Settings: the paper's repositories, ours that mends their faults (default), ours "
-        'for two CPU cores, synthetic exams, or those that made the shipped model.',
+        help="Settings: the paper's repositories, ours that mends their faults (default), or "
+        'ours for two CPU cores.',
     )
     add(
         '--set',
@@ -82,6 +81,12 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         dest='settings',
         help='Change settings of the preset: --set epochs=100 batch=4 patch=64 options.edge=64',
+    )
+    add(
+        '--lesion-shapes',
+        type=Path,
+        metavar='FILE',
+        help='Lesions on the template grid (.npz) that are planted into exams.',
     )
     add('--masks', type=Path, metavar='DIR', help='Derivative dataset of the masks.')
     add(
@@ -122,28 +127,26 @@ def main(arguments: list[str]) -> int:
     """Train, and say what came out."""
     options = build_parser().parse_args(arguments)
     from ..learning.cases import dataset_licence, find_cases
-    from ..learning.run import hold_out, train_cases, train_prepared
+    from ..learning.run import hold_out, train_cases
 
     plan = make_plan(options, options.network)
     job = make_job(options, options.run_dir, options.name or options.network)
-    if plan.source != 'patches':
-        done = train_prepared(plan, options.data, options.leave_out, job)
-        return _report(done, job, options.quiet)
-    if options.leave_out:
-        raise UsageError('--leave-out is for prepared files.', 'Use --exclude or --validation.')
     cases = find_cases(
         options.data,
         job.cache,
         masks=options.masks,
         preprocessed=options.preprocessed,
         exclude=options.exclude,
+        unlabelled=options.unlabelled,
         threads=job.threads,
     )
     split = hold_out(cases, options.validation, plan.seed)
     if not options.licence:
         from dataclasses import replace
 
-        job = replace(job, licence=dataset_licence(options.data))
+        licences = {dataset_licence(path) for path in options.data}
+        if len(licences) == 1:
+            job = replace(job, licence=licences.pop())
     return _report(train_cases(plan, split, job), job, options.quiet)
 
 
@@ -168,7 +171,7 @@ def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
         model_dir=options.model_dir or folder / 'models',
         name=name,
         preset=' '.join([options.preset, *options.settings]),
-        dataset=getattr(options, 'data', folder).resolve().name,
+        dataset=', '.join(path.resolve().name for path in _datasets(options, folder)),
         licence=options.licence or 'NOASSERTION',
         device=options.device,
         threads=options.omp_nthreads
@@ -176,11 +179,17 @@ def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
         loaders=options.loaders,
         minutes=options.minutes,
         start_from=getattr(options, 'start_from', None),
+        lesion_shapes=options.lesion_shapes,
         half=getattr(options, 'half', False),
         force=options.force,
         tensorboard=options.tensorboard,
         quiet=options.quiet,
     )
+
+
+def _datasets(options: argparse.Namespace, folder: Path) -> list[Path]:
+    data = getattr(options, 'data', folder)
+    return data if isinstance(data, list) else [data]
 
 
 def _report(done: Trained, job: Job, quiet: bool) -> int:

@@ -6,10 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nb
+import numpy as np
+
 from ..errors import MSLesSegError
+from ..fsl import fsl_version, missing_fsl
+
+#: The brain of the template has 1.9 litres.
+_BRAIN_LITRES = (1.4, 2.4)
 
 
 def torch_computes() -> str:
@@ -66,14 +74,27 @@ def validator_runs() -> str:
 
 
 def fsl_runs() -> str:
-    """Run FLIRT, and find BET, where the image has FSL."""
+    """Run FLIRT, and ``bet -R`` on the standard brain, where the image has FSL."""
     if not os.environ.get('FSLDIR'):
         return 'not in this image'
-    folder = Path(os.environ['FSLDIR'])
-    for name in ('bin/bet2', 'data/standard/MNI152_T1_1mm.nii.gz'):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f'{folder / name} is missing')
-    return _first_line(str(folder / 'bin' / 'flirt'), '-version')
+    if missing := missing_fsl():
+        raise FileNotFoundError(f'missing: {", ".join(missing)}')
+    head = Path(os.environ['FSLDIR']) / 'data' / 'standard' / 'MNI152_T1_1mm.nii.gz'
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / 'brain.nii.gz'
+        command = ['bet', str(head), str(out), '-m', '-R']
+        environment = os.environ | {'FSLOUTPUTTYPE': 'NIFTI_GZ'}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=600, env=environment
+        )
+        mask = Path(folder) / 'brain_mask.nii.gz'
+        if done.returncode or not mask.is_file():
+            raise ValueError(f'bet -R ended with {done.returncode}: {done.stderr.strip()[-200:]}')
+        litres = float((np.asarray(nb.load(mask).dataobj) > 0).sum()) / 1e6
+    if not _BRAIN_LITRES[0] < litres < _BRAIN_LITRES[1]:
+        raise ValueError(f'bet -R found a brain of {litres:.2f} litres')
+    version = _first_line(str(shutil.which('flirt')), '-version')
+    return f'{version}; {fsl_version()}; bet -R: {litres:.2f} litres'
 
 
 def _first_line(*command: str) -> str:

@@ -164,8 +164,9 @@ def outlier_section(rows: Sequence[dict[str, Any]], chart: Chart | None, n_exams
     words = [
         (
             f'An exam is listed when a number is further than {quality.LIMIT} robust z from the '
-            'median of all exams, or when the participant level judged it suspect or failed. That '
-            'is a reason to look, not a reason to leave it out.'
+            'median of all exams, when the participant level judged it suspect or failed, or when '
+            'the self-check of its segmentation did not pass. That is a reason to look, not a '
+            'reason to leave it out.'
         )
     ]
     warnings: tuple[str, ...] = ()

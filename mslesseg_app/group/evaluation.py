@@ -21,6 +21,7 @@ from ..errors import DataError, DiskError, MSLesSegError, NoInputError
 from ..metrics.consensus import METHODS, consensus, experiments
 from ..metrics.evaluation import evaluate, evaluation_columns
 from ..metrics.exam import voxel_agreement
+from ..metrics.images import check_overlap
 from ..metrics.reference import read_binary
 from ..spatial.checks import UNREADABLE
 from ..spatial.resample import resample
@@ -172,7 +173,7 @@ def evaluate_exam(task: Task) -> Outcome:
     found: dict[str, tuple[Mask, str, Any]] = {}
     for model, files in task.masks.items():
         try:
-            mask, grid = _on_grid(files, image)
+            mask, grid = _on_grid(files, image, task.reference)
             soft = _probability(task.probabilities.get(model, {}), grid, image)
         except MSLesSegError as error:
             outcome.problems[model] = (error.message, error.exit_code)
@@ -188,13 +189,13 @@ def _row(
     task: Task, model: str, grid: str, compared: tuple[Mask, Mask, Any], soft: Any
 ) -> dict[str, Any]:
     mask, truth, image = compared
-    result = evaluate(mask, truth, image.header.get_zooms()[:3], task.rules, soft)
+    result = evaluate(mask, truth, nb.affines.voxel_sizes(image.affine), task.rules, soft)
     named = {**task.row, 'model': model, 'rules': task.rules, 'reference_grid': grid}
     return {**named, **result.values, 'note': result.note or None}
 
 
-def _on_grid(files: dict[str, Path], reference: Any) -> tuple[Mask, str]:
-    """Return a model's mask on the grid of the reference, and the name of that grid."""
+def _on_grid(files: dict[str, Path], reference: Any, path: Path) -> tuple[Mask, str]:
+    """Return a model's mask on the grid of the reference mask, and the name of that grid."""
     if is_template_grid(reference):
         native = files.get('orig')
         image = _load(native) if native else None
@@ -208,6 +209,7 @@ def _on_grid(files: dict[str, Path], reference: Any) -> tuple[Mask, str]:
     image = _load(files['orig'])
     if same_grid(image, reference.shape, reference.affine):
         return _voxels(image), 'orig'
+    check_overlap(image, reference, path)
     moved = resample(image, reference.shape, reference.affine, np.eye(4), order='nearest')
     return _voxels(moved), 'reference'
 

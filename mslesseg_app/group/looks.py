@@ -67,6 +67,7 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
                 volume_ml=_number(known.get('lesion_volume_ml')),
                 lesions=_count(known.get('lesion_count')),
                 verdict=_verdict(known, state),
+                selfcheck=str(known.get('selfcheck_status', 'n/a')),
                 flags=tuple(_flags(name, state, looked.outliers)),
                 mark=mark.mark,
                 marked=mark.marked,

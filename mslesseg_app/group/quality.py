@@ -85,8 +85,8 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
     -------
     list of dict
         Keys of `OUTLIER_COLUMNS`, worst first within each exam. Numbers are judged among at
-        least `FEWEST` exams; verdicts of the participant level that are not ``ok`` are always
-        listed.
+        least `FEWEST` exams; verdicts of the participant level that are not ``ok``, and
+        self-checks of the segmentation that did not pass, are always listed.
     """
     rows: list[dict[str, Any]] = []
     for column, judged in JUDGED.items():
@@ -94,7 +94,7 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         for model, part in parts(table, judged.by_model):
             rows += _judge(part, column, judged, model)
-    rows += _verdicts(table)
+    rows += _verdicts(table) + _selfchecks(table)
     order = {'participant_id': '', 'session_id': '', 'model': ''}
     return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
 
@@ -181,6 +181,39 @@ def _verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
                 }
             )
     return rows
+
+
+def _selfchecks(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the masks whose self-check did not pass; each model has its own."""
+    if 'selfcheck_status' not in table:
+        return []
+    rows = []
+    for _, exam in table[table['selfcheck_status'].isin(('check', 'fail'))].iterrows():
+        rows.append(
+            {
+                'participant_id': exam['participant_id'],
+                'session_id': exam['session_id'],
+                'model': exam['model'],
+                'column': 'selfcheck_status',
+                'value': exam['selfcheck_status'],
+                'median': None,
+                'robust_z': math.nan,
+                'reason': _selfcheck_in_words(exam),
+            }
+        )
+    return rows
+
+
+def _selfcheck_in_words(exam: Any) -> str:
+    """Say why a mask did not pass, from the columns of its table."""
+    said = f'self-check of the segmentation: {exam["selfcheck_status"]}'
+    if str(exam.get('lesion_count')) in ('0', '0.0'):
+        said += ', no lesion detected'
+    try:
+        outside = float(exam.get('selfcheck_outside_ml', 'n/a'))
+    except ValueError:
+        return said
+    return f'{said}, {outside:.1f} mL of hyperintense tissue outside the mask'
 
 
 def _size(value: float) -> float:

@@ -74,14 +74,17 @@ def find_participants(
             f'The dataset holds {len(present)}: {", ".join(present[:20])} …',
         )
     kept = [label for label in present if not wanted or label in set(wanted)]
-    return [Participant(label, _count_exams(bids_dir, label, sessions)) for label in kept]
+    return [
+        Participant(label, len(sessions_with_flair(bids_dir, label, sessions))) for label in kept
+    ]
 
 
-def _count_exams(bids_dir: Path, label: str, sessions: Sequence[str]) -> int:
-    """Count the sessions of a participant that have a FLAIR."""
+def sessions_with_flair(bids_dir: Path, label: str, sessions: Sequence[str] = ()) -> list[str]:
+    """Return the sessions of a participant that have a FLAIR, sorted; '' for no session."""
     root = bids_dir / f'sub-{label}'
-    found = 1 if any(root.glob('anat/*_FLAIR.nii*')) else 0
-    for folder in root.glob('ses-*'):
-        chosen = not sessions or folder.name.removeprefix('ses-') in sessions
-        found += bool(chosen and any(folder.glob('anat/*_FLAIR.nii*')))
+    found = [''] if any(root.glob('anat/*_FLAIR.nii*')) else []
+    for folder in sorted(root.glob('ses-*')):
+        name = folder.name.removeprefix('ses-')
+        if (not sessions or name in sessions) and any(folder.glob('anat/*_FLAIR.nii*')):
+            found.append(name)
     return found

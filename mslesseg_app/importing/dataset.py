@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
-
 from .. import __version__
 from ..errors import OutputError
 from ..files import explain_os_error, publish, write_bytes, write_json, write_text
 from ..spatial.grids import compressed
+from ..spatial.reading import open_image
 from .archive import opened
 from .cases import MANUAL, Case, Release
 from .clinical import (
@@ -209,7 +208,7 @@ def _write_case(root: Path, reading: Reading, known: Mapping[Any, dict[str, Any]
         if path.name.endswith('.gz'):
             publish(path, target)
         else:
-            write_bytes(target, compressed(nb.load(path)))
+            write_bytes(target, compressed(open_image(path)))
         fields = sidecar_of_image(case, modality, known)
         if fields:
             write_json(target.with_name(f'{case.stem}_{modality}.json'), fields)

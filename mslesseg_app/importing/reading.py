@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 import numpy as np
 
 from ..errors import DataError, MSLesSegError, NoInputError
@@ -15,6 +14,7 @@ from ..metrics.images import on_grid_of, read_mask
 from ..settings import MODALITIES
 from ..spatial.checks import check_image
 from ..spatial.grids import like
+from ..spatial.reading import open_image
 from .cases import MANUAL, Case
 
 
@@ -62,7 +62,7 @@ class Reading:
         mask = self.masks.get(MANUAL)
         if mask is None:
             return 0.0
-        voxel = float(np.prod(mask.header.get_zooms()[:3]))
+        voxel = float(abs(np.linalg.det(mask.header.get_best_affine()[:3, :3])))
         return float((np.asanyarray(mask.dataobj) > 0).sum()) * voxel
 
 
@@ -101,7 +101,7 @@ def _read_flair(case: Case, reading: Reading) -> Any:
     data = np.ascontiguousarray(image.dataobj, dtype=np.float32)
     reading.digest = hashlib.sha256(data.tobytes()).hexdigest()
     reading.images['FLAIR'] = path
-    return nb.load(path)
+    return open_image(path)
 
 
 def _read_mask(path: Path, rater: str, flair: Any, reading: Reading) -> None:

@@ -50,6 +50,18 @@ def choose_device(request: str = 'auto') -> tuple[str, str]:
     )
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX512-BF16 or AMX), as torch sees it.
+
+    Elsewhere PyTorch imitates bfloat16, which takes longer than float32. A PyTorch that cannot
+    be asked counts as a processor that cannot.
+    """
+    import torch
+
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return any(capabilities.get(name) is True for name in ('avx512_bf16', 'amx_bf16'))
+
+
 def why_not_cuda(device: str) -> str:
     """Return what is missing to use a CUDA device, or nothing if it runs a kernel.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,20 +13,55 @@ from mslesseg_app.errors import DataError, ModelError
 _MAD_TO_SD = 1.4826022185056018
 """Standard deviation of a normal distribution over its median absolute deviation."""
 
-
-def _zscore(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    return float(values.mean()), float(values.std())
+Values = npt.NDArray[np.float64]
 
 
-def _robust(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Scale:
+    """A linear intensity scale, and where it is clipped.
+
+    Attributes
+    ----------
+    centre, spread : float
+        Become 0 and 1.
+    low, high : float
+        Values beyond these are set to these before.
+    """
+
+    centre: float
+    spread: float
+    low: float = -np.inf
+    high: float = np.inf
+
+
+def _zscore(values: Values) -> Scale:
+    return Scale(float(values.mean()), float(values.std()))
+
+
+def _robust(values: Values) -> Scale:
     centre = float(np.median(values))
-    return centre, _MAD_TO_SD * float(np.median(np.abs(values - centre)))
+    return Scale(centre, _MAD_TO_SD * float(np.median(np.abs(values - centre))))
 
 
-METHODS: dict[str, Callable[[npt.NDArray[np.float64]], tuple[float, float]]] = {
+def _clipped(values: Values) -> Scale:
+    low, centre, high = (float(v) for v in np.percentile(values, [0.5, 50, 99.8]))
+    return Scale(centre, float(values.clip(low, high).std()), low, high)
+
+
+JOINT = 'zscore-joint'
+"""The z-score over all voxels that any of the images shows."""
+
+METHODS: dict[str, Callable[[Values], Scale]] = {
     'zscore': _zscore,
+    JOINT: _zscore,
     'robust': _robust,
+    'clipped': _clipped,
 }
+
+
+def scale_of(values: Values, method: str) -> Scale:
+    """Return the scale of the values of a brain; see `normalise`."""
+    return METHODS[method](values)
 
 
 def normalise(
@@ -35,7 +71,7 @@ def normalise(
 
     Voxels of exactly zero count as not seen (outside the field of view, or outside the brain of
     an image that was stripped by itself): they take no part in the statistics and stay zero,
-    which is the centre of the new scale. Nothing is clipped, because lesions are the tail.
+    which is the centre of the new scale.
 
     Parameters
     ----------
@@ -43,9 +79,12 @@ def normalise(
         Any intensity scale.
     brain : bool array (X, Y, Z)
         Where statistics are taken; the result is zero elsewhere.
-    method : {'zscore', 'robust'}
+    method : {'zscore', 'zscore-joint', 'robust', 'clipped'}
         ``zscore`` subtracts the mean and divides by the standard deviation; ``robust`` takes the
-        median and 1.4826 times the median absolute deviation instead.
+        median and 1.4826 times the median absolute deviation instead; ``clipped`` clips at the
+        percentiles 0.5 and 99.8, subtracts the median and divides by the standard deviation.
+        ``zscore-joint`` counts zeros too: `brain` is then where any image of the exam shows
+        something.
 
     Returns
     -------
@@ -67,15 +106,16 @@ def normalise(
     image, brain = np.asarray(image), np.asarray(brain, dtype=bool)
     if image.shape != brain.shape:
         raise DataError(f'Image {image.shape} and brain mask {brain.shape} differ in shape.')
-    seen = brain & (image != 0)
+    shown = brain & (image != 0)
+    seen = brain if method == JOINT and shown.any() else shown
     values = image[seen].astype(np.float64)
-    centre, scale = _statistics(values, method)
+    scale = _checked_scale(values, method)
     result = np.zeros(image.shape, dtype=np.float32)
-    result[seen] = (values - centre) / scale
+    result[seen] = (values.clip(scale.low, scale.high) - scale.centre) / scale.spread
     return result
 
 
-def _statistics(values: npt.NDArray[np.float64], method: str) -> tuple[float, float]:
+def _checked_scale(values: Values, method: str) -> Scale:
     if values.size == 0:
         raise DataError(
             'The image holds nothing inside the brain mask.',
@@ -86,10 +126,10 @@ def _statistics(values: npt.NDArray[np.float64], method: str) -> tuple[float, fl
             'The image holds values inside the brain that are not numbers (NaN or infinite).',
             'Convert or reconstruct the image again.',
         )
-    centre, scale = METHODS[method](values)
-    if not scale > 1e-6 * max(abs(centre), float(np.abs(values).max())):
+    scale = scale_of(values, method)
+    if not scale.spread > 1e-6 * max(abs(scale.centre), float(np.abs(values).max())):
         raise DataError(
             'The image is constant inside the brain, so it shows no anatomy.',
             'Check that this is the image you meant and that it is not a mask.',
         )
-    return centre, scale
+    return scale

@@ -105,6 +105,12 @@ class NetworkPredictor(_Detailed):
         self.threads = threads
         self.device = device
         self.diffusion = hasattr(network, 'denoise')
+        if self.diffusion and self.windows.average != 'probability':
+            raise ModelError(
+                f'The chains of {entry.name!r} have no classes: their average cannot be '
+                f'{self.windows.average!r}.',
+                'Correct the sampler.',
+            )
         if diffusion and not self.diffusion:
             raise ModelError(
                 f'The sampler of {entry.name!r} has {min(diffusion)!r}, but its network draws '
@@ -114,7 +120,7 @@ class NetworkPredictor(_Detailed):
         self.sampler = (
             ChainSampler(self.network, seed, **diffusion)
             if self.diffusion
-            else as_sampler(_compiled(self.network) if compiled else self.network)
+            else _sampler(self.network, self.windows.average, compiled)
         )
         self._place(device)
 
@@ -203,47 +209,6 @@ class PooledPredictor(_Detailed):
         return pool([member.detailed(channels, brain, present) for member in self.members])
 
 
-class GuidedPredictor(_Detailed):
-    """A predictor that sees the channels of `mslesseg_app.models.guide` instead of the images.
-
-    Parameters
-    ----------
-    inner : NetworkPredictor or PooledPredictor
-    confirm : float, optional
-        Threshold of the model; a lesion counts if `hyperintensity` sees one there too, and is
-        what either of them sees (`mslesseg_app.inference.confirm`).
-    """
-
-    def __init__(
-        self, inner: NetworkPredictor | PooledPredictor, confirm: float | None = None
-    ) -> None:
-        self.inner, self.confirm = inner, confirm
-
-    def detailed(
-        self,
-        channels: npt.NDArray[np.float32],
-        brain: npt.NDArray[np.bool_],
-        present: tuple[bool, ...],
-    ) -> Prediction:
-        """Return probability, variance and notes.
-
-        Raises
-        ------
-        DataError
-            If no tissues can be found in the brain, or the images are not on the template grid.
-        """
-        from mslesseg_app.inference.confirm import confirmed
-        from mslesseg_app.models.guide import guide_channels
-        from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
-
-        guides = guide_channels(channels, brain, present)
-        found = self.inner.detailed(guides, brain, (True,) * len(guides))
-        if self.confirm is None:
-            return found
-        second = Hyperintensity(Constants())(channels[:2], brain, present[:2])
-        return replace(found, prob=confirmed(found.prob * brain, second, self.confirm))
-
-
 class ChainSampler:
     """Windows through a diffusion network, several chains each.
 
@@ -255,7 +220,7 @@ class ChainSampler:
         Noise follows from it, the window and the chain, not from the batch.
     chains, steps : int
         Chains a window, and steps a chain.
-    fusion : {'probability', 'mean', 'paper', 'code'}
+    fusion : {'probability', 'mean', 'last', 'paper', 'code'}
         ``probability`` is the mean lesion probability of all chains and steps. The others give
         the score of `mslesseg_app.models.diffusion`, rescaled to 0 … 1 so that 0.5 is the
         decision; only ``paper`` and ``probability`` are probabilities in a strict sense.
@@ -318,7 +283,7 @@ class ChainSampler:
             return found.probability
         if self.fusion == 'paper':
             return score + 0.5
-        if self.fusion == 'mean':
+        if self.fusion in ('mean', 'last'):
             return 0.5 + score / 2
         largest = _LARGEST_WEIGHT * self.sampler.chains * len(self.sampler.steps)
         return 0.5 + score / (2 * largest)
@@ -341,7 +306,16 @@ def _check_edges(network: nn.Module, windows: Windows, name: str) -> None:
         )
 
 
-def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _sampler(network: nn.Module, average: str, compiled: bool) -> Sampler:
+    """Return a sampler of the network's lesion logit, or of the logits of its classes."""
+    run: Any = network
+    if average != 'probability':
+        run = getattr(network, 'forward_classes', network)
+    lesion: Any = getattr(network, 'lesion', None)
+    return as_sampler(_compiled(run) if compiled else run, average, lesion)
+
+
+def _compiled(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return a network that PyTorch compiles at its first window, or runs as it is."""
     import torch._dynamo
 
@@ -354,4 +328,4 @@ def _compiled(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return run
 
 
-__all__ = ['ChainSampler', 'GuidedPredictor', 'NetworkPredictor', 'PooledPredictor', 'Sampler']
+__all__ = ['ChainSampler', 'NetworkPredictor', 'PooledPredictor', 'Sampler']

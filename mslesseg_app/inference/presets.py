@@ -22,8 +22,11 @@ DEFAULT: Preset = 'fast'
 DIFFUSION_KEYS = ('chains', 'steps', 'fusion', 'chains_at_once', 'clamp')
 """What a sampler says of diffusion chains: `mslesseg_app.inference.predictor.ChainSampler`."""
 
-_WINDOW_KEYS = ('overlap', 'blending', 'batch', 'fit', 'multiple', 'flips', 'margin', 'sigma')
-KEYS = (*_WINDOW_KEYS, 'layout', 'precision', 'compile', *DIFFUSION_KEYS)
+_WINDOW_KEYS = (
+    'overlap', 'blending', 'average', 'batch', 'fit', 'multiple', 'flips', 'crop', 'margin',
+    'sigma', 'layout', 'precision',
+)  # fmt: skip
+KEYS = (*_WINDOW_KEYS, 'compile', *DIFFUSION_KEYS)
 """All that a sampler may hold besides its presets, where ``patch`` replaces the entry's too."""
 
 
@@ -39,8 +42,9 @@ def resolve(entry: ModelEntry, preset: str = DEFAULT) -> ModelEntry:
     ----------
     entry : ModelEntry
     preset : {'fast', 'exact'}
-        ``exact`` is the published procedure, ``fast`` what was measured to give the same mask
-        for less. A model whose description knows no presets has one sampler for both.
+        ``exact`` is the published procedure, in float32 unless the description says another
+        precision; ``fast`` what was measured to give the same mask for less. A model whose
+        description knows no presets has one sampler for both.
 
     Raises
     ------
@@ -53,7 +57,9 @@ def resolve(entry: ModelEntry, preset: str = DEFAULT) -> ModelEntry:
         raise UsageError(f'There is no preset {preset!r}.', f'Choose {" or ".join(PRESETS)}.')
     if not has_presets(entry):
         _check_keys(entry, entry.sampler, KEYS)
-        return entry
+        if preset != 'exact':
+            return entry
+        return replace(entry, sampler={'precision': 'float32', **entry.sampler})
     common = {key: value for key, value in entry.sampler.items() if key not in PRESETS}
     chosen: dict[str, Any] = {}
     for name in PRESETS:
@@ -61,6 +67,8 @@ def resolve(entry: ModelEntry, preset: str = DEFAULT) -> ModelEntry:
         _check_keys(entry, values, (*KEYS, 'patch'))
         if name == preset:
             chosen = values
+    if preset == 'exact':
+        chosen.setdefault('precision', 'float32')
     patch = chosen.pop('patch', entry.patch)
     return replace(entry, sampler=chosen, patch=None if patch is None else tuple(patch))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.inference.device import choose_device
-from mslesseg_app.inference.normalise import normalise
+from mslesseg_app.inference.normalise import JOINT, normalise
 from mslesseg_app.inference.prediction import Prediction
 from mslesseg_app.inference.presets import DEFAULT, has_presets, resolve
 from mslesseg_app.models.registry import load_predictor
@@ -166,6 +166,8 @@ def stack_channels(
 ) -> npt.NDArray[np.float32]:
     """Normalise the images and stack them as (C, X, Y, Z), zeros where one is missing."""
     channels = np.zeros((len(entry.channels), *brain.shape), dtype=np.float32)
+    if entry.normalisation == JOINT:
+        brain = _seen_by_any([images[name] for name in entry.channels if name in images], brain)
     for index, name in enumerate(entry.channels):
         if name not in images:
             continue
@@ -174,6 +176,14 @@ def stack_channels(
         except DataError as error:
             raise DataError(f'{name}: {error.message}', error.hint) from error
     return channels
+
+
+def _seen_by_any(
+    images: Sequence[npt.NDArray[np.generic]], brain: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Return where in the brain any image is not zero; images on another grid are left aside."""
+    shown = [image != 0 for image in images if image.shape == brain.shape]
+    return brain & np.any(shown, axis=0) if shown else brain
 
 
 def _device(entry: ModelEntry, request: str) -> tuple[str, str]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mslesseg_app.errors import ModelError
+from mslesseg_app.inference.device import cpu_has_bfloat16
 from mslesseg_app.inference.prediction import Prediction
 
 LOGGER = logging.getLogger(__name__)
@@ -30,10 +31,18 @@ Network = Callable[[Tensor], Tensor]
 """Maps windows (N, C, x, y, z) to logits (N, 1, x, y, z)."""
 
 Sampler = Callable[[Tensor, Sequence[int]], tuple[Tensor, Tensor | None]]
-"""Maps windows (N, C, x, y, z) and a key of each to the probability (N, x, y, z) and its variance
-over what the sampler varies, or None. A key belongs to a window of an exam, whatever the batch."""
+"""Maps windows (N, C, x, y, z) and a key of each to what is averaged, the probability (N, x, y, z)
+or values of each class (N, K, x, y, z), and to the variance (N, x, y, z) over what the sampler
+varies, or None. A key belongs to a window of an exam, whatever the batch."""
 
 _DTYPES = {'float32': None, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+_WORDS = {
+    'blending': ('gaussian', 'constant', 'first'),
+    'average': ('probability', 'logits', 'softmax-twice'),
+    'layout': ('even', 'stepped'),
+    'precision': ('auto', *_DTYPES),
+}
+_HALF_ON_CPU = 'Computed in bfloat16, which this processor has (--preset exact: float32).'
 _NO_MEMORY = ('not enough memory', "can't allocate memory", 'out of memory')
 
 
@@ -47,8 +56,13 @@ class Windows:
         Edges of a window (voxels); the largest allowed ones if `fit` is set.
     overlap : float
         Part of an edge that neighbours share at least, 0 to 0.9.
-    blending : {'gaussian', 'constant'}
-        Weight of the voxels of a window: a Gaussian of `sigma` times the edge, or all equal.
+    blending : {'gaussian', 'constant', 'first'}
+        Weight of the voxels of a window: a Gaussian of `sigma` times the edge, or all equal; or
+        each voxel has the value of the first window that covers it.
+    average : {'probability', 'logits', 'softmax-twice'}
+        What is averaged over windows and flips: the lesion probability; the logits of all
+        classes, the largest of which decides; or the softmax of their softmax, as the public
+        TransBTS does (see `lesion_score`).
     batch : int
         Windows in one pass.
     fit : bool
@@ -57,6 +71,8 @@ class Windows:
         With `fit`, edges are multiples of this.
     flips : tuple of ints
         Axes (0 to 2) along which the image is mirrored too; all combinations are averaged.
+    crop : bool
+        Lay windows over the box around the brain, not over the whole grid.
     margin : int
         Voxels around the brain that the box includes.
     sigma : float
@@ -65,17 +81,20 @@ class Windows:
         Windows evenly spread, or at steps of the same length with the last one moved back to
         the end, as MONAI's SlidingWindowInferer lays them.
     precision : {'auto', 'float32', 'bfloat16', 'float16'}
-        Of matrix products and convolutions; ``auto`` is half precision on CUDA and float32 on
-        the CPU, where half precision was measured to be slower.
+        Of matrix products and convolutions; ``auto`` is half precision on CUDA and on processors
+        that compute bfloat16 themselves (`mslesseg_app.inference.device.cpu_has_bfloat16`),
+        float32 on other CPUs.
     """
 
     size: Triple = (96, 96, 96)
     overlap: float = 0.25
-    blending: Literal['gaussian', 'constant'] = 'gaussian'
+    blending: Literal['gaussian', 'constant', 'first'] = 'gaussian'
+    average: Literal['probability', 'logits', 'softmax-twice'] = 'probability'
     batch: int = 1
     fit: bool = False
     multiple: int = 16
     flips: tuple[int, ...] = ()
+    crop: bool = True
     margin: int = 4
     sigma: float = 0.2
     layout: Literal['even', 'stepped'] = 'even'
@@ -105,16 +124,15 @@ class Windows:
 def _problem(windows: Windows) -> str:
     if not 0 <= windows.overlap <= 0.9:
         return 'the overlap does not lie between 0 and 0.9'
-    if windows.blending not in ('gaussian', 'constant'):
-        return f'there is no blending {windows.blending!r}'
+    for name, known in _WORDS.items():
+        if getattr(windows, name) not in known:
+            return f'{name} = {getattr(windows, name)!r} is none of {", ".join(known)}'
+    if windows.crop not in (True, False):
+        return f'crop = {windows.crop!r} is neither true nor false'
     if windows.batch < 1 or windows.multiple < 1 or min(windows.size) < 1:
         return 'the batch and all edges must be 1 or more'
     if not set(windows.flips) <= {0, 1, 2}:
         return 'flips holds axes 0, 1 and 2 only'
-    if windows.layout not in ('even', 'stepped'):
-        return f'there is no layout {windows.layout!r}'
-    if windows.precision != 'auto' and windows.precision not in _DTYPES:
-        return f'there is no precision {windows.precision!r}'
     return ''
 
 
@@ -181,7 +199,7 @@ def starts(length: int, edge: int, overlap: float, layout: str = 'even') -> list
 
 def importance(size: Triple, blending: str, sigma: float) -> npt.NDArray[np.float32]:
     """Return the weight of each voxel of a window, (X, Y, Z), largest 1, never 0."""
-    if blending == 'constant':
+    if blending != 'gaussian':
         return np.ones(size, dtype=np.float32)
     weight = np.ones((), dtype=np.float64)
     for edge in size:
@@ -225,16 +243,60 @@ def predict(
 
     As `predict_detailed`, for a network that gives logits.
     """
-    return predict_detailed(as_sampler(network), channels, brain, windows, device).prob
+    sampler = as_sampler(network, windows.average)
+    return predict_detailed(sampler, channels, brain, windows, device).prob
 
 
-def as_sampler(network: Network) -> Sampler:
-    """Make a sampler of a network; only the first of its output channels is used."""
+def as_sampler(
+    network: Network, average: str = 'probability', lesion: int | None = None
+) -> Sampler:
+    """Make a sampler of a network.
+
+    Parameters
+    ----------
+    network : callable
+        Gives the lesion logit in its first channel for ``probability``, else the logits of all
+        classes.
+    average : {'probability', 'logits', 'softmax-twice'}
+        See `Windows`.
+    lesion : int, optional
+        Channel of lesions where the classes are independent sigmoids.
+    """
 
     def sampler(stack: Tensor, keys: Sequence[int]) -> tuple[Tensor, None]:
-        return torch.sigmoid(network(stack)[:, 0].float()), None
+        logits = network(stack).float()
+        if average == 'probability':
+            return torch.sigmoid(logits[:, 0]), None
+        if lesion is not None:
+            logits = logits[:, lesion : lesion + 1]
+        if average == 'logits':
+            return logits, None
+        one = logits.shape[1] == 1  # has no softmax
+        return torch.sigmoid(logits) if one else logits.softmax(1).softmax(1), None
 
     return sampler
+
+
+def lesion_score(values: Tensor, average: str) -> Tensor:
+    """Return the lesion score of averaged values: 0 to 1, from 0.5 on lesion is the decision.
+
+    Parameters
+    ----------
+    values : Tensor (x, y, z) or (K, x, y, z)
+        What a sampler gave, averaged.
+    average : {'probability', 'logits', 'softmax-twice'}
+        ``probability`` is left as it is. Of several classes, the first of which is background,
+        the largest value decides: the score is the softmax of background and the largest of the
+        others, or the share of the latter in both. With one class it is that of a sigmoid.
+    """
+    if average == 'probability':
+        return values
+    if values.shape[0] == 1:
+        return torch.sigmoid(values[0]) if average == 'logits' else values[0]
+    background, lesion = values[0], values[1:].amax(dim=0)
+    if average == 'logits':
+        return torch.sigmoid(lesion - background)
+    return lesion / (lesion + background)
 
 
 def predict_detailed(
@@ -268,17 +330,17 @@ def predict_detailed(
         If not even one window fits the device (see `is_out_of_memory`).
     """
     box = brain_box(brain, windows.margin)
-    inside = brain[box]
-    size, corners = plan(inside, windows)
-    part = torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)]))
-    padded, before = _pad(part, size)
-    run = _Run(sampler, padded.to(device), corners, size, windows)
-    with torch.inference_mode(), _precision(device, windows.precision):
-        mean, variance = run.blended()
-    kept = tuple(slice(b, b + n) for b, n in zip(before, inside.shape, strict=True))
+    if not windows.crop:
+        box = (slice(None), slice(None), slice(None))
+    part = torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)])).to(device)
+    precision = precision_of(device, windows.precision)
+    half = device == 'cpu' and windows.precision == 'auto' and precision == 'bfloat16'
+    run = _Run(sampler, part, brain[box], windows, windows.batch, [_HALF_ON_CPU] if half else [])
+    with torch.inference_mode(), _autocast(device, precision):
+        prob, variance = run.pooled()
     return Prediction(
-        prob=_place(mean[kept], brain.shape, box),
-        variance=None if variance is None else _place(variance[kept], brain.shape, box),
+        prob=_place(prob, brain.shape, box),
+        variance=None if variance is None else _place(variance, brain.shape, box),
         notes=tuple(dict.fromkeys(run.notes)),
     )
 
@@ -326,63 +388,98 @@ class _Run:
 
     sampler: Sampler
     channels: Tensor
-    corners: list[Triple]
-    size: Triple
+    brain: npt.NDArray[np.bool_]
     windows: Windows
+    batch: int
     notes: list[str] = field(default_factory=list)
 
-    def blended(self) -> tuple[Tensor, Tensor | None]:
-        """Return the weighted mean (x, y, z) of the windows' probabilities and variances."""
-        device = self.channels.device
-        shape = self.channels.shape[1:]
-        weight = torch.from_numpy(
-            importance(self.size, self.windows.blending, self.windows.sigma)
-        ).to(device)
-        norm, total = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-        spread: Tensor | None = None
-        for corner, prob, variance in self._passes():
-            part = _part(corner, self.size)
-            total[part] += prob * weight
-            norm[part] += weight
-            if variance is not None:
-                spread = torch.zeros_like(total) if spread is None else spread
-                spread[part] += variance * weight
-        norm.clamp_(min=1e-6)
-        return total / norm, None if spread is None else spread / norm
+    def pooled(self) -> tuple[Tensor, Tensor | None]:
+        """Return score and variance (x, y, z) of the image and all its mirrorings.
 
-    def _passes(self) -> Iterator[tuple[Triple, Tensor, Tensor | None]]:
-        """Yield corner, probability and variance of each window; shrink a batch too large."""
-        batch, done = self.windows.batch, 0
-        while done < len(self.corners):
-            now = self.corners[done : done + batch]
+        The variance is that of the mirrorings and the mean of that within them (law of total
+        variance, as `mslesseg_app.inference.prediction.pool`).
+        """
+        axes = self.windows.flips
+        chosen = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
+        total: Tensor | None = None
+        inner: Tensor | None = None
+        scores = []
+        for number, flip in enumerate(chosen):
+            values, spread = self._mirrored(flip, number)
+            total = values if total is None else total + values
+            scores.append(lesion_score(values, self.windows.average))
+            if spread is not None:
+                inner = spread if inner is None else inner + spread
+        assert total is not None
+        score = lesion_score(total / len(chosen), self.windows.average)
+        variance = None if inner is None else inner / len(chosen)
+        if len(scores) > 1:
+            outer = torch.stack(scores).var(dim=0, correction=0)
+            variance = outer if variance is None else variance + outer
+        return score, variance
+
+    def _mirrored(self, flip: tuple[int, ...], number: int) -> tuple[Tensor, Tensor | None]:
+        """Lay windows over the mirrored image, and turn what comes out back."""
+        dims = [axis - 3 for axis in flip]
+        brain = np.flip(self.brain, flip) if flip else self.brain
+        values, spread = self._blended(self.channels.flip(dims), brain, number)
+        return values.flip(dims), None if spread is None else spread.flip(dims)
+
+    def _blended(
+        self, channels: Tensor, brain: npt.NDArray[np.bool_], number: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the weighted mean (…, x, y, z) of the windows' values and variances."""
+        size, corners = plan(brain, self.windows)
+        padded, before = _pad(channels, size)
+        weight = torch.from_numpy(importance(size, self.windows.blending, self.windows.sigma))
+        weight = weight.to(padded.device)
+        norm = torch.zeros(padded.shape[1:], device=padded.device)
+        total: Tensor | None = None
+        spread: Tensor | None = None
+        for corner, values, variance in self._passes(padded, corners, size, number):
+            part = (..., *_part(corner, size))
+            share = (norm[part] == 0).float() if self.windows.blending == 'first' else weight
+            if total is None:
+                total = norm.new_zeros((*values.shape[:-3], *norm.shape))
+            total[part] += values * share
+            norm[part] += share
+            if variance is not None:
+                spread = torch.zeros_like(norm) if spread is None else spread
+                spread[part] += variance * share
+        assert total is not None
+        norm.clamp_(min=1e-6)
+        kept: tuple[Any, ...] = (
+            ...,
+            *(slice(b, b + n) for b, n in zip(before, brain.shape, strict=True)),
+        )
+        return (total / norm)[kept], None if spread is None else (spread / norm)[kept]
+
+    def _passes(
+        self, channels: Tensor, corners: list[Triple], size: Triple, number: int
+    ) -> Iterator[tuple[Triple, Tensor, Tensor | None]]:
+        """Yield corner, values and variance of each window; shrink a batch too large."""
+        done = 0
+        while done < len(corners):
+            now = corners[done : done + self.batch]
+            keys = [window_key(corner, number) for corner in now]
             try:
-                probs, variances = self._flipped(now)
+                stack = torch.stack([channels[(slice(None), *_part(c, size))] for c in now])
+                values, variances = self.sampler(stack, keys)
             except (RuntimeError, MemoryError) as error:
                 if len(now) == 1 or not is_out_of_memory(error):
                     raise
-                batch = max(1, len(now) // 2)
-                self._shrink(batch)
+                self._shrink(max(1, len(now) // 2))
                 continue
             for index, corner in enumerate(now):
-                yield corner, probs[index], None if variances is None else variances[index]
+                yield corner, values[index], None if variances is None else variances[index]
             done += len(now)
 
     def _shrink(self, batch: int) -> None:
+        self.batch = batch
         many = f'{batch} windows' if batch > 1 else 'one window'
         self.notes.append(f'Memory ran short: {many} at a time.')
         LOGGER.warning('Out of memory: going on with %s at a time.', many)
         free_memory()
-
-    def _flipped(self, corners: list[Triple]) -> tuple[Tensor, Tensor | None]:
-        """Return mean and variance (N, x, y, z) over all mirrorings, and within them."""
-        stack = torch.stack([self.channels[(slice(None), *_part(c, self.size))] for c in corners])
-        axes = self.windows.flips
-        chosen = [c for n in range(len(axes) + 1) for c in combinations(axes, n)]
-        answers = []
-        for number, flip in enumerate(chosen):
-            keys = [window_key(corner, number) for corner in corners]
-            answers.append(_mirrored(self.sampler, stack, keys, flip))
-        return _pool(answers)
 
 
 def window_key(corner: Triple, flip: int = 0) -> int:
@@ -391,42 +488,24 @@ def window_key(corner: Triple, flip: int = 0) -> int:
     return (((flip << 20 | x) << 20 | y) << 20) | z
 
 
-def _mirrored(
-    sampler: Sampler, stack: Tensor, keys: list[int], flip: tuple[int, ...]
-) -> tuple[Tensor, Tensor | None]:
-    """Ask the sampler for mirrored windows, and turn the answers back."""
-    if not flip:
-        return sampler(stack, keys)
-    prob, variance = sampler(stack.flip([axis + 2 for axis in flip]), keys)
-    dims = [axis + 1 for axis in flip]
-    return prob.flip(dims), None if variance is None else variance.flip(dims)
-
-
-def _pool(answers: list[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
-    """Join answers by the law of total variance, as `mslesseg_app.inference.prediction.pool`."""
-    if len(answers) == 1:
-        return answers[0]
-    probs = torch.stack([prob for prob, _ in answers])
-    variance = probs.var(dim=0, correction=0)
-    inner = [spread for _, spread in answers if spread is not None]
-    if inner:
-        variance = variance + torch.stack(inner).sum(dim=0) / len(answers)
-    return probs.mean(dim=0), variance
-
-
 def free_memory() -> None:
     """Give back what PyTorch keeps of a GPU's memory."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
-def _precision(device: str, wanted: str) -> AbstractContextManager[Any]:
+def precision_of(device: str, wanted: str) -> str:
+    """Return the precision that ``auto`` stands for on a device; another word as it is."""
+    if wanted != 'auto':
+        return wanted
+    if device.startswith('cuda'):
+        return 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+    return 'bfloat16' if cpu_has_bfloat16() else 'float32'
+
+
+def _autocast(device: str, precision: str) -> AbstractContextManager[Any]:
     """Return the context of half precision, or of none."""
-    if wanted == 'auto':
-        if not device.startswith('cuda'):
-            return nullcontext()
-        wanted = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
-    kind = _DTYPES[wanted]
+    kind = _DTYPES[precision]
     return nullcontext() if kind is None else torch.autocast(device.partition(':')[0], kind)
 
 

@@ -41,6 +41,7 @@ class GuardedInterface(SimpleInterface):
 
 
 def _marked(error: MSLesSegError) -> MSLesSegError:
+    """Add the note to an error that :func:`error_in` finds in the text of a traceback."""
     error.add_note(_MARK + encode_error(error))
     return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,17 +13,19 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     File,
     TraitedSpec,
+    isdefined,
     traits,
 )
 
-from ..errors import AlignmentError
+from ..errors import AlignmentError, DataError
 from ..spatial import grids
 from .base import GuardedInterface
 from .lesions import write_tsv
 
 if TYPE_CHECKING:
+    from ..lesions.agreement import Agreement
     from ..lesions.change import Comparison, Session
-    from ..lesions.change_guard import Agreement, ContrastChange
+    from ..lesions.difference import ChangedRegions, Difference
     from ..spatial.affines import Affine
 
 
@@ -76,17 +79,36 @@ class _CompareInput(BaseInterfaceInputSpec):
     after_labels = File(mandatory=True, exists=True, desc='instances on the later FLAIR')
     lesions = File(mandatory=True, exists=True, desc='lesion table of the later session')
     record = File(mandatory=True, exists=True, desc='record of the later exam, JSON')
-    rules = traits.Str('anima', usedefault=True)
+    seed = traits.Float(6.0, usedefault=True, desc='difference that a change reaches, SD')
+    extent = traits.Float(4.0, usedefault=True, desc='difference at the edge of a change, SD')
+    min_volume = traits.Float(15.0, usedefault=True, desc='smallest change, mm3')
+    before_prob = File(exists=True, desc='probability on the earlier FLAIR, for joint results')
+    after_prob = File(exists=True, desc='probability on the later FLAIR')
     pair = traits.Dict(mandatory=True, desc='what is known of the pair: names, years, edited')
 
 
 class _CompareOutput(TraitedSpec):
     image = File(desc='status of each lesion on the later FLAIR, uint8')
+    before_image = File(desc='the same on the earlier FLAIR')
+    difference = File(desc='difference of the FLAIRs on the later one, standard deviations')
+    before_difference = File(desc='the same on the earlier FLAIR')
+    before_pull = File(desc='what the earlier probability gains from the later one')
+    after_pull = File(desc='what the later probability gains from the earlier one')
     table = File(desc='one row a lesion, TSV')
     metadata = traits.Dict(desc='numbers of the pair')
     summary = traits.Dict(desc='row of the table of pairs')
     lesions = File(desc='the lesion table with the column status filled')
     record = File(desc='the record with the same column filled')
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What is known of a pair: all of it, or why it was not compared."""
+
+    agreement: Agreement
+    comparison: Comparison | None = None
+    difference: Difference | None = None
+    regions: ChangedRegions | None = None
 
 
 class CompareSessions(GuardedInterface):
@@ -102,9 +124,9 @@ class CompareSessions(GuardedInterface):
         from ..lesions.change_table import CHANGE_COLUMNS, as_metadata, change_rows
 
         years = self.inputs.pair.get('years')
-        found, agreement, image = self._compare()
-        comparison = found or Comparison()
-        summary = self._summary(found, agreement)
+        result = self._compare()
+        comparison = result.comparison or Comparison()
+        summary = self._summary(result)
         table = cwd / 'change.tsv'
         rows = change_rows(comparison, years)
         write_tsv(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)), table)
@@ -112,7 +134,8 @@ class CompareSessions(GuardedInterface):
             number: status or 'n/a' for number, status in comparison.statuses().items()
         }
         return {
-            'image': grids.save(image, cwd / 'change.nii.gz'),
+            **self._images(result, cwd),
+            **self._pulls(result, cwd),
             'table': str(table),
             'metadata': as_metadata(summary),
             'summary': summary,
@@ -120,59 +143,105 @@ class CompareSessions(GuardedInterface):
             'record': self._fill_record(statuses, cwd),
         }
 
-    def _compare(self) -> tuple[Comparison | None, Agreement, nb.Nifti1Image]:
+    def _compare(self) -> _Result:
         """Compare the sessions unless their images do not agree."""
-        from ..lesions.change import change_image, compare_sessions
-        from ..lesions.change_guard import Agreement
-        from ..lesions.change_rules import get_change_rules
+        from ..lesions.agreement import Agreement, edge_distance, judge_agreement
+        from ..lesions.change import compare_sessions
+        from ..lesions.difference import ChangeLimits, compute_difference, find_changes
+        from ..spatial.matching import to_half_way
 
-        labels = nb.load(self.inputs.after_labels)
-        before, after = _session(self.inputs.before_labels), _session(self.inputs.after_labels)
-        nothing = grids.like(labels, np.zeros(labels.shape), np.uint8)
-        move, reason = _read_move(self.inputs.move)
+        given = self.inputs
+        move, reason = _read_move(given.move)
         if move is None:
-            return None, Agreement(np.nan, np.nan, 'failed', reason), nothing
-        agreement, contrast = self._judge(before, after, move)
+            return _Result(Agreement(np.nan, np.nan, np.nan, 'failed', reason))
+        brains = nb.load(given.before_brain), nb.load(given.after_brain)
+        flairs = nb.load(given.before_flair), nb.load(given.after_flair)
+        edge = edge_distance(*brains, move)
+        try:
+            difference = compute_difference(to_half_way(*flairs, *brains, move))
+        except DataError as error:
+            return _Result(Agreement(edge, np.nan, np.nan, 'failed', error.message))
+        matched = difference.matched
+        agreement = judge_agreement(edge, matched.correlation, matched.width_mm)
         if agreement.verdict == 'failed':
-            return None, agreement, nothing
-        found = compare_sessions(
+            return _Result(agreement)
+        before, after = _session(given.before_labels), _session(given.after_labels)
+        regions = find_changes(
+            difference, ChangeLimits(given.seed, given.extent, given.min_volume)
+        )
+        edited = given.pair.get('edited') or ()
+        comparison = compare_sessions(
             before,
             after,
-            move,
-            get_change_rules(self.inputs.rules),
+            difference,
+            regions,
             near_mm=max(1.0, float(max(*before.edges, *after.edges)) / 2),
-            contrast=contrast,
-            trust_contrast=not self.inputs.pair.get('edited'),
+            edited=(
+                given.pair.get('session_before') in edited,
+                given.pair.get('session_after') in edited,
+            ),
         )
-        image = change_image(found, before, after, move)
-        return found, agreement, grids.like(labels, image, np.uint8)
+        return _Result(agreement, comparison, difference, regions)
 
-    def _judge(
-        self, before: Session, after: Session, move: Affine
-    ) -> tuple[Agreement, ContrastChange]:
-        from ..lesions.change_guard import ContrastChange, edge_distance, judge_agreement
+    def _images(self, result: _Result, cwd: Path) -> dict[str, str]:
+        """Write both maps on the grids of both sessions; empty where nothing was compared."""
+        from ..lesions.change import change_image, native_map
 
-        brains = nb.load(self.inputs.before_brain), nb.load(self.inputs.after_brain)
-        contrast = ContrastChange(
-            nb.load(self.inputs.before_flair),
-            nb.load(self.inputs.after_flair),
-            brains[1],
-            after.labels > 0,
-            move,
-        )
-        return judge_agreement(edge_distance(*brains, move), contrast.correlation), contrast
+        written = {}
+        for later, prefix in ((True, ''), (False, 'before_')):
+            path = self.inputs.after_labels if later else self.inputs.before_labels
+            labels, session = nb.load(path), _session(path)
+            codes = np.zeros(labels.shape, np.uint8)
+            z = np.zeros(labels.shape, np.float32)
+            if result.comparison and result.difference and result.regions:
+                codes = change_image(
+                    result.comparison, session, result.difference, result.regions, later=later
+                )
+                z = native_map(result.difference.z, session, result.difference, later)
+            image = grids.like(labels, codes, np.uint8)
+            written[f'{prefix}image'] = grids.save(image, cwd / f'{prefix}change.nii.gz')
+            image = grids.like(labels, z.round(2), np.float32)
+            written[f'{prefix}difference'] = grids.save(image, cwd / f'{prefix}difference.nii.gz')
+        return written
 
-    def _summary(self, found: Comparison | None, agreement: Agreement) -> dict[str, Any]:
+    def _pulls(self, result: _Result, cwd: Path) -> dict[str, str]:
+        """Write what each session's probability gains from the other; nothing by default."""
+        from ..lesions.change import native_map
+        from ..lesions.joint import agreement_weight, pull
+
+        given = self.inputs
+        if not (isdefined(given.before_prob) and isdefined(given.after_prob)):
+            return {}
+        maps: list[Any] = [None, None]
+        difference = result.difference
+        if difference is not None and result.regions is not None:
+            weight = agreement_weight(difference, result.regions)
+            images = nb.load(given.before_prob), nb.load(given.after_prob)
+            own = [difference.pair.bring(one, later=k > 0) for k, one in enumerate(images)]
+            maps = [pull(own[0], own[1], weight), pull(own[1], own[0], weight)]
+        written = {}
+        for later, name in enumerate(('before', 'after')):
+            labels = nb.load(getattr(given, f'{name}_labels'))
+            data = np.zeros(labels.shape, np.float32)
+            if difference is not None and maps[later] is not None:
+                session = _session(getattr(given, f'{name}_labels'))
+                data = native_map(maps[later], session, difference, later > 0)
+            image = grids.like(labels, data, np.float32)
+            written[f'{name}_pull'] = grids.save(image, cwd / f'{name}_pull.nii.gz')
+        return written
+
+    def _summary(self, result: _Result) -> dict[str, Any]:
         from ..lesions.change_table import SUMMARY_COLUMNS, summary_row
 
-        pair = dict(self.inputs.pair)
-        row = summary_row(found, pair.get('years')) if found else {}
+        pair, agreement = dict(self.inputs.pair), result.agreement
+        row = summary_row(result.comparison, pair.get('years')) if result.comparison else {}
         row |= pair | {
             'verdict': agreement.verdict,
             'reason': agreement.reason or None,
-            'rules': self.inputs.rules,
             'brain_edge_mm': agreement.edge_mm,
             'flair_correlation': agreement.correlation,
+            'smoothing_mm': agreement.smoothing_mm,
+            'noise_percent': 100 * result.difference.noise if result.difference else None,
             'edited': ', '.join(pair.get('edited') or ()) or None,
         }
         return {name: _plain(row.get(name)) for name in SUMMARY_COLUMNS}
@@ -214,6 +283,52 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+class _JointInput(BaseInterfaceInputSpec):
+    probability = File(mandatory=True, exists=True, desc='probability on the FLAIR')
+    pulls = traits.List(File(exists=True), mandatory=True, desc='from CompareSessions')
+    threshold = traits.Float(mandatory=True)
+    connectivity = traits.Int(mandatory=True)
+    min_volume = traits.Float(mandatory=True, desc='smallest lesion, mm3')
+
+
+class _JointOutput(TraitedSpec):
+    probability = File(desc='joint probability on the FLAIR')
+    mask = File(desc='joint lesion mask on the FLAIR, uint8')
+    metadata = traits.Dict(desc='volume and number of sessions')
+
+
+class JoinSessions(GuardedInterface):
+    """Segment a session together with those that it was compared with."""
+
+    input_spec = _JointInput
+    output_spec = _JointOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from ..lesions.joint import join, joint_mask
+
+        given = self.inputs
+        image = nb.load(given.probability)
+        voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
+        pulls = [np.asarray(nb.load(path).dataobj, dtype=np.float32) for path in given.pulls]
+        found = join(np.asarray(image.dataobj, dtype=np.float32), pulls)
+        mask = joint_mask(
+            found,
+            voxel,
+            threshold=given.threshold,
+            connectivity=given.connectivity,
+            min_volume_mm3=given.min_volume,
+        )
+        prob = grids.like(image, found, np.float32)
+        return {
+            'probability': grids.save(prob, cwd / 'probability.nii.gz'),
+            'mask': grids.save(grids.like(image, mask, np.uint8), cwd / 'mask.nii.gz'),
+            'metadata': {
+                'LesionVolume_ml': round(float(np.count_nonzero(mask)) * voxel / 1000, 6),
+                'Threshold': given.threshold,
+            },
+        }
 
 
 class _TableInput(BaseInterfaceInputSpec):

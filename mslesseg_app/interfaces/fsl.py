@@ -7,9 +7,17 @@ from typing import Any
 
 import nibabel as nb
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiPath,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 
 from ..errors import DataError
+from ..fsl import fsl_version
 from ..settings import MODALITIES
 from ..spatial import grids
 from ..spatial.affines import Affine
@@ -137,6 +145,7 @@ class _JudgeInput(_ImagesInput):
     t2w_matrix = File(exists=True, desc='ITK affine, template to T2w')
     anchor = traits.Str('', usedefault=True)
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
+    commands = traits.List(traits.Str(), desc='what FSL was told, for sidecars')
 
 
 class JudgeAlignment(GuardedInterface):
@@ -152,7 +161,13 @@ class JudgeAlignment(GuardedInterface):
         paths = {name: getattr(self.inputs, f'{name.lower()}_matrix') for name in MODALITIES}
         affines = {name: read_itk(Path(path)) for name, path in paths.items() if isdefined(path)}
         alignment = judge_exam(_images(self.inputs), self.inputs.anchor or None, affines)
-        return write_alignment(alignment, cwd, self.inputs.on_failed)
+        outputs = write_alignment(alignment, cwd, self.inputs.on_failed)
+        if isdefined(self.inputs.commands):
+            outputs['subject_reference'] |= {
+                'FSLVersion': fsl_version(),
+                'FSLCommands': list(self.inputs.commands),
+            }
+        return outputs
 
 
 class _MaskInput(BaseInterfaceInputSpec):
@@ -174,3 +189,26 @@ class MaskToBrain(GuardedInterface):
         if not mask.any():
             raise DataError('BET found no brain.', 'Try --engine builtin.')
         return {'out_file': grids.save(grids.on_template(mask, np.uint8), cwd / 'brain.nii.gz')}
+
+
+class _MasksInput(BaseInterfaceInputSpec):
+    in_files = InputMultiPath(File(exists=True), mandatory=True, desc='masks on one grid')
+
+
+class _JoinedOutput(TraitedSpec):
+    out_file = File(desc='their union, uint8')
+
+
+class JoinMasks(GuardedInterface):
+    """Join brain masks of several images; each of them has to hold a brain."""
+
+    input_spec = _MasksInput
+    output_spec = _JoinedOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        images = [nb.load(path) for path in self.inputs.in_files]
+        masks = [np.asanyarray(image.dataobj) > 0 for image in images]
+        if not all(mask.any() for mask in masks):
+            raise DataError('BET found no brain in one of the images.', 'Try --engine builtin.')
+        union = grids.like(images[0], np.logical_or.reduce(masks), np.uint8)
+        return {'out_file': grids.save(union, cwd / 'union.nii.gz')}

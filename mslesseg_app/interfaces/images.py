@@ -10,6 +10,7 @@ import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
 
 from ..spatial import grids
+from ..spatial.reading import open_image
 from .base import GuardedInterface
 
 
@@ -72,7 +73,7 @@ class ToNativeGrid(GuardedInterface):
     output_spec = _NativeOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        original = _three_dimensional(nb.load(self.inputs.original))
+        original = open_image(Path(self.inputs.original))
         data = grids.from_ras(nb.load(self.inputs.in_file), original)
         image = grids.like(original, data, np.float32)
         return {'out_file': grids.save(image, cwd / 'preproc.nii.gz')}
@@ -137,7 +138,7 @@ class RestoreToNative(GuardedInterface):
         from ..spatial.affines import read_itk
         from ..spatial.resample import restore
 
-        original = _three_dimensional(nb.load(self.inputs.original))
+        original = open_image(Path(self.inputs.original))
         native_from_mni = read_itk(Path(self.inputs.transform))
         home = restore(nb.load(self.inputs.in_file), original, native_from_mni)
         data = np.asanyarray(home.dataobj)
@@ -146,7 +147,3 @@ class RestoreToNative(GuardedInterface):
         else:
             image = grids.like(original, np.clip(data, 0, 1), np.float32)
         return {'out_file': grids.save(image, cwd / 'native.nii.gz')}
-
-
-def _three_dimensional(image: Any) -> Any:
-    return image if image.ndim == 3 else nb.funcs.four_to_three(image)[0]

@@ -10,6 +10,7 @@ import nibabel as nb
 import numpy as np
 from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
 
+from ..spatial.reading import open_image
 from .base import GuardedInterface
 from .lesions import write_tsv
 
@@ -29,6 +30,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
     summary = traits.Dict(mandatory=True, desc='count and volume of the lesions')
     regions = traits.Dict(mandatory=True, desc='numbers of the regions')
     info = traits.Dict(mandatory=True, desc='what the model used')
+    selfcheck = traits.Dict(desc='columns of the self-check')
     reference = File(exists=True, desc='reference lesion mask')
 
 
@@ -47,10 +49,11 @@ class MeasureExam(GuardedInterface):
     def _execute(self, cwd: Path) -> dict[str, Any]:
         import pandas as pd
 
+        from ..lesions.dissemination import dominating_note
         from ..metrics.columns import metric_columns
         from ..metrics.exam import unknown
         from ..metrics.reference import evaluate
-        from ..spatial.qc import exam_quality, quality_row
+        from ..spatial.qc import exam_quality, quality_row, with_note
 
         accuracy, grid = unknown(), None
         if isdefined(self.inputs.reference):
@@ -58,12 +61,15 @@ class MeasureExam(GuardedInterface):
             mni = nb.load(self.inputs.mask_mni)
             accuracy, grid = evaluate(Path(self.inputs.reference), native, mni)
         qc = exam_quality(
-            nb.load(self.inputs.original),
+            open_image(Path(self.inputs.original)),
             nb.load(self.inputs.flair_mni),
             nb.load(self.inputs.brain_native),
             nb.load(self.inputs.brain_mni),
             json.loads(Path(self.inputs.quality).read_text(encoding='utf-8')),
         )
+        summary = self.inputs.summary
+        note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
+        qc = with_note(qc, 'dominating_lesion', 'One lesion dominates', note)
         row = self._row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
         row = {name: row.get(name) for name in metric_columns()}
         out_file = cwd / 'metrics.tsv'
@@ -88,6 +94,7 @@ class MeasureExam(GuardedInterface):
             'brain_volume_ml': brain_ml,
             'lesion_load_percent': 100 * lesions_ml / brain_ml if brain_ml else None,
             **self.inputs.regions,
+            **(self.inputs.selfcheck or {}),
             'modalities_used': ','.join(info['used']),
             'modalities_missing': ','.join(info['missing']) or None,
         }

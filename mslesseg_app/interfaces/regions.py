@@ -1,4 +1,4 @@
-"""The node that tells where each lesion lies."""
+"""The nodes that tell where each lesion lies, and whether the mask agrees with the FLAIR."""
 
 from __future__ import annotations
 
@@ -67,6 +67,45 @@ class DescribeLesions(GuardedInterface):
             name: np.asanyarray(nb.load(path).dataobj)
             for name, path in paths.items()
             if isdefined(path)
+        }
+
+
+class _CheckInput(BaseInterfaceInputSpec):
+    flair = File(mandatory=True, exists=True, desc='FLAIR on the template grid')
+    brain_mask = File(mandatory=True, exists=True, desc='brain on the template grid')
+    mask = File(mandatory=True, exists=True, desc='lesions on the template grid')
+    transform = File(mandatory=True, exists=True, desc='ITK affine, template to native')
+
+
+class _CheckOutput(TraitedSpec):
+    record = traits.Dict(desc='the result, for the record of the exam')
+    columns = traits.Dict(desc='the result, for the table of metrics')
+    metadata = traits.Dict(desc='the result, for sidecars')
+
+
+class CheckSegmentation(GuardedInterface):
+    """Compare the lesion mask with the FLAIR (:mod:`mslesseg_app.lesions.selfcheck`)."""
+
+    input_spec = _CheckInput
+    output_spec = _CheckOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from ..lesions.selfcheck import check_segmentation
+        from ..spatial.affines import read_itk
+
+        del cwd
+        native_from_mni = read_itk(Path(self.inputs.transform))
+        found = check_segmentation(
+            *(
+                np.asanyarray(nb.load(path).dataobj)
+                for path in (self.inputs.flair, self.inputs.brain_mask, self.inputs.mask)
+            ),
+            native_ml_per_ml=float(abs(np.linalg.det(native_from_mni[:3, :3]))),
+        )
+        return {
+            'record': found.to_dict(),
+            'columns': found.columns(),
+            'metadata': found.sidecar(),
         }
 
 

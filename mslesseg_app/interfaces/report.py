@@ -99,6 +99,7 @@ class _DescribeInput(BaseInterfaceInputSpec):
     qc = traits.List(mandatory=True, desc='quality numbers with their verdicts')
     reference = traits.Dict(desc='accuracy, where there is a reference mask')
     subject_reference = traits.Dict(desc='what the session was aligned through')
+    selfcheck = traits.Dict(desc='result of the self-check')
 
 
 class _DescribeOutput(TraitedSpec):
@@ -122,6 +123,7 @@ class DescribeExam(GuardedInterface):
             qc=self.inputs.qc,
             accuracy=self.inputs.reference or {},
             subject_reference=self.inputs.subject_reference or {},
+            selfcheck=self.inputs.selfcheck or {},
         )
         out = cwd / 'exam.json'
         # Not sorted: the order of the columns of a table is worth keeping.

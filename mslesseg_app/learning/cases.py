@@ -12,9 +12,8 @@ import csv
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -31,22 +30,37 @@ from ..spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 from ..training.cases import LabelledCase, scan_digest
 
 MANUAL = Path('derivatives', 'manual')
+NORMAL_BRIGHT = 'label-normalhyperintensity'
+"""In the name of a mask of bright rims and caps that raters call normal."""
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    """One dataset, the exams that are taken from it, and how the App runs on them."""
+
+    bids_dir: Path
+    cache: Path
+    settings: Settings
+    exams: tuple[Exam, ...]
 
 
 def find_cases(
-    bids_dir: Path,
+    bids_dir: Path | Sequence[Path],
     cache: Path,
     *,
     masks: Path | None = None,
     preprocessed: Path | None = None,
     exclude: Sequence[str] = (),
+    unlabelled: bool = False,
     threads: int = 1,
 ) -> list[LabelledCase]:
-    """Find the exams of a dataset that have a manual mask.
+    """Find the exams of one or several datasets that have a manual mask.
 
     Parameters
     ----------
-    bids_dir : Path
+    bids_dir : Path or sequence of Path
+        With several datasets, `masks` and `preprocessed` hold one folder for each, named as
+        the dataset is.
     cache : Path
         Where masks that are moved to the template are kept, and runs of the App by default.
     masks : Path, optional
@@ -57,34 +71,94 @@ def find_cases(
         ``preprocessed`` in the cache.
     exclude : sequence of str
         Exams (``sub-01_ses-1``) or participants that are left out; each must exist.
+    unlabelled : bool
+        Take the exams without masks instead of those with one.
     threads : int
 
     Raises
     ------
     NoInputError
-        If there is no exam with a mask.
+        If there is no exam with a mask (or without).
     UsageError
-        If an exam to leave out does not exist.
+        If an exam to leave out does not exist, or two datasets have a participant of the same
+        name: who is who decides the split.
     DataError
         If an exam with a mask has no FLAIR, or the App could not process it.
     """
+    folders = [bids_dir] if isinstance(bids_dir, Path) else list(bids_dir)
+    several = len(folders) > 1
+
+    def of(folder: Path | None, dataset: Path) -> Path | None:
+        return folder / dataset.resolve().name if folder and several else folder
+
+    datasets = [
+        _open_dataset(
+            path, of(cache, path) or cache, of(masks, path), of(preprocessed, path),
+            unlabelled, threads,
+        )
+        for path in folders
+    ]  # fmt: skip
+    _check_names(datasets, exclude)
+    return [case for dataset in datasets for case in _cases_of(dataset, exclude)]
+
+
+def _open_dataset(
+    bids_dir: Path,
+    cache: Path,
+    masks: Path | None,
+    preprocessed: Path | None,
+    unlabelled: bool,
+    threads: int,
+) -> _Dataset:
     if not bids_dir.is_dir():
         raise NoInputError(f'{bids_dir} does not exist.', 'Name the folder of the dataset.')
-    root = masks or bids_dir / MANUAL
-    if not root.is_dir():
-        raise NoInputError(
-            f'There are no manual masks: {root} does not exist.',
-            'Name the derivative dataset that holds them: --masks DIR',
-        )
+    root: Path | None = masks or bids_dir / MANUAL
+    if root is not None and not root.is_dir():
+        if not unlabelled:
+            raise NoInputError(
+                f'There are no manual masks: {root} does not exist.',
+                'Name the derivative dataset that holds them: --masks DIR',
+            )
+        root = None
     settings = _settings(bids_dir, preprocessed or cache / 'preprocessed', cache, root, threads)
-    exams = [exam for exam in find_exams(settings) if _is_label(exam.reference)]
-    exams = _without(exams, exclude)
+    exams = tuple(e for e in find_exams(settings) if _is_label(e.reference) != unlabelled)
     if not exams:
-        raise NoInputError(f'No exam of {bids_dir} has a lesion mask in {root}.')
-    raw = [exam for exam in exams if not exam.registered]
-    _preprocess(raw, settings)
-    splits = _splits(bids_dir)
-    return [_case(exam, settings, cache, splits) for exam in exams]
+        raise NoInputError(
+            f'Every exam of {bids_dir} has a lesion mask.'
+            if unlabelled
+            else f'No exam of {bids_dir} has a lesion mask in {root}.'
+        )
+    return _Dataset(bids_dir, cache, settings, exams)
+
+
+def _check_names(datasets: Sequence[_Dataset], exclude: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for dataset in datasets:
+        people = {exam.subject for exam in dataset.exams}
+        if shared := seen & people:
+            raise UsageError(
+                f'Two datasets have a participant sub-{min(shared)}.',
+                'Rename one of them: the split is by participant.',
+            )
+        seen |= people
+    known = {name for d in datasets for e in d.exams for name in (e.label, f'sub-{e.subject}')}
+    if unknown := sorted(_names(exclude) - known):
+        raise UsageError(
+            f'There is no labelled exam or participant {unknown[0]} to leave out.',
+            'Exams are named as sub-01_ses-1, participants as sub-01.',
+        )
+
+
+def _names(exclude: Sequence[str]) -> set[str]:
+    return {f'sub-{name.removeprefix("sub-")}' for name in exclude}
+
+
+def _cases_of(dataset: _Dataset, exclude: Sequence[str]) -> list[LabelledCase]:
+    left = _names(exclude)
+    exams = [e for e in dataset.exams if not left & {e.label, f'sub-{e.subject}'}]
+    _preprocess([exam for exam in exams if not exam.registered], dataset.settings)
+    splits = _splits(dataset.bids_dir)
+    return [_case(exam, dataset.settings, dataset.cache, splits) for exam in exams]
 
 
 def _is_label(mask: Path | None) -> bool:
@@ -98,29 +172,20 @@ def _is_label(mask: Path | None) -> bool:
     return not isinstance(content, dict) or 'Model' not in content or bool(content.get('Edited'))
 
 
-def _settings(bids_dir: Path, out: Path, cache: Path, masks: Path, threads: int) -> Settings:
+def _settings(
+    bids_dir: Path, out: Path, cache: Path, masks: Path | None, threads: int
+) -> Settings:
     return Settings(
         bids_dir=bids_dir.absolute(),
         out_dir=out.absolute(),
         work_dir=(cache / 'work').absolute(),
-        derivatives={'manual': masks.absolute()},
+        derivatives={} if masks is None else {'manual': masks.absolute()},
         skip_bids_validation=True,
         nprocs=threads,
         omp_nthreads=max(1, threads - 1),
         run_uuid='training',
         command='mslesseg train',
     )
-
-
-def _without(exams: list[Exam], exclude: Sequence[str]) -> list[Exam]:
-    names = {f'sub-{name.removeprefix("sub-")}' for name in exclude}
-    known = {exam.label for exam in exams} | {f'sub-{exam.subject}' for exam in exams}
-    if unknown := sorted(names - known):
-        raise UsageError(
-            f'There is no labelled exam or participant {unknown[0]} to leave out.',
-            'Exams are named as sub-01_ses-1, participants as sub-01.',
-        )
-    return [e for e in exams if not names & {e.label, f'sub-{e.subject}'}]
 
 
 def _preprocess(exams: list[Exam], settings: Settings) -> None:
@@ -153,17 +218,31 @@ def _transform(exam: Exam) -> Path:
 
 def _case(exam: Exam, settings: Settings, cache: Path, splits: dict[str, str]) -> LabelledCase:
     subject = f'sub-{exam.subject}'
-    mask = exam.reference
-    if exam.problem is not None or mask is None:
-        reason = exam.problem.message if exam.problem else 'it has no mask.'
-        raise DataError(f'{exam.label}: {reason}', f'Leave it out: --exclude {exam.label}')
+    if exam.problem is not None:
+        raise DataError(
+            f'{exam.label}: {exam.problem.message}', f'Leave it out: --exclude {exam.label}'
+        )
+    mask = exam.reference if _is_label(exam.reference) else None
+    negatives = _negatives(mask)
+    split = splits.get(subject, '')
     if exam.registered:
-        return LabelledCase(exam.label, subject, exam.images, mask, split=splits.get(subject, ''))
+        return LabelledCase(exam.label, subject, exam.images, mask, None, split, negatives)
     out = settings.out_dir
     images = {name: out / output_path(exam, 'preproc_mni', suffix=name) for name in exam.images}
-    moved = _moved_mask(exam, mask, out / _transform(exam), cache / 'masks')
+    moved = [
+        None if path is None else _moved_mask(exam, path, out / _transform(exam), cache / 'masks')
+        for path in (mask, negatives)
+    ]
     brain = out / output_path(exam, 'brain_mni')
-    return LabelledCase(exam.label, subject, images, moved, brain, splits.get(subject, ''))
+    return LabelledCase(exam.label, subject, images, moved[0], brain, split, moved[1])
+
+
+def _negatives(mask: Path | None) -> Path | None:
+    """Return the mask of bright tissue that is no lesion, where it lies beside that of lesions."""
+    if mask is None:
+        return None
+    path = mask.with_name(mask.name.replace('label-lesion', NORMAL_BRIGHT))
+    return path if path != mask and path.is_file() else None
 
 
 def _moved_mask(exam: Exam, mask: Path, transform: Path, folder: Path) -> Path:
@@ -171,15 +250,17 @@ def _moved_mask(exam: Exam, mask: Path, transform: Path, folder: Path) -> Path:
     import nibabel as nb
 
     from ..metrics.images import on_grid_of
+    from ..spatial.reading import open_image
 
     try:
-        flair: Any = nb.load(exam.images['FLAIR'])
+        flair = open_image(exam.images['FLAIR'])
         native = on_grid_of(flair, read_mask(mask), mask, resampling=False, linear=False)
     except MSLesSegError as error:
         raise DataError(f'{exam.label}: {error.message}', error.hint) from error
     real = nb.Nifti1Image(np.asanyarray(native.dataobj).astype(np.float32), native.affine)
     moved = resample(real, TEMPLATE_SHAPE, TEMPLATE_AFFINE, read_itk(transform))
-    path = folder / f'{exam.label}_space-MNI152NLin6Asym_res-1_label-lesion_mask.nii.gz'
+    label = NORMAL_BRIGHT if NORMAL_BRIGHT in mask.name else 'label-lesion'
+    path = folder / f'{exam.label}_space-MNI152NLin6Asym_res-1_{label}_mask.nii.gz'
     write_bytes(path, compressed(on_template(np.asanyarray(moved.dataobj) >= 0.5, np.uint8)))
     return path
 

@@ -90,7 +90,7 @@ def make_card(
     return {
         'title': f'{plan.architecture}, trained with the preset {preset}',
         'description': f'Trained by "mslesseg train" on {_counted(cases)} '
-        f'of {identity.get("dataset", "prepared files")}.',
+        f'of {identity["dataset"]}.',
         'training_data': list(cases),
         'not_trained_on': left,
         'kept': 'the epoch of the highest mean DSC of the validation exams'
@@ -106,10 +106,7 @@ def make_card(
 
 
 def _counted(names: Sequence[str]) -> str:
-    """Return how many exams, of how many participants, or with how many masks as patterns."""
-    patterns = sum(name.startswith('lesions-') for name in names)
-    if patterns:
-        return f'{len(names) - patterns} exams and the lesion shapes of {patterns} masks'
+    """Return how many exams, of how many participants."""
     people = {name.split('_')[0] for name in names}
     return f'{len(names)} exams of {len(people)} participants'
 

@@ -56,6 +56,8 @@ class Job:
         Begin no epoch that would end after this time.
     start_from : Path or None
         Weights to start from.
+    lesion_shapes : Path or None
+        Lesions on the template grid that are planted (`augmentation.LesionShapes`).
     half : bool
         Write the weights in half precision.
     force : bool
@@ -70,13 +72,14 @@ class Job:
     model_dir: Path
     name: str
     preset: str = ''
-    dataset: str = 'prepared files'
+    dataset: str = ''
     licence: str = 'NOASSERTION'
     device: str = 'auto'
     threads: int = 1
     loaders: int = 0
     minutes: float = math.inf
     start_from: Path | None = None
+    lesion_shapes: Path | None = None
     half: bool = False
     force: bool = False
     tensorboard: bool = False
@@ -123,6 +126,7 @@ def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
         'validation': [case.name for case in split.validation],
         'test': [case.name for case in split.test],
         'notes': list(split.notes),
+        'lesion_shapes': job.lesion_shapes.name if job.lesion_shapes else '',
     }
     if len(split.train) < 1:
         raise UsageError('Nobody is left to train on.', 'Validate on fewer, or exclude fewer.')
@@ -132,39 +136,27 @@ def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
         from ..training.trial import CaseJudge
 
         store = job.cache / 'exams'
-        judged = CaseFeed(split.validation, plan, entry, store)
-        return CaseFeed(split.train, plan, entry, store), CaseJudge(judged, entry, job.threads)
+        exams = split.validation if plan.validate_every else ()
+        judged = CaseFeed(exams, plan, entry, store, judged=True)
+        return _feed(plan, split, entry, job), CaseJudge(judged, entry, job.threads)
 
     return _train(plan, job, identity, feeds)
 
 
-def train_prepared(plan: Plan, prepared: Path, leave_out: Sequence[str], job: Job) -> Trained:
-    """Train on synthetic exams drawn from prepared files; see `train_cases`.
+def _feed(plan: Plan, split: Split, entry: ModelEntry, job: Job) -> Feed:
+    """Return where patches come from."""
+    if plan.augment == 'strong':
+        from ..training.augmentation import AugmentedFeed, LesionShapes
 
-    Parameters
-    ----------
-    plan : Plan
-        With the source ``synthesis`` or ``guided``.
-    prepared : Path
-        Folder that ``python -m mslesseg_app.training prepare`` made.
-    leave_out : sequence of str
-        Subjects of which nothing is read.
-    job : Job
-    """
-    from ..training.data import load_data
-    from ..training.guided import GuidedFeed, load_guided
+        shapes = None if job.lesion_shapes is None else LesionShapes(job.lesion_shapes)
+        return AugmentedFeed(split.train, plan, entry, shapes)
+    from ..training.patches import CaseFeed
 
-    guided = plan.source == 'guided'
-    data: Any = (load_guided if guided else load_data)(prepared, leave_out)
-
-    def feeds(entry: ModelEntry) -> tuple[Feed, Any]:
-        from ..training.patches import SynthesisFeed
-
-        if guided:
-            return GuidedFeed(data, plan), None
-        return SynthesisFeed(data, plan, _device(job)), None
-
-    return _train(plan, job, {'test': list(leave_out)}, feeds)
+    if any(case.mask is None for case in split.train):
+        raise UsageError(
+            'Exams without masks need a plan that plants lesions.', 'Use --set augment=strong.'
+        )
+    return CaseFeed(split.train, plan, entry, job.cache / 'exams')
 
 
 def _device(job: Job) -> str:

@@ -1,18 +1,19 @@
-"""Change of lesions between two sessions: which are new, larger, smaller, gone.
+"""What became of lesions between two sessions: new, larger, smaller, gone, or the same.
 
-The sessions are compared through a rigid move between their images. No image is resampled: each
-lesion voxel is taken as a set of points that are moved into the other session's labels, in both
-directions, so that neither session is privileged and no lesion is lost between two grids.
-Lesions of both sessions that share volume form a group, which is judged as one: so lesions that
-merge or split are neither new nor gone.
+The images decide, the masks propose. Where the FLAIRs differ is found without the masks
+(`mslesseg_app.lesions.difference`); the masks say which lesions of both sessions belong
+together, and which lesion a changed region is part of. So a lesion that one mask misses is no
+change, and growth within a lesion that both masks have is one. Lesions that share volume form a
+group, which is judged as one: those that merge or split are neither new nor gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -20,19 +21,27 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from mslesseg_app.errors import DataError
-from mslesseg_app.lesions.change_rules import STATUS_CODES, ChangeRules, Status
+from mslesseg_app.lesions.components import structure
+from mslesseg_app.lesions.difference import ChangedRegions, Difference
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+from mslesseg_app.spatial.resample import resample
 
 Labels = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.float64]
-Contrast = Callable[[Floats, Floats, bool], tuple[float, float]]
+Status = Literal['stable', 'new', 'enlarging', 'shrinking', 'resolved', 'one-mask']
+
+#: Values of the change image; 0 is no lesion, or one outside of the other scan.
+STATUS_CODES: dict[Status, int] = {
+    'stable': 1,
+    'new': 2,
+    'enlarging': 3,
+    'shrinking': 4,
+    'resolved': 5,
+    'one-mask': 6,
+}
 
 #: Distance of the points that stand for a voxel, mm.
 _POINT_MM = 0.7
-#: Voxels this far from a lesion (mm) are its surroundings.
-_AROUND_MM = (2.0, 5.0)
-#: Surface of a staircase of voxels over that of the smooth body within (mean over directions).
-_STAIRCASE = 1.5
 
 
 @dataclass(frozen=True)
@@ -77,28 +86,27 @@ class Session:
 
 @dataclass
 class Group:
-    """Lesions of two sessions that belong together.
+    """Lesions of two sessions that belong together, or a change that neither mask has.
 
     Attributes
     ----------
     before, after : tuple of int
         Numbers of the lesions in the earlier and in the later session.
     volume_before, volume_after, shared : float
-        Volumes in mm³; ``shared`` is the volume that both sessions have.
-    surface : float
-        Surface, mm², mean of both sessions.
+        Volumes in mm³ by the masks; ``shared`` is the volume that both sessions have.
     centroid : tuple of float
         Centre in the later session's FLAIR (RAS+ mm); of what is gone, where it was.
+    brighter, darker : float
+        Volume (mm³) of the regions where the FLAIR became brighter and darker.
+    z_peak, z_mean : float
+        Largest and mean difference of the FLAIRs in these regions, in standard deviations,
+        negative where it became darker; NaN without change.
+    was_lesion, is_lesion : float
+        Share of these regions that the earlier and the later FLAIR show as lesion tissue.
     status : str or None
-        None for what is too small to be judged.
+        None for what lies outside of the other scan.
     note : str
         What a reader should know of it.
-    contrast : float
-        How much brighter it is on the later FLAIR than on the earlier one, in standard
-        deviations of the difference of both (NaN if unknown).
-    contrast_share : float
-        The same as a share of how much brighter than its surroundings it is in the session
-        that has it: 1 for a lesion that appeared, -1 for one that is gone, 0 for no change.
     """
 
     before: tuple[int, ...]
@@ -106,50 +114,30 @@ class Group:
     volume_before: float
     volume_after: float
     shared: float
-    surface: float
     centroid: tuple[float, float, float]
+    brighter: float = 0.0
+    darker: float = 0.0
+    z_peak: float = float('nan')
+    z_mean: float = float('nan')
+    was_lesion: float = 0.0
+    is_lesion: float = 0.0
     status: Status | None = None
     note: str = ''
-    contrast: float = float('nan')
-    contrast_share: float = float('nan')
 
     @property
     def difference(self) -> float:
-        """Change of volume, mm³."""
+        """Change of volume by the masks, mm³."""
         return self.volume_after - self.volume_before
 
     @property
     def matched(self) -> bool:
-        """Whether both sessions have it."""
+        """Whether both masks have it."""
         return bool(self.before and self.after)
 
     @property
-    def displacement(self) -> float:
-        """Mean outward move of the boundary, mm."""
-        return self.difference / self.surface if self.surface else 0.0
-
-
-@dataclass(frozen=True)
-class BoundaryShift:
-    """How the boundaries of the lesions that both sessions have moved as a whole.
-
-    A difference of contrast or threshold moves the boundaries of all lesions alike; what is
-    left are the lesions that move on their own.
-
-    Attributes
-    ----------
-    shift_mm : float
-        Median move of the boundary over the lesions that both sessions have; 0 for fewer than
-        five of them.
-    tolerance_mm : float
-        A boundary that moves by less than this beyond the shift has not moved.
-    count : int
-        Number of lesions that both sessions have.
-    """
-
-    shift_mm: float
-    tolerance_mm: float
-    count: int
+    def changed(self) -> bool:
+        """Whether the FLAIRs differ there."""
+        return self.brighter + self.darker > 0
 
 
 @dataclass
@@ -159,67 +147,162 @@ class Comparison:
     Attributes
     ----------
     groups : list of Group
-        Ordered by the lesions of the later session, what is gone last.
-    boundary : BoundaryShift
+        Ordered by the lesions of the later session, then those that are gone, then changes
+        that neither mask has.
+    region_codes : uint8 array (n + 1,)
+        Status code of each changed region; 0 for none and for one that does not count.
     """
 
     groups: list[Group] = field(default_factory=list)
-    boundary: BoundaryShift = BoundaryShift(0.0, 0.0, 0)
+    region_codes: npt.NDArray[np.uint8] = field(default_factory=lambda: np.zeros(1, np.uint8))
 
-    def statuses(self) -> dict[int, Status | None]:
-        """Return the status of each lesion of the later session."""
-        return {number: one.status for one in self.groups for number in one.after}
+    def statuses(self, later: bool = True) -> dict[int, Status | None]:
+        """Return the status of each lesion of the later (or the earlier) session."""
+        return {
+            number: one.status
+            for one in self.groups
+            for number in (one.after if later else one.before)
+        }
 
 
 def compare_sessions(
     before: Session,
     after: Session,
-    after_from_before: npt.ArrayLike,
-    rules: ChangeRules,
+    difference: Difference,
+    regions: ChangedRegions,
     *,
     near_mm: float = 1.0,
-    contrast: Contrast | None = None,
-    trust_contrast: bool = True,
+    edited: tuple[bool, bool] = (False, False),
 ) -> Comparison:
-    """Compare the lesions of two sessions.
+    """Say what became of each lesion; the images decide, the masks say what belongs together.
 
     Parameters
     ----------
     before, after : Session
         The earlier and the later session.
-    after_from_before : array_like, (4, 4)
-        Rigid move, RAS+ mm: points of the earlier FLAIR to points of the later one.
-    rules : ChangeRules
+    difference : Difference
+        Of their FLAIRs.
+    regions : ChangedRegions
+        Where these differ.
     near_mm : float
-        A lesion that only the later session has and one that only the earlier has are the same
+        A lesion that only the later mask has and one that only the earlier has are the same
         lesion, seen at slightly different places, when they come closer than this.
-    contrast : callable, optional
-        Given points of a lesion and of its surroundings, shape (n, 3), RAS+ mm in the later
-        FLAIR, and whether the later session has it, returns ``contrast`` and
-        ``contrast_share`` of `Group`; see `mslesseg_app.lesions.change_guard.ContrastChange`.
-    trust_contrast : bool
-        Whether a lesion is new (resolved) only where the FLAIR became brighter (darker). Masks
-        that a person has edited are taken at their word.
+    edited : (bool, bool)
+        Whether a person has edited the mask of the earlier and of the later session. An edited
+        mask is taken at its word: what it alone has is new or resolved, and nothing is new
+        that it lacks.
 
     Returns
     -------
     Comparison
-        Sessions without change give only ``stable``.
     """
-    move = np.asarray(after_from_before, dtype=float)
+    pair = difference.pair
+    move = compose(pair.after_from_middle, invert(pair.before_from_middle))
     groups = _groups(before, after, move, near_mm)
-    boundary = boundary_shift([g for g in groups if g.matched], before, after)
+    measured = Evidence(before, after, difference, regions, edited)
+    owners = measured.owners(groups)
+    for number in sorted(set(owners.values())):
+        own = [region for region, owner in owners.items() if owner == number]
+        measured.measure(groups[number], own)
     for group in groups:
-        if not group.matched:
+        if not group.changed and not group.matched:
             points = _group_points(group, before, after, move)
             if _covered(points, before, after, move) < 0.5:
                 group.note = _NOT_SEEN
                 continue
-            if contrast is not None:
-                around = _surroundings(group, before, after, move)
-                group.contrast, group.contrast_share = contrast(points, around, bool(group.after))
-        _judge(group, rules, boundary, trust_contrast)
-    return Comparison(groups, boundary)
+        _judge(group, edited)
+    return Comparison(groups, _region_codes(groups, owners, regions))
+
+
+class Evidence:
+    """What the images show at the lesions.
+
+    Parameters
+    ----------
+    before, after, difference, regions, edited
+        As in `compare_sessions`.
+    """
+
+    def __init__(
+        self,
+        before: Session,
+        after: Session,
+        difference: Difference,
+        regions: ChangedRegions,
+        edited: tuple[bool, bool],
+    ) -> None:
+        self._difference, self._regions, self._edited = difference, regions, edited
+        self._labels = [
+            difference.pair.bring(_image(one), later=later, nearest=True)
+            for one, later in ((before, False), (after, True))
+        ]
+        self._boxes = ndimage.find_objects(regions.labels)
+
+    def owners(self, groups: list[Group]) -> dict[int, int]:
+        """Return the group of each region; groups are added for what neither mask has."""
+        place = [
+            {n: k for k, group in enumerate(groups) for n in (group.before, group.after)[side]}
+            for side in (0, 1)
+        ]
+        owners: dict[int, int] = {}
+        for region in range(1, self._regions.count + 1):
+            met = [self._met(region, side) for side in (0, 1)]
+            brighter = bool(self._regions.brighter[region - 1])
+            if self._edited[brighter] and not met[brighter]:
+                continue
+            shares: Counter[int] = Counter()
+            for side in (0, 1):
+                for lesion, count in met[side].items():
+                    shares[place[side][lesion]] += count
+            if shares:
+                owners[region] = max(shares, key=lambda k: (shares[k], -k))
+            else:
+                owners[region] = len(groups)
+                groups.append(self._unsegmented(region, brighter))
+        return owners
+
+    def _met(self, region: int, side: int) -> dict[int, int]:
+        """Return how many voxels of each lesion of a session a region meets or touches."""
+        box = tuple(
+            slice(max(part.start - 1, 0), part.stop + 1) for part in self._boxes[region - 1]
+        )
+        grown = ndimage.binary_dilation(self._regions.labels[box] == region, structure(18))
+        counts = np.bincount(self._labels[side][box][grown])
+        return {int(n): int(counts[n]) for n in np.flatnonzero(counts) if n}
+
+    def _unsegmented(self, region: int, brighter: bool) -> Group:
+        pair = self._difference.pair
+        where = self._where(region)
+        volume = len(where[0]) * pair.voxel_mm3
+        middle = np.mean(where, axis=1)
+        x, y, z = apply_affine(compose(pair.after_from_middle, pair.affine), middle)
+        volumes = (0.0, volume) if brighter else (volume, 0.0)
+        return Group((), (), *volumes, 0.0, (float(x), float(y), float(z)))
+
+    def _where(self, region: int) -> tuple[npt.NDArray[np.intp], ...]:
+        box = self._boxes[region - 1]
+        found = np.nonzero(self._regions.labels[box] == region)
+        return tuple(one + part.start for one, part in zip(found, box, strict=True))
+
+    def measure(self, group: Group, regions: list[int]) -> None:
+        """Fill in what the images show of a group that owns regions."""
+        difference = self._difference
+        voxel = difference.pair.voxel_mm3
+        parts = [self._where(region) for region in regions]
+        for region, where in zip(regions, parts, strict=True):
+            if self._regions.brighter[region - 1]:
+                group.brighter += len(where[0]) * voxel
+            else:
+                group.darker += len(where[0]) * voxel
+        where = tuple(np.concatenate(one) for one in zip(*parts, strict=True))
+        z = difference.z[where]
+        group.z_peak, group.z_mean = float(z[np.argmax(np.abs(z))]), float(z.mean())
+        group.was_lesion = float(difference.lesion_before[where].mean())
+        group.is_lesion = float(difference.lesion_after[where].mean())
+
+
+def _image(session: Session) -> Any:
+    return nib.Nifti1Image(np.asarray(session.labels, dtype=np.int32), session.affine)
 
 
 def _groups(before: Session, after: Session, move: Affine, near_mm: float) -> list[Group]:
@@ -228,13 +311,11 @@ def _groups(before: Session, after: Session, move: Affine, near_mm: float) -> li
     meets = shared > 0
     meets |= _near(before, after, move, meets, near_mm)
     sizes = before.volumes(), after.volumes()
-    areas = surfaces(before), surfaces(after)
     centres = _centres(before, move), _centres(after, np.eye(4))
     groups = []
     for olds, news in _components(meets):
         index = (np.array(olds, dtype=int) - 1, np.array(news, dtype=int) - 1)
         volumes = [sizes[k][index[k]] for k in (0, 1)]
-        present = [areas[k][index[k]].sum() for k in (0, 1) if index[k].size]
         side = 1 if news else 0
         centre = np.average(centres[side][index[side]], axis=0, weights=volumes[side])
         groups.append(
@@ -244,7 +325,6 @@ def _groups(before: Session, after: Session, move: Affine, near_mm: float) -> li
                 float(volumes[0].sum()),
                 float(volumes[1].sum()),
                 float(shared[np.ix_(*index)].sum()),
-                float(np.mean(present)),
                 (float(centre[0]), float(centre[1]), float(centre[2])),
             )
         )
@@ -340,44 +420,12 @@ def _components(meets: npt.NDArray[np.bool_]) -> list[tuple[tuple[int, ...], tup
     return [(tuple(olds), tuple(news)) for olds, news in groups]
 
 
-def surfaces(session: Session) -> Floats:
-    """Return the surface of each lesion, mm²: that of its voxels, less the staircase."""
-    labels = np.pad(np.asarray(session.labels), 1)
-    count = session.count
-    total = np.zeros(count + 1)
-    edges = session.affine[:3, :3]
-    for axis in range(3):
-        one, two = (np.delete(edges, axis, axis=1)[:, k] for k in (0, 1))
-        area = float(np.linalg.norm(np.cross(one, two)))
-        first = np.take(labels, range(labels.shape[axis] - 1), axis=axis)
-        second = np.take(labels, range(1, labels.shape[axis]), axis=axis)
-        differ = first != second
-        for side in (first, second):
-            total += area * np.bincount(side[differ], minlength=count + 1)
-    return np.asarray(total[1:] / _STAIRCASE)
-
-
 def _centres(session: Session, move: Affine) -> Floats:
     numbers = np.arange(1, session.count + 1)
     if not numbers.size:
         return np.zeros((0, 3))
     found = ndimage.center_of_mass(session.labels > 0, session.labels, numbers)
     return apply_affine(compose(move, session.affine), np.array(found))
-
-
-def boundary_shift(matched: list[Group], before: Session, after: Session) -> BoundaryShift:
-    """Measure how the boundaries moved as a whole, and how much they differ by chance.
-
-    The tolerance is three robust standard deviations of the moves, at least a quarter and at
-    most three quarters of a voxel's edge (the geometric mean of both sessions' voxels).
-    """
-    edge = float((before.voxel_mm3 * after.voxel_mm3) ** (1 / 6))
-    moves = np.array([group.displacement for group in matched])
-    if moves.size < 5:
-        return BoundaryShift(0.0, edge / 4, moves.size)
-    shift = float(np.median(moves))
-    spread = 3 * 1.4826 * float(np.median(np.abs(moves - shift)))
-    return BoundaryShift(shift, float(np.clip(spread, edge / 4, 3 * edge / 4)), moves.size)
 
 
 def _group_points(group: Group, before: Session, after: Session, move: Affine) -> Floats:
@@ -389,21 +437,6 @@ def _group_points(group: Group, before: Session, after: Session, move: Affine) -
     return apply_affine(compose(move, before.affine), where)
 
 
-def _surroundings(group: Group, before: Session, after: Session, move: Affine) -> Floats:
-    """Return the centres of voxels around a group, lesions left out, in the later FLAIR."""
-    one, numbers, back = (
-        (after, group.after, np.eye(4)) if group.after else (before, group.before, move)
-    )
-    mask = np.isin(one.labels, numbers)
-    reach = np.ceil(_AROUND_MM[1] / one.edges).astype(int) + 1
-    where = np.argwhere(mask)
-    low = np.maximum(where.min(axis=0) - reach, 0)
-    box = tuple(slice(a, b) for a, b in zip(low, where.max(axis=0) + reach + 1, strict=True))
-    distance = ndimage.distance_transform_edt(~mask[box], sampling=one.edges)
-    ring = (distance > _AROUND_MM[0]) & (distance <= _AROUND_MM[1]) & (one.labels[box] == 0)
-    return apply_affine(compose(back, one.affine), np.argwhere(ring) + low)
-
-
 def _covered(points: Floats, before: Session, after: Session, move: Affine) -> float:
     """Return the share of points (later FLAIR) that lie in the field of view of both sessions."""
     inside = np.ones(len(points), dtype=bool)
@@ -413,52 +446,45 @@ def _covered(points: Floats, before: Session, after: Session, move: Affine) -> f
     return float(inside.mean())
 
 
-#: How many standard deviations brighter (darker) a new (resolved) lesion must have become, and
-#: which share of what sets it off from its surroundings.
-CONTRAST_LIMIT, CONTRAST_SHARE_LIMIT = 2.0, 0.5
-
 _NOT_SEEN = 'outside of the other scan'
-_TOO_SMALL = 'too small to be judged'
-_SAME_CONTRAST = 'in one mask only; the FLAIR does not differ there'
+_ONE_MASK = 'in one mask only; the FLAIRs do not differ there'
+_NO_MASK = 'in neither mask'
+_MASKS_DIFFER = 'the masks differ in volume, the FLAIRs do not'
+_OPPOSITE = 'a part of it changed the other way'
+#: Masks of a stable lesion that differ in volume by a larger share than this are worth a note.
+_DIFFERENT = 0.5
 
 
-def _judge(
-    group: Group, rules: ChangeRules, boundary: BoundaryShift, trust_contrast: bool
-) -> None:
+def _judge(group: Group, edited: tuple[bool, bool]) -> None:
     """Give a group its status."""
-    if not group.matched or _without_past(group, rules):
-        _judge_lonely(group, rules, trust_contrast)
-        return
-    net = group.difference - boundary.shift_mm * group.surface
-    moved = abs(group.displacement - boundary.shift_mm) > boundary.tolerance_mm
-    size = abs(net)
-    if not (moved and size >= rules.min_volume and size > rules.beta * group.shared):
+    if group.changed:
+        group.status = _direction(group)
+        group.note = _notes(group)
+    elif group.matched:
         group.status = 'stable'
-    elif net < 0:
-        group.status = 'shrinking'
-    else:
-        outgrown = size > rules.gamma_abs and size > rules.gamma * group.shared
-        group.status = rules.outgrown if outgrown else 'enlarging'
-    group.note = _kinship(group)
-
-
-def _without_past(group: Group, rules: ChangeRules) -> bool:
-    """Whether so little of a lesion lies on earlier ones that it counts as new."""
-    return rules.alpha > 0 and group.shared <= rules.alpha * group.volume_after
-
-
-def _judge_lonely(group: Group, rules: ChangeRules, trust_contrast: bool) -> None:
-    volume = group.volume_after if group.after else group.volume_before
-    sign = 1 if group.after else -1
-    if volume < rules.min_volume * (1 - 1e-6):
-        group.note = _TOO_SMALL
-    elif trust_contrast and (
-        sign * group.contrast < CONTRAST_LIMIT
-        or sign * group.contrast_share < CONTRAST_SHARE_LIMIT
-    ):
-        group.status, group.note = 'stable', _SAME_CONTRAST
-    else:
+        larger = max(group.volume_before, group.volume_after)
+        differ = abs(group.difference) > _DIFFERENT * larger
+        group.note = '; '.join(filter(None, [_kinship(group), _MASKS_DIFFER if differ else '']))
+    elif any(edited):
         group.status = 'new' if group.after else 'resolved'
+    else:
+        group.status, group.note = 'one-mask', _ONE_MASK
+
+
+def _direction(group: Group) -> Status:
+    """Name a change: a lesion is new where there was no lesion tissue, by mask or image."""
+    if group.brighter >= group.darker:
+        return 'enlarging' if group.before or group.was_lesion >= 0.5 else 'new'
+    return 'shrinking' if group.after or group.is_lesion >= 0.5 else 'resolved'
+
+
+def _notes(group: Group) -> str:
+    notes = [_kinship(group)]
+    if not (group.before or group.after):
+        notes.append(_NO_MASK)
+    if group.brighter and group.darker:
+        notes.append(_OPPOSITE)
+    return '; '.join(filter(None, notes))
 
 
 def _kinship(group: Group) -> str:
@@ -469,37 +495,63 @@ def _kinship(group: Group) -> str:
     return 'split' if len(group.after) > 1 else ''
 
 
-def _landing(before: Session, after: Session, move: Affine, number: int) -> npt.NDArray[np.int64]:
-    """Return the voxels of the later grid whose centres lie in an earlier lesion, shape (n, 3).
+def _region_codes(
+    groups: list[Group], owners: dict[int, int], regions: ChangedRegions
+) -> npt.NDArray[np.uint8]:
+    """Return the code of each region: its direction, and whether its lesion is new or gone."""
+    codes = np.zeros(regions.count + 1, dtype=np.uint8)
+    for region, owner in owners.items():
+        status = groups[owner].status
+        if regions.brighter[region - 1]:
+            codes[region] = STATUS_CODES['new' if status == 'new' else 'enlarging']
+        else:
+            codes[region] = STATUS_CODES['resolved' if status == 'resolved' else 'shrinking']
+    return codes
 
-    Where a lesion is too small to hold a centre, they are those that it touches.
-    """
-    where = np.argwhere(before.labels == number)
-    points = apply_affine(move, voxel_points(before, where)).reshape(-1, 3)
-    index = np.rint(apply_affine(invert(after.affine), points)).astype(np.int64)
-    index = np.unique(index, axis=0)
-    index = index[np.all((index >= 0) & (index < after.labels.shape), axis=1)]
-    centres = apply_affine(compose(invert(move), after.affine), index)
-    held = labels_at(before, centres) == number
-    return index[held] if held.any() else index
 
+def change_image(
+    comparison: Comparison,
+    session: Session,
+    difference: Difference,
+    regions: ChangedRegions,
+    *,
+    later: bool,
+) -> npt.NDArray[np.uint8]:
+    """Paint what became of the lesions on the grid of one session's FLAIR.
 
-def change_image(comparison: Comparison, before: Session, after: Session, move: Affine) -> Any:
-    """Paint the status of each lesion on the grid of the later FLAIR.
+    Parameters
+    ----------
+    session : Session
+        The later session, or with ``later=False`` the earlier one.
 
     Returns
     -------
     uint8 array (X, Y, Z)
-        The values of `STATUS_CODES`; of lesions that are gone, where they were,
-        unless another lesion is there now.
+        The values of `STATUS_CODES`: lesions that did not change, and each changed part by its
+        direction, also where the mask of this session has no lesion.
     """
-    painted = np.zeros(after.labels.shape, dtype=np.uint8)
-    codes = np.zeros(after.count + 1, dtype=np.uint8)
-    for number, status in comparison.statuses().items():
-        codes[number] = STATUS_CODES[status] if status else 0
-    gone = [n for g in comparison.groups if g.status == 'resolved' for n in g.before]
-    for number in gone:
-        painted[tuple(_landing(before, after, move, number).T)] = STATUS_CODES['resolved']
-    lesion = after.labels > 0
-    painted[lesion] = codes[after.labels[lesion]]
-    return painted
+    codes = np.zeros(session.count + 1, dtype=np.uint8)
+    for number, status in comparison.statuses(later).items():
+        kept = {'one-mask', 'new'} if later else {'one-mask', 'resolved'}
+        if status is not None:
+            codes[number] = STATUS_CODES[status if status in kept else 'stable']
+    painted = codes[np.asarray(session.labels)]
+    changed = native_map(comparison.region_codes[regions.labels], session, difference, later, True)
+    return np.where(changed > 0, changed, painted).astype(np.uint8)
+
+
+def native_map(
+    data: npt.NDArray[Any],
+    session: Session,
+    difference: Difference,
+    later: bool,
+    nearest: bool = False,
+) -> npt.NDArray[Any]:
+    """Carry a map of the half-way space to the grid of one session's FLAIR."""
+    pair = difference.pair
+    pose = pair.after_from_middle if later else pair.before_from_middle
+    order: Any = 'nearest' if nearest else 1
+    shape: Any = session.labels.shape
+    image = nib.Nifti1Image(data, pair.affine)
+    found = resample(image, shape, session.affine, invert(pose), order)
+    return np.asarray(found.dataobj)

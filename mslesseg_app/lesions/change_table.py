@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mslesseg_app.lesions.change import Comparison, Group
-from mslesseg_app.lesions.change_rules import STATUS_CODES, Status
+from mslesseg_app.lesions.change import STATUS_CODES, Comparison, Group, Status
 
 _MM3, _YEARLY = 'mm^3', 'mm^3/year'
 _STATUSES = {
-    'stable': 'There in both sessions, without credible change of volume.',
-    'new': 'Not there in the earlier session.',
-    'enlarging': 'Larger than in the earlier session.',
-    'shrinking': 'Smaller than in the earlier session.',
-    'resolved': 'Not there any more in the later session.',
+    'stable': 'In both masks, and the FLAIRs do not differ there.',
+    'new': 'The FLAIR became brighter where neither the earlier mask nor the earlier FLAIR '
+    'shows a lesion.',
+    'enlarging': 'The FLAIR became brighter at a lesion.',
+    'shrinking': 'The FLAIR became darker at a lesion.',
+    'resolved': 'The FLAIR became darker where the later session shows no lesion any more.',
+    'one-mask': 'In one mask only, and the FLAIRs do not differ there: an error of that mask.',
 }
 
 CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
@@ -42,18 +43,19 @@ CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Difference over the interval; n/a without the dates of both sessions.',
         'Units': _YEARLY,
     },
-    'boundary_mm': {
-        'Description': 'Mean outward move of the boundary: difference over surface.',
-        'Units': 'mm',
+    'brighter_mm3': {
+        'Description': 'Volume of the regions where the FLAIR became brighter.',
+        'Units': _MM3,
     },
-    'contrast': {
-        'Description': 'How much brighter the FLAIR became there, in standard deviations of the '
-        'difference of both FLAIRs over the brain; of lesions that one session has.',
+    'darker_mm3': {
+        'Description': 'Volume of the regions where the FLAIR became darker.',
+        'Units': _MM3,
     },
-    'contrast_share': {
-        'Description': 'The same as a share of how much brighter than its surroundings it is in '
-        'the session that has it: 1 for a lesion that appeared, -1 for one that is gone.',
+    'z_peak': {
+        'Description': 'Largest difference of the matched FLAIRs in these regions, in standard '
+        'deviations of the difference; negative where the FLAIR became darker.',
     },
+    'z_mean': {'Description': 'Mean difference in these regions, in standard deviations.'},
     'centroid_x': {'Description': 'Centre in the later FLAIR, left to right.', 'Units': 'mm'},
     'centroid_y': {
         'Description': 'Centre in the later FLAIR, posterior to anterior.',
@@ -63,11 +65,11 @@ CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Centre in the later FLAIR, inferior to superior.',
         'Units': 'mm',
     },
-    'note': {'Description': 'Merged, split, or why a status was not given.'},
+    'note': {'Description': 'Merged, split, in neither mask, or why there is no status.'},
 }
 
 _COUNTS = {
-    f'n_{status}': {'Description': f'Number of lesions that are {status}.'}
+    f'n_{status.replace("-", "_")}': {'Description': f'Lesions with the status {status}.'}
     for status in STATUS_CODES
 }
 SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
@@ -96,13 +98,26 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'reason': {'Description': 'Why the verdict is not ok.'},
     'edited': {'Description': 'Sessions whose mask a person has edited.'},
-    'rules': {'Description': 'Rules of change.'},
     **_COUNTS,
     'n_not_judged': {'Description': 'Number of lesions without a status.'},
-    'new_volume_mm3': {'Description': 'Volume of new lesions.', 'Units': _MM3},
-    'enlarging_volume_mm3': {'Description': 'What enlarging lesions gained.', 'Units': _MM3},
-    'shrinking_volume_mm3': {'Description': 'What shrinking lesions lost.', 'Units': _MM3},
-    'resolved_volume_mm3': {'Description': 'Volume of resolved lesions.', 'Units': _MM3},
+    'new_volume_mm3': {
+        'Description': 'Volume of new lesions, where the FLAIR became brighter.',
+        'Units': _MM3,
+    },
+    'enlarging_volume_mm3': {
+        'Description': 'Volume by which lesions grew: brighter regions of lesions that are not '
+        'new.',
+        'Units': _MM3,
+    },
+    'shrinking_volume_mm3': {
+        'Description': 'Volume by which lesions shrank: darker regions of lesions that are not '
+        'resolved.',
+        'Units': _MM3,
+    },
+    'resolved_volume_mm3': {
+        'Description': 'Volume of resolved lesions, where the FLAIR became darker.',
+        'Units': _MM3,
+    },
     'volume_before_ml': {'Description': 'Lesion volume, earlier session.', 'Units': 'ml'},
     'volume_after_ml': {'Description': 'Lesion volume, later session.', 'Units': 'ml'},
     'difference_ml': {'Description': 'Later less earlier volume.', 'Units': 'ml'},
@@ -113,16 +128,18 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
         'Units': 'mm',
     },
     'flair_correlation': {
-        'Description': 'Correlation of the two FLAIRs within the brain, intensities matched.',
+        'Description': 'Correlation of the two FLAIRs within the brain, matched in resolution '
+        'and intensity.',
     },
-    'boundary_shift_mm': {
-        'Description': 'Median outward move of the boundaries of the lesions that both sessions '
-        'have; taken off before growth is judged.',
+    'smoothing_mm': {
+        'Description': 'Smoothing of the sharper FLAIR to the resolution of the other (standard '
+        'deviation).',
         'Units': 'mm',
     },
-    'boundary_tolerance_mm': {
-        'Description': 'Move of a boundary, beyond the shift, that is no change yet.',
-        'Units': 'mm',
+    'noise_percent': {
+        'Description': 'Standard deviation of the difference of the FLAIRs, in percent of their '
+        'median within the brain.',
+        'Units': 'percent',
     },
 }
 
@@ -153,9 +170,10 @@ def _row(group: Group, years: float | None) -> dict[str, Any]:
         'difference_mm3': group.difference,
         'difference_percent': _over(100 * group.difference, group.volume_before),
         'rate_mm3_per_year': _over(group.difference, years),
-        'boundary_mm': group.displacement,
-        'contrast': group.contrast,
-        'contrast_share': group.contrast_share,
+        'brighter_mm3': group.brighter,
+        'darker_mm3': group.darker,
+        'z_peak': group.z_peak,
+        'z_mean': group.z_mean,
         'centroid_x': x,
         'centroid_y': y,
         'centroid_z': z,
@@ -166,24 +184,28 @@ def _row(group: Group, years: float | None) -> dict[str, Any]:
 def summary_row(comparison: Comparison, years: float | None) -> dict[str, Any]:
     """Return the numbers of a pair of sessions, with the names of `SUMMARY_COLUMNS`."""
     groups = comparison.groups
-    counts = {f'n_{name}': len(_having(groups, name)) for name in STATUS_CODES}
-    before = sum(group.volume_before for group in groups) / 1000
-    after = sum(group.volume_after for group in groups) / 1000
+    counts = {_counted(name): len(_having(groups, name)) for name in STATUS_CODES}
+    new, gone = _having(groups, 'new'), _having(groups, 'resolved')
+    masked = [group for group in groups if group.before or group.after]
+    before = sum(group.volume_before for group in masked) / 1000
+    after = sum(group.volume_after for group in masked) / 1000
     return {
         **counts,
         'n_not_judged': sum(group.status is None for group in groups),
-        'new_volume_mm3': sum(g.volume_after for g in _having(groups, 'new')),
-        'enlarging_volume_mm3': sum(g.difference for g in _having(groups, 'enlarging')),
-        'shrinking_volume_mm3': sum(-g.difference for g in _having(groups, 'shrinking')),
-        'resolved_volume_mm3': sum(g.volume_before for g in _having(groups, 'resolved')),
+        'new_volume_mm3': sum(g.brighter for g in new),
+        'enlarging_volume_mm3': sum(g.brighter for g in groups if g not in new),
+        'shrinking_volume_mm3': sum(g.darker for g in groups if g not in gone),
+        'resolved_volume_mm3': sum(g.darker for g in gone),
         'volume_before_ml': before,
         'volume_after_ml': after,
         'difference_ml': after - before,
         'rate_ml_per_year': _over(after - before, years),
         'new_per_year': _over(counts['n_new'], years),
-        'boundary_shift_mm': comparison.boundary.shift_mm,
-        'boundary_tolerance_mm': comparison.boundary.tolerance_mm,
     }
+
+
+def _counted(status: Status) -> str:
+    return f'n_{status.replace("-", "_")}'
 
 
 def _having(groups: list[Group], status: Status) -> list[Group]:
@@ -217,12 +239,16 @@ def as_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
             'Reason': known('reason'),
             'BrainEdge_mm': known('brain_edge_mm'),
             'FLAIRCorrelation': known('flair_correlation'),
-            'BoundaryShift_mm': known('boundary_shift_mm'),
-            'BoundaryTolerance_mm': known('boundary_tolerance_mm'),
+            'Smoothing_mm': known('smoothing_mm'),
+            'Noise_percent': known('noise_percent'),
         },
-        'Counts': {name: known(f'n_{name}') for name in (*STATUS_CODES, 'not_judged')},
+        'Counts': {
+            **{name: known(_counted(name)) for name in STATUS_CODES},
+            'not_judged': known('n_not_judged'),
+        },
         'Volumes_mm3': {
-            name: known(f'{name}_volume_mm3') for name in STATUS_CODES if name != 'stable'
+            name: known(f'{name}_volume_mm3')
+            for name in ('new', 'enlarging', 'shrinking', 'resolved')
         },
         'LesionVolumeBefore_ml': known('volume_before_ml'),
         'LesionVolumeAfter_ml': known('volume_after_ml'),

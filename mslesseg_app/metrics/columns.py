@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lesions.dissemination import BRAIN_REGIONS, MET, NOT_ASSESSED, NOT_MET, SMALLEST_MM
+from ..lesions.dissemination import (
+    BRAIN_REGIONS,
+    DOMINATING_ML,
+    DOMINATING_SHARE,
+    MET,
+    NOT_ASSESSED,
+    NOT_JUDGED,
+    NOT_MET,
+    SMALLEST_MM,
+)
+from ..lesions.selfcheck import SELFCHECK_COLUMNS
 from ..lesions.topography import REGIONS
 from ..spatial.qc import QC_COLUMNS
 from .exam import METRIC_COLUMNS
@@ -32,6 +42,7 @@ def metric_columns() -> dict[str, dict[str, Any]]:
         'modalities_used': {'Description': 'Images that the model used.'},
         'modalities_missing': {'Description': 'Images that the model knows and the exam lacks.'},
         **QC_COLUMNS,
+        **SELFCHECK_COLUMNS,
         'reference_grid': {
             'Description': 'Grid on which the accuracy was computed; n/a without a reference.',
             'Levels': {
@@ -62,6 +73,8 @@ def _region_columns() -> dict[str, dict[str, Any]]:
             'Levels': {
                 MET: 'two regions of the brain or more',
                 NOT_MET: 'fewer regions of the brain; those not assessed may add to them',
+                NOT_JUDGED: f'one lesion of more than {DOMINATING_ML:g} ml makes up more than '
+                f'{DOMINATING_SHARE:.0%} of the load, which is unlike multiple sclerosis',
             },
         }
     return columns

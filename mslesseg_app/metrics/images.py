@@ -9,16 +9,20 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError, NoInputError
-from mslesseg_app.spatial.checks import UNREADABLE
+from mslesseg_app.errors import DataError
+from mslesseg_app.spatial.checks import UNREADABLE, check_header
 from mslesseg_app.spatial.grids import describe_geometry
-from mslesseg_app.spatial.resample import resample
+from mslesseg_app.spatial.reading import open_image
+from mslesseg_app.spatial.resample import field_of_view, resample
 from mslesseg_app.spatial.template import same_grid
 
 Mask = npt.NDArray[np.bool_]
 
 #: A damaged or foreign file may hold very many values; an error names this many.
 _SHOWN_VALUES = 6
+#: Values that lie this near to a whole number are meant to be it: files that hold labels with a
+#: slope give them back with a rounding error.
+_ROUNDING = 1e-3
 #: Largest cosine between two edges of a voxel that still passes for a right angle.
 MAX_SHEAR = 0.01
 
@@ -29,14 +33,12 @@ def read_image(path: Path) -> Any:
     Raises
     ------
     NoInputError
-        If there is no such file.
+        If there is no such file, or its content was not fetched.
     DataError
         If it is no image, is damaged, is not three-dimensional or has no place in space.
     """
-    if not path.is_file():
-        raise NoInputError(f'{path} does not exist.')
+    image = open_image(path)
     try:
-        image: Any = nb.load(path)
         data = np.asanyarray(image.dataobj)
     except UNREADABLE as error:
         raise DataError(f'{path} is not a readable image: {error}') from error
@@ -56,6 +58,8 @@ def read_image(path: Path) -> Any:
         or abs(np.linalg.det(affine[:3, :3])) < 1e-9
     ):
         raise DataError(f'{path} does not say where its voxels lie.', 'Convert it to NIfTI again.')
+    if isinstance(image, nb.Nifti1Image):
+        check_header(image, path)
     return nb.Nifti1Image(_plain(data.reshape(data.shape[:3])), affine)
 
 
@@ -80,7 +84,8 @@ def read_mask(path: Path, label: int | None = None) -> Any:
     ----------
     path : Path
     label : int, optional
-        Voxels of this value are the mask; without it the image has to be binary.
+        Voxels of this value are the mask; without it the image has to be binary. An image
+        without any label is an empty mask.
 
     Returns
     -------
@@ -90,16 +95,30 @@ def read_mask(path: Path, label: int | None = None) -> Any:
     Raises
     ------
     NoInputError, DataError
-        As `read_image`, and for an image that is no mask.
+        As `read_image`, for an image that is no mask, and for a label that it does not hold.
     """
     image = read_image(path)
-    data = np.asanyarray(image.dataobj)
+    data = whole_numbers(np.asanyarray(image.dataobj))
     if label is not None:
-        return nb.Nifti1Image((data == label).astype(np.uint8), image.affine)
+        mask = data == label
+        if data.any() and not mask.any():
+            raise DataError(
+                f'{path} does not hold the label {label}: it holds {_values(data)}.',
+                'Say which value is lesion: --label N for a prediction, --reference-label N.',
+            )
+        return nb.Nifti1Image(mask.astype(np.uint8), image.affine)
     binary = data != 0
     if not np.array_equal(data, binary):
         raise DataError(f'{path} is not a mask: it holds {_values(data)}.', _mask_hint(data))
     return nb.Nifti1Image(binary.astype(np.uint8), image.affine)
+
+
+def whole_numbers(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Round values that are whole numbers but for a rounding error; leave others as they are."""
+    if data.dtype.kind != 'f' or not np.isfinite(data).all():
+        return data
+    rounded = np.rint(data)
+    return rounded if np.abs(data - rounded).max(initial=0) < _ROUNDING else data
 
 
 def _values(data: npt.NDArray[Any]) -> str:
@@ -128,12 +147,12 @@ def read_probability(path: Path) -> Any:
     """
     image = read_image(path)
     data = np.asanyarray(image.dataobj)
-    if data.size and not (data.min() >= 0 and data.max() <= 1):
+    if data.size and not (data.min() >= -_ROUNDING and data.max() <= 1 + _ROUNDING):
         raise DataError(
             f'{path} is not a probability map: it holds {_values(data)}.',
             'Probabilities lie between 0 and 1.',
         )
-    return image
+    return nb.Nifti1Image(np.clip(data, 0, 1), image.affine)
 
 
 def on_grid_of(reference: Any, image: Any, path: Path, resampling: bool, linear: bool) -> Any:
@@ -155,7 +174,7 @@ def on_grid_of(reference: Any, image: Any, path: Path, resampling: bool, linear:
     Raises
     ------
     DataError
-        For another grid that may not be resampled.
+        For another grid that may not be resampled, or that lies elsewhere.
     """
     shape, affine = reference.shape, reference.affine
     if same_grid(image, shape, affine):
@@ -164,12 +183,33 @@ def on_grid_of(reference: Any, image: Any, path: Path, resampling: bool, linear:
     if same_grid(turned, shape, affine):
         return turned
     if resampling:
+        check_overlap(reference, image, path)
         return resample(image, shape, affine, np.eye(4), order=1 if linear else 'nearest')
     raise DataError(
         f'{path} lies on another grid than its reference: {_difference(reference, image)}.',
         'If both lie in the same space, --resample brings the image to the grid of the '
         'reference; otherwise align them first.',
     )
+
+
+def check_overlap(reference: Any, image: Any, path: Path) -> None:
+    """Make sure that an image lies where its reference does, before it is resampled to it.
+
+    Raises
+    ------
+    DataError
+        If the fields of view do not overlap, or all that the image marks lies outside that of
+        the reference: it would be read as empty.
+    """
+    inside = field_of_view(reference, image.shape, image.affine, np.eye(4))
+    marked = np.asanyarray(image.dataobj) > 0
+    if not inside.any() or (marked.any() and not (inside & marked).any()):
+        what = 'what it marks' if inside.any() else 'it'
+        raise DataError(
+            f'{path} lies elsewhere than the image that it is compared with: {what} is outside '
+            'the field of view of that image.',
+            'Are both of the same exam and in the same space? Align them first.',
+        )
 
 
 def _turned_like(reference: Any, image: Any) -> Any:

@@ -29,9 +29,11 @@ from mslesseg_app.metrics.images import (
     read_mask,
     read_probability,
     voxel_sizes,
+    whole_numbers,
 )
 from mslesseg_app.metrics.pairs import stem
 from mslesseg_app.spatial.grids import like
+from mslesseg_app.spatial.reading import open_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -166,7 +168,7 @@ def read_raters(
 def _read(path: Path, method: Method, label: int | None) -> Any:
     if method != 'mean' or label is not None:
         return read_mask(path, label)
-    data = np.asanyarray(read_image(path).dataobj)
+    data = whole_numbers(np.asanyarray(read_image(path).dataobj))
     return read_mask(path) if np.array_equal(data, data != 0) else read_probability(path)
 
 
@@ -293,7 +295,7 @@ def _dice(first: Mask, second: Mask) -> float:
 
 def write_image(raters: Raters, data: npt.NDArray[Any], path: Path) -> None:
     """Write a result on the grid of the first rater, with its header where it has one."""
-    first: Any = nb.load(raters.first)
+    first: Any = open_image(raters.first)
     if isinstance(first, nb.Nifti1Image) and first.ndim == 3:
         image = like(first, data, data.dtype)
     else:

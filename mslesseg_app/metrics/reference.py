@@ -8,11 +8,11 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from ..errors import DataError
-from ..spatial.checks import UNREADABLE
+from ..errors import DataError, MSLesSegError
 from ..spatial.resample import resample
 from ..spatial.template import is_template_grid, same_grid
 from .exam import accuracy
+from .images import check_overlap, read_image, whole_numbers
 
 
 def read_binary(path: Path) -> tuple[Any, np.ndarray]:
@@ -26,16 +26,16 @@ def read_binary(path: Path) -> tuple[Any, np.ndarray]:
     Raises
     ------
     DataError
-        If the file cannot be read, is not three-dimensional or has values besides 0 and one
-        other positive one.
+        If the file cannot be read, is not three-dimensional, has no place in space or has values
+        besides 0 and one other positive one.
+    NoInputError
+        If there is no such file, or its content was not fetched.
     """
     try:
-        image = nb.load(path)
-        data = np.asanyarray(image.dataobj)
-    except UNREADABLE as error:
-        raise DataError(f'The reference mask {path} cannot be read: {error}') from error
-    if data.ndim != 3:
-        raise DataError(f'The reference mask {path} has shape {data.shape}, not three axes.')
+        image = read_image(path)
+    except MSLesSegError as error:
+        raise type(error)(f'The reference mask {error.message}', error.hint) from error
+    data = whole_numbers(np.asanyarray(image.dataobj))
     values = np.unique(data)
     if len(values) > 2 or values.min() < 0 or (len(values) == 2 and values[0] != 0):
         raise DataError(
@@ -71,7 +71,8 @@ def evaluate(reference: Path, native: Any, mni: Any) -> tuple[dict[str, float], 
     elif is_template_grid(image):
         chosen, grid = mni, 'MNI152NLin6Asym'
     else:
+        check_overlap(native, image, reference)
         chosen = resample(native, image.shape, image.affine, np.eye(4), order='nearest')
         grid = 'reference'
     prediction = np.asanyarray(chosen.dataobj) > 0
-    return accuracy(prediction, truth, image.header.get_zooms()[:3]), grid
+    return accuracy(prediction, truth, nb.affines.voxel_sizes(image.affine)), grid

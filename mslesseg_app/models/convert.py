@@ -122,7 +122,7 @@ def to_safetensors(
         shutil.copyfile(raw, target)
     tensors = read_checkpoint(source)
     own = empty_network(architecture, inputs, options).state_dict()
-    if not set(tensors) <= set(own) and architecture in NAMES:
+    if set(tensors) != set(own) and architecture in NAMES:
         tensors = convert(source, architecture, options, inputs)
     elif plain:
         return

@@ -9,7 +9,7 @@ The network estimates x0 from x_t. Drawing goes backwards over a few of the step
 noise (DDIM with eta 0; Song et al., ICLR 2021): from x_t and the estimate of x0 follows the noise,
 and from both x at the next lower step; the last one gives x0 itself.
 
-**Several chains.** A window is drawn S times from independent noise. Three ways to join the S x T
+**Several chains.** A window is drawn S times from independent noise. Four ways to join the S x T
 estimates are named as follows, with l the logits, x the clamped ones, i = 1 … T the step (1 is the
 noisiest), means over the chains s, and w_i = exp(sigmoid(i / T) (1 - u_i)), u_i = -p_i ln p_i:
 
@@ -19,6 +19,8 @@ noisiest), means over the chains s, and w_i = exp(sigmoid(i / T) (1 - u_i)), u_i
   after the formula of Diff-UNet (arXiv 2303.10326), whose sum has no scale of its own: the
   division gives it one.
 - ``mean``: score = mean of all x_is.
+- ``last``: score = mean over s of x_Ts, the masks at which the chains end; with one chain, what
+  the public code of MSSegDiff validates by.
 
 **Probability.** The official score saturates any sigmoid, so it is no probability. Ours is the
 mean of sigmoid(l_is) over chains and steps. The reason: an estimator trained with proper losses
@@ -48,7 +50,7 @@ from mslesseg_app.errors import ModelError
 STEPS = 1000
 """Steps of the whole diffusion."""
 
-FusionName = Literal['code', 'paper', 'mean']
+FusionName = Literal['code', 'paper', 'mean', 'last']
 _FLOOR = 0.001
 
 
@@ -220,10 +222,16 @@ def _plain(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]
     return torch.ones_like(value), value
 
 
+def _final(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+    value = x0.mean(dim=1)
+    return torch.full_like(value, float(progress == 1)), value
+
+
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], bool]] = {
     'code': (_as_coded, False),
     'paper': (_as_published, True),
     'mean': (_plain, True),
+    'last': (_final, True),
 }
 """Weight and value of one step from logits and x0 (N, S, 1, …), and whether weights are shares."""
 
@@ -233,7 +241,7 @@ class Fusion:
 
     Parameters
     ----------
-    name : {'code', 'paper', 'mean'}
+    name : {'code', 'paper', 'mean', 'last'}
         See the module.
 
     Raises
@@ -304,7 +312,7 @@ class DiffusionSampler:
         Steps of a chain, 1 to 1000.
     chains : int
         Masks that are drawn of each window.
-    fusion : {'code', 'paper', 'mean'}
+    fusion : {'code', 'paper', 'mean', 'last'}
         How the decision score is made.
     seed : int
         The noise of a chain follows from it, the window's key and the chain's number.

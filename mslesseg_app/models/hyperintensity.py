@@ -1,10 +1,12 @@
 """A model without weights: what is too bright on FLAIR for where it lies.
 
 It is the floor that trained models have to beat. Nothing in it is trained, but its few constants
-were chosen on three labelled exams (see the model card), so figures on these flatter. Steps:
+were chosen on labelled exams (three at first, see the model card, and later eight for ``weak``),
+so figures on these flatter. Steps:
 
 1. The tissue maps of the template are moved onto the brain, and the intensities of white
-   matter, grey matter and fluid are learnt from the exam itself (`mslesseg_app.models.tissues`).
+   matter, grey matter and fluid are learnt from the exam itself, from tissue that lesions cannot
+   shift (`mslesseg_app.models.tissues.tissue_scale`).
 2. Each voxel gets an evidence in deviations of white matter: how far FLAIR lies above
    it, less what speaks against a lesion there: cortex, fluid (and what lies outside the brain),
    the midline with its septum and falx, and a T1w nearly as dark as fluid.
@@ -13,6 +15,7 @@ were chosen on three labelled exams (see the model card), so figures on these fl
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,10 +33,10 @@ from mslesseg_app.models.tissues import (
     WM,
     Array,
     Bools,
-    Mixture,
     PriorFit,
-    fit_mixture,
+    TissueScale,
     fit_priors,
+    tissue_scale,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +59,9 @@ class Constants:
     cortex, fluid, midline, dark_t1w : float
         What speaks against a lesion, in deviations of white matter: a neighbourhood of grey
         matter, of fluid, the midline, and a T1w as dark as fluid.
+    grey_units : float
+        Highest brightness of grey matter: in images with little noise the deviation of white
+        matter is raised until grey matter lies there, or ordinary cortex would count as strong.
     weak, strong : float
         Evidence that ends a lesion, and evidence that it must reach somewhere.
     softness : float
@@ -70,7 +76,8 @@ class Constants:
     fluid: float = 4.0
     midline: float = 4.0
     dark_t1w: float = 3.0
-    weak: float = 2.0
+    grey_units: float = 1.6
+    weak: float = 2.5
     strong: float = 4.75
     softness: float = 0.75
     smallest: int = 5
@@ -118,10 +125,13 @@ class Hyperintensity:
         fit = fit_priors(used.astype(np.float64), brain, priors)
         moved = np.stack([fit.move(prior) for prior in priors])
         images = _denoise(used, self.constants.noise_sigma)
-        seen = brain & (used[0] != 0)
-        mixture = fit_mixture(images, brain & (used != 0).all(axis=0), moved)
-        evidence = self.evidence(images, used != 0, moved, fit, mixture)
-        return self.probability(np.where(seen, evidence, -np.inf))
+        shown = brain & (used != 0)
+        scales = [
+            tissue_scale(image, seen, moved, dark_lesions=number > 0)
+            for number, (image, seen) in enumerate(zip(images, shown, strict=True))
+        ]
+        evidence = self.evidence(images, shown, moved, fit, scales)
+        return self.probability(np.where(shown[0], evidence, -np.inf))
 
     def evidence(
         self,
@@ -129,7 +139,7 @@ class Hyperintensity:
         shown: Bools,
         priors: npt.NDArray[np.float32],
         fit: PriorFit,
-        mixture: Mixture,
+        scales: Sequence[TissueScale],
     ) -> Array:
         """Return the evidence for a lesion in deviations of white matter.
 
@@ -141,9 +151,11 @@ class Hyperintensity:
             Where each of them has been measured.
         priors : float32 array (3, X, Y, Z)
             Tissue maps moved onto the exam.
+        scales : sequence of TissueScale
+            Of each image.
         """
         numbers = self.constants
-        above = np.clip(brightness(images, mixture), -6, 8)
+        above = np.clip(scales[0].height(images[0], numbers.grey_units), -6, 8)
         above = np.where(shown[0], above, -6)
         near = ndimage.gaussian_filter(above, 1)
         evidence = (1 - numbers.around) * above + numbers.around * near
@@ -152,7 +164,7 @@ class Hyperintensity:
         evidence -= numbers.fluid * ndimage.gaussian_filter(elsewhere, 2)
         evidence -= numbers.midline * midline(evidence.shape, fit)
         if len(images) > 1:
-            evidence -= numbers.dark_t1w * np.where(shown[1], _darkness(images, mixture), 0)
+            evidence -= numbers.dark_t1w * np.where(shown[1], _darkness(images[1], scales[1]), 0)
         return evidence
 
     def probability(self, evidence: Array) -> npt.NDArray[np.float32]:
@@ -191,22 +203,10 @@ def _denoise(images: npt.NDArray[np.float32], sigma: float) -> Array:
     return np.stack([ndimage.gaussian_filter(i.astype(np.float64), sigma) for i in images])
 
 
-def brightness(images: Array, mixture: Mixture) -> Array:
-    """Return how far FLAIR lies above white matter, in its deviations.
-
-    In images with little noise the deviation is raised to what holds in common ones, where grey
-    matter lies at 1.6 at most; otherwise ordinary cortex would count as strong evidence.
-    """
-    white, grey, fluid = mixture.means[:, 0]
-    unit = max(mixture.white_spread[0], (grey - white) / 1.6, 0.1 * (white - fluid))
-    return np.asarray((images[0] - mixture.offsets[0] - white) / unit)
-
-
-def _darkness(images: Array, mixture: Mixture) -> Array:
+def _darkness(image: Array, scale: TissueScale) -> Array:
     """Return 0 for a T1w up to half-way from white matter to fluid, rising to 1 at fluid."""
-    white, fluid = mixture.means[WM, 1], mixture.means[CSF, 1]
-    contrast = max(float(white - fluid), 1e-3)
-    dark = (white + mixture.offsets[1] - images[1]) / contrast
+    contrast = max(scale.white - scale.fluid, 1e-3)
+    dark = (scale.white + scale.offset - image) / contrast
     return np.asarray(np.clip(2 * dark - 1, 0, 1))
 
 

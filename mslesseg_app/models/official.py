@@ -340,6 +340,10 @@ def _some(names: list[str]) -> str:
 
 def _advice(absent: list[str], strange: list[str], wrong: list[str], found: Tensors) -> str:
     """Return which option is probably wrong."""
+    if any(re.search(r'^encoder[234]\.blocks\.\d+\.conv\.', name) for name in strange):
+        return 'Its encoder has no convolution blocks: set the option conv_block=false.'
+    if 'vit.patch_embedding.patch_embeddings.weight' in strange:
+        return 'Its tokens are made by a convolution: set the option proj_type=conv.'
     if not absent and not strange:
         if all(name.startswith(HEADS) for name in wrong):
             return f'It has {found[wrong[0]].shape[0]} output channels: set the option classes.'

@@ -32,7 +32,6 @@ _NETWORKS = 'mslesseg_app.models.networks'
 LOADERS: dict[str, str] = {
     'hyperintensity': 'mslesseg_app.models.hyperintensity',
     'unet': _NETWORKS,
-    'guided': _NETWORKS,
     'mssegdiff': _NETWORKS,
     'swinunetr': _NETWORKS,
     'unetr': _NETWORKS,
@@ -350,10 +349,18 @@ def verified_files(entry: ModelEntry) -> tuple[Path, ...]:
             f'The model {entry.name!r} cannot run: it has no trained weights.',
             f'Train it: mslesseg train BIDS_DIR RUN_DIR --network {entry.architecture} '
             '--model-dir DIR; or describe weights that you have: mslesseg models add FILE '
-            f'--architecture {entry.architecture} --model-dir DIR; or choose another model.',
+            f'--architecture {entry.architecture} --model-dir DIR; or {_another(entry)}.',
         )
     pairs = zip(entry.files, entry.weights_paths, strict=True)
     return tuple(_verified(entry, name, digest, path) for (name, digest, _), path in pairs)
+
+
+def _another(entry: ModelEntry) -> str:
+    """Say which model could be taken instead, one of the same network where there is one."""
+    ready = [e for e in list_entries() if e.architecture == entry.architecture and not e.lacks]
+    if ready:
+        return f'take weights of the same network that are here: --model {ready[0].name}'
+    return 'choose another model (mslesseg models list)'
 
 
 def _verified(entry: ModelEntry, name: str, expected: str, path: Path | None) -> Path:

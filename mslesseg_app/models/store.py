@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.errors import ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.files import explain_os_error, write_text
+from mslesseg_app.files import atomic_path, explain_os_error, write_text
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.convert import to_safetensors, unpack
 from mslesseg_app.models.fetch import download
@@ -72,6 +72,7 @@ def add_model(
     with _staging(folder) as staging:
         base, raw = unpack(source, Path(staging))
         values = _fill_in(base, wishes)
+        _check_merging(values['architecture'], base, wishes)
         name = str(values['name'])
         place = _place(name, folder, force)
         tensors = Path(staging) / 'weights.safetensors'
@@ -155,10 +156,11 @@ def _fetch_new(
             f'The model {entry.name!r} is described without weights.',
             'Say where they are and which SHA256 they have: --url URL --sha256 HEX',
         )
+    own = folder.is_dir() and entry.name in own_entries(folder)
+    _check_merging(entry.architecture, {'options': entry.options} if own else {}, {})
     place = folder / f'.{entry.name}-{sha256[:12]}'
     download(url, place, sha256, offline=offline)
     try:
-        own = entry.name in own_entries(folder)
         kept = {k: v for k, v in entry.description.items() if k not in ('weights', 'sha256')}
         wishes = kept | {
             'licence': entry.licence if own else UNKNOWN_LICENCE,
@@ -272,14 +274,8 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
     if architecture not in LOADERS or architecture in WITHOUT_WEIGHTS:
         known = ', '.join(sorted(set(LOADERS) - WITHOUT_WEIGHTS))
         raise UsageError(f'There is no network {architecture!r}.', f'Choose one of: {known}.')
-    shipped = next((e for e in list_entries() if e.architecture == architecture), None)
-    values = _usual(str(architecture), shipped)
-    lacking = [k for k in ('channels', 'normalisation') if k not in values and k not in given]
-    if lacking:
-        raise UsageError(
-            f'For {architecture!r} the {" and the ".join(lacking)} must be said.',
-            ' '.join(f'Use --{key}.' for key in lacking),
-        )
+    shipped = next(e for e in list_entries() if e.architecture == architecture)
+    values = _usual(shipped)
     options = {**base.get('options', values['options']), **wishes.get('options', {})}
     card = {**base.get('card', {}), **wishes.get('card', {})}
     values |= {**given, 'options': options, 'card': card}
@@ -287,19 +283,35 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
     return {'required': tuple(values['channels']), **values}
 
 
-def _usual(architecture: str, shipped: ModelEntry | None) -> dict[str, Any]:
-    values: dict[str, Any] = {
-        'name': architecture,
+def _check_merging(architecture: str, base: Mapping[str, Any], wishes: Mapping[str, Any]) -> None:
+    """Make sure that somebody says how a SwinUNETR joins neighbours: its weights do not.
+
+    Raises
+    ------
+    UsageError
+        If neither the bundle nor the user does.
+    """
+    said = {**base.get('options', {}), **wishes.get('options', {})}
+    if architecture == 'swinunetr' and 'merging' not in said:
+        raise UsageError(
+            'How this SwinUNETR joins neighbouring voxels is not known: its code changed, its '
+            'weights look the same, and a wrong guess gives a wrong mask.',
+            'Say it when adding the file: mslesseg models add FILE --architecture swinunetr '
+            '--option merging=legacy (trained with the public research code or MONAI before 1.5), '
+            '--option merging=merging (with MONAI 1.5 or later) or --option merging=mergingv2 '
+            "(if its training says downsample='mergingv2').",
+        )
+
+
+def _usual(shipped: ModelEntry) -> dict[str, Any]:
+    kept = ('channels', 'normalisation', 'patch', 'threshold', 'sampler', 'options')
+    return {
+        'name': shipped.architecture,
         'version': '1',
         'missing': 'refuse',
-        'threshold': 0.5,
         'licence': UNKNOWN_LICENCE,
-        'options': {},
+        **{key: getattr(shipped, key) for key in kept},
     }
-    if shipped is not None:
-        kept = ('channels', 'normalisation', 'patch', 'threshold', 'sampler', 'options')
-        values |= {key: getattr(shipped, key) for key in kept}
-    return values
 
 
 def _match_edges(values: dict[str, Any], wishes: Mapping[str, Any]) -> None:
@@ -330,10 +342,8 @@ def _install(entry: ModelEntry, staging: Path, folder: Path, place: Path) -> Mod
     """Move the weights to the folder, then the description; then remove what it replaced."""
     name = str(entry.weights)
     old = {file for file, _, _ in read_entry(place).files} if place.is_file() else set()
-    try:
-        shutil.move(staging / name, folder / name)
-    except OSError as error:
-        raise explain_os_error(error, folder) from error
+    with atomic_path(folder / name) as temporary:
+        shutil.move(staging / name, temporary)
     try:
         write_entry(entry, place)
     except MSLesSegError:

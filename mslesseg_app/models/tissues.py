@@ -1,11 +1,13 @@
 """Brain tissues of one exam: where the priors lie in it and how bright each tissue is.
 
-Two small fits carry the method without weights. `fit_priors` moves the tissue maps of the
+Three small fits carry the methods without weights. `fit_priors` moves the tissue maps of the
 template onto the brain at hand, so that it need not be aligned well (brains that were only
 moved rigidly to the template are 10 to 15 percent smaller than it). `fit_mixture` learns mean
 and spread of the three tissues and a smooth intensity offset, by expectation maximisation with
 the moved maps as prior (Van Leemput et al., IEEE Transactions on Medical Imaging 2001), outliers
-left out.
+left out. A large lesion load shifts it: lesions are absorbed by a tissue. `tissue_scale` gives
+the same numbers from what lesions cannot shift: modes and medians, and the half of the
+white-matter distribution that lies away from the lesions.
 
 All sums run over fixed orders without a threaded library, so results do not depend on threads.
 """
@@ -32,6 +34,9 @@ _SMALLEST_SHARE = 0.01
 _OUTLIER_CHI2 = 9.0
 _ROUNDS = 12
 _OFFSET_SIGMA_MM = 25.0
+_SCALE_ROUNDS = 6
+_CORE = {'white': 0.9, 'grey': 0.7, 'fluid': 0.7}
+_FEWEST_IN_CORE = 100
 
 
 @dataclass(frozen=True)
@@ -78,10 +83,51 @@ class Mixture:
     offsets: npt.NDArray[np.float32]
 
 
-def fit_priors(channels: Array, brain: Bools, priors: npt.NDArray[np.float32]) -> PriorFit:
+@dataclass(frozen=True)
+class TissueScale:
+    """Intensities of the tissues in one image, unaffected by the lesion load.
+
+    Attributes
+    ----------
+    white : float
+        Mode of white matter.
+    white_spread : float
+        Robust standard deviation of white matter, from the side of the mode away from lesions.
+    grey : float
+        Median of grey matter.
+    fluid : float
+        Fluid, the lower fifth of what the prior calls cerebrospinal fluid.
+    offset : float32 array (X, Y, Z)
+        Smooth intensity offset to subtract from the image.
+    """
+
+    white: float
+    white_spread: float
+    grey: float
+    fluid: float
+    offset: npt.NDArray[np.float32]
+
+    def height(self, image: npt.NDArray[np.floating], grey_units: float) -> Array:
+        """Return how far an image lies above white matter, in units of its spread.
+
+        The spread is raised until grey matter lies at `grey_units` at most, and fluid at -10.
+
+        Parameters
+        ----------
+        image : array (X, Y, Z)
+            The image that was measured.
+        grey_units : float
+        """
+        raised = (self.grey - self.white) / grey_units, 0.1 * (self.white - self.fluid)
+        return np.asarray((image - self.offset - self.white) / max(self.white_spread, *raised))
+
+
+def fit_priors(
+    channels: Array, brain: Bools, priors: npt.NDArray[np.float32], *, step: int = _FIT_STEP
+) -> PriorFit:
     """Move, scale and turn tissue maps so that they explain the images best.
 
-    The images are regressed on the three maps and a constant, on every fifth voxel; nine
+    The images are regressed on the three maps and a constant, on every `step`-th voxel; nine
     parameters are searched (Powell) for the largest share of explained variance, starting from
     centre and extent of the brain. No sign or order of contrasts is assumed.
 
@@ -92,13 +138,15 @@ def fit_priors(channels: Array, brain: Bools, priors: npt.NDArray[np.float32]) -
     brain : bool array (X, Y, Z)
     priors : float32 array (3, X, Y, Z)
         White matter, grey matter, cerebrospinal fluid, 0 to 1, on the same grid.
+    step : int
+        Distance of the points along each axis, in voxels.
 
     Raises
     ------
     DataError
         If the brain is too small to say anything.
     """
-    points = _lattice(brain)
+    points = _lattice(brain, step)
     images = np.stack([_samples(channel, brain, points) for channel in channels], axis=1)
     maps = [ndimage.gaussian_filter(prior, _FIT_SIGMA) for prior in priors]
     start = _Start.of(brain, priors)
@@ -156,8 +204,7 @@ def _centre_and_extent(mask: Bools) -> tuple[Array, Array]:
     return centre, extent
 
 
-def _lattice(brain: Bools) -> Array:
-    step = _FIT_STEP
+def _lattice(brain: Bools, step: int) -> Array:
     points = np.argwhere(brain[::step, ::step, ::step]).astype(float) * step
     if len(points) < 1000:
         raise _too_small()
@@ -168,6 +215,13 @@ def _too_small() -> DataError:
     return DataError(
         'The brain is too small, or too little of it was imaged, to find tissues in it.',
         'Look at the alignment and the brain mask of this exam.',
+    )
+
+
+def _no_tissues() -> DataError:
+    return DataError(
+        'White matter, grey matter and fluid cannot be told apart in this exam.',
+        'Look at the alignment and the brain mask; images need the contrast of a brain MRI.',
     )
 
 
@@ -226,7 +280,8 @@ def fit_mixture(channels: Array, seen: Bools, priors: npt.NDArray[np.float32]) -
         trusted = (distance < _OUTLIER_CHI2).astype(float)
         residual = values - share.T @ means
         weight = trusted * (share[WM] + 0.5 * share[GM])
-        offsets = np.stack([_smooth_offset(r, weight, inside) for r in residual.T])
+        sigma = _OFFSET_SIGMA_MM / _MIX_STEP
+        offsets = np.stack([_smooth_offset(r, weight, inside, sigma) for r in residual.T])
     corrected = values - offsets[:, inside].T
     white = corrected[prior[WM] > 0.9] if (prior[WM] > 0.9).any() else corrected
     spread = 1.4826 * np.median(np.abs(white - np.median(white, axis=0)), axis=0)
@@ -237,10 +292,7 @@ def _moments(values: Array, weights: Array) -> tuple[Array, Array]:
     """Return weighted means (3, C) and covariances (3, C, C)."""
     total = weights.sum(axis=1)
     if total.min() < _SMALLEST_SHARE * len(values):
-        raise DataError(
-            'White matter, grey matter and fluid cannot be told apart in this exam.',
-            'Look at the alignment and the brain mask; images need the contrast of a brain MRI.',
-        )
+        raise _no_tissues()
     means = np.einsum('kn,nc->kc', weights, values) / total[:, None]
     spreads = np.empty((len(weights), values.shape[1], values.shape[1]))
     for tissue, weight in enumerate(weights):
@@ -265,22 +317,103 @@ def _expect(values: Array, means: Array, spreads: Array, prior: Array) -> tuple[
     return share, distances.min(axis=0)
 
 
-def _smooth_offset(residual: Array, weight: Array, inside: Bools) -> Array:
+def _smooth_offset(residual: Array, weight: Array, inside: Bools, sigma: float) -> Array:
     """Spread residuals smoothly over the lattice, weighted."""
-    sigma = _OFFSET_SIGMA_MM / _MIX_STEP
     sums = np.zeros((2, *inside.shape))
     sums[0][inside], sums[1][inside] = weight * residual, weight
     smooth = [ndimage.gaussian_filter(each, sigma, truncate=3) for each in sums]
     return np.asarray(smooth[0] / np.maximum(smooth[1], 1e-4))
 
 
-def _enlarge(offsets: Array, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+def _enlarge(
+    offsets: Array, shape: tuple[int, ...], step: int = _MIX_STEP
+) -> npt.NDArray[np.float32]:
     """Bring maps of the lattice back to the full grid (linear)."""
     return np.stack(
         [
             ndimage.affine_transform(
-                each, np.full(3, 1 / _MIX_STEP), output_shape=shape, order=1, mode='nearest'
+                each, np.full(3, 1 / step), output_shape=shape, order=1, mode='nearest'
             ).astype(np.float32)
             for each in offsets
         ]
     )
+
+
+def tissue_scale(
+    image: npt.NDArray[np.floating],
+    seen: Bools,
+    priors: npt.NDArray[np.float32],
+    *,
+    dark_lesions: bool = False,
+    step: int = _MIX_STEP,
+    voxel_mm: float = 1.0,
+) -> TissueScale:
+    """Measure the intensities of the tissues so that lesions cannot shift them.
+
+    White matter is described by its mode and by the half of its distribution below the mode
+    (above it where lesions are dark), grey matter by its median. The offset is learnt from
+    voxels near these values only.
+
+    Parameters
+    ----------
+    image : array (X, Y, Z)
+        Image without much noise.
+    seen : bool array (X, Y, Z)
+        Brain voxels that the image shows.
+    priors : float32 array (3, X, Y, Z)
+        Tissue maps moved onto the exam.
+    dark_lesions : bool
+        Whether lesions are darker than white matter (T1w) instead of brighter (FLAIR).
+    step : int
+        Every `step`-th voxel along each axis is used.
+    voxel_mm : float
+        Edge of a voxel.
+
+    Raises
+    ------
+    DataError
+        If a tissue is not to be found.
+    """
+    lattice = (slice(None, None, step),) * 3
+    inside = seen[lattice]
+    values = np.asarray(image[lattice][inside], dtype=np.float64)
+    white, grey, fluid = (
+        prior[lattice][inside] > least for prior, least in zip(priors, _CORE.values(), strict=True)
+    )
+    if min(white.sum(), grey.sum(), fluid.sum()) < _FEWEST_IN_CORE:
+        raise _no_tissues()
+    offset = np.zeros(inside.shape)
+    sigma = _OFFSET_SIGMA_MM / (step * voxel_mm)
+    side = 1 if dark_lesions else -1
+    for _ in range(_SCALE_ROUNDS):
+        corrected = values - offset[inside]
+        middle, spread = _mode_and_spread(corrected[white], side)
+        median = float(np.median(corrected[grey]))
+        near_white = white & (np.abs(corrected - middle) < 2.5 * spread)
+        near_grey = grey & (np.abs(corrected - median) < 2 * spread)
+        residual = np.where(near_white, values - middle, np.where(near_grey, values - median, 0))
+        offset = _smooth_offset(residual, near_white + 0.5 * near_grey, inside, sigma)
+    corrected = values - offset[inside]
+    middle, spread = _mode_and_spread(corrected[white], side)
+    return TissueScale(
+        middle,
+        spread,
+        float(np.median(corrected[grey])),
+        float(np.percentile(corrected[fluid], 20)),
+        _enlarge(offset[None], seen.shape, step)[0],
+    )
+
+
+def _mode_and_spread(values: Array, side: int) -> tuple[float, float]:
+    """Return the mode, and the robust standard deviation on one side of it (-1 or 1)."""
+    low, middle_low, middle_high, high = np.percentile(values, (0.5, 25, 75, 99.5))
+    if not high > low:
+        raise _no_tissues()
+    bins = 256
+    counts, edges = np.histogram(values, bins=bins, range=(low, high))
+    width = (high - low) / bins
+    blur = max(1.0, 0.2 * float(middle_high - middle_low) / width)
+    peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(np.float64), blur)))
+    mode = float(edges[peak] + width / 2)
+    away = (values - mode) * side
+    return mode, max(1.4826 * float(np.median(away[away >= 0])), 1e-3)

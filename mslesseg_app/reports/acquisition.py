@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 
+from ..bids.metadata import Metadata
 from ..errors import DataError, NoInputError
 from ..spatial.checks import UNREADABLE
 from .clinical import number, who
@@ -52,8 +52,9 @@ def read_bids(root: Path) -> dict[str, list[dict[str, float]]]:
     NoInputError
         If the folder holds no such image.
     """
+    metadata = Metadata(root)
     found = {
-        modality: [_image(path, root) for path in _images(root, modality)]
+        modality: [_image(path, metadata) for path in _images(root, modality)]
         for modality in MODALITIES
     }
     if not any(found.values()):
@@ -66,8 +67,8 @@ def _images(root: Path, modality: str) -> list[Path]:
     return sorted(path for pattern in patterns for path in root.glob(pattern))
 
 
-def _image(path: Path, root: Path) -> dict[str, float]:
-    said = _metadata(path, root)
+def _image(path: Path, metadata: Metadata) -> dict[str, float]:
+    said = metadata.of(path)
     values = _geometry(path)
     thickness = _float(said.get('SliceThickness'))
     return values | {
@@ -87,8 +88,9 @@ def _float(value: Any) -> float:
 def _geometry(path: Path) -> dict[str, float]:
     """Return matrix, spacing and slice distance; the slice axis is the one that is unlike."""
     try:
-        header: Any = nib.load(path).header
-        shape, sizes = header.get_data_shape()[:3], [float(z) for z in header.get_zooms()[:3]]
+        image: Any = nib.load(path)
+        header, shape = image.header, image.shape[:3]
+        sizes = [float(size) for size in nib.affines.voxel_sizes(image.affine)]
         slices = header.get_dim_info()[2] if hasattr(header, 'get_dim_info') else None
     except UNREADABLE:
         return dict.fromkeys(FIELDS, math.nan)
@@ -112,34 +114,6 @@ def _odd_axis(shape: tuple[int, ...]) -> int:
         if one == two and shape[axis] != one:
             return axis
     return 2
-
-
-def _metadata(path: Path, root: Path) -> dict[str, Any]:
-    """Merge the sidecars that apply to an image, the nearest last."""
-    stem = path.name.split('.', 1)[0]
-    *entities, suffix = stem.split('_')
-    merged: dict[str, Any] = {}
-    folders = [root, *(root / part for part in _prefixes(path.parent.relative_to(root)))]
-    for folder in folders:
-        fitting = [
-            sidecar
-            for sidecar in folder.glob(f'*{suffix}.json')
-            if sidecar.stem.split('_')[-1] == suffix
-            and set(sidecar.stem.split('_')[:-1]) <= set(entities)
-        ]
-        for sidecar in sorted(fitting, key=lambda item: item.stem.count('_')):
-            try:
-                content = json.loads(sidecar.read_text(encoding='utf-8'))
-            except (OSError, ValueError):
-                continue
-            merged |= content if isinstance(content, dict) else {}
-    return merged
-
-
-def _prefixes(relative: Path) -> Iterator[Path]:
-    """Yield ``sub-01``, ``sub-01/ses-1``, ``sub-01/ses-1/anat``."""
-    for count in range(1, len(relative.parts) + 1):
-        yield Path(*relative.parts[:count])
 
 
 def read_scanner_tables(folder: Path) -> dict[str, list[dict[str, float]]]:

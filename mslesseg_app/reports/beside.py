@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -34,6 +35,7 @@ STATUS_COLOURS = {
     3: ('enlarging', '#ff5cf4'),
     4: ('shrinking', '#4dd2ff'),
     5: ('resolved', '#78e678'),
+    6: ('in one mask only', '#b0b0b0'),
 }
 #: Rows of pictures; the largest lesions are shown.
 MOST_ROWS = 6
@@ -94,7 +96,13 @@ def lesions_beside(
 
 
 def sessions_beside(
-    before: Any, after: Any, brain: Any, change: Any, names: tuple[str, str], most: int = MOST_ROWS
+    before: Any,
+    after: Any,
+    brain: Any,
+    change: Any,
+    names: tuple[str, str],
+    difference: Any = None,
+    most: int = MOST_ROWS,
 ) -> Drawing | None:
     """Draw the FLAIRs of two sessions side by side, where lesions changed most.
 
@@ -104,6 +112,8 @@ def sessions_beside(
         On one grid; ``change`` holds the codes of :data:`STATUS_COLOURS`.
     names : (str, str)
         Sessions, earlier first.
+    difference : image (X, Y, Z), optional
+        Later less earlier FLAIR in standard deviations, on the same grid; drawn beside them.
 
     Returns
     -------
@@ -112,7 +122,7 @@ def sessions_beside(
     """
     first = oriented(after)
     codes = np.asarray(oriented_like(change, first, 'The change image').data).astype(np.int32)
-    moved = np.where(codes > 1, codes, 0)
+    moved = np.where((codes > 1) & (codes < 6), codes, 0)
     if not moved.any():
         return None
     axis = first.thick_axis
@@ -123,6 +133,8 @@ def sessions_beside(
         names[0]: _stage(before, first, brain, codes > 0),
         names[1]: _stage(after, first, brain, codes > 0),
     }
+    if difference is not None:
+        stages['difference'] = _stage(_bounded(difference), first, brain, codes > 0)
     panels = [
         _panel(stage, axis, index, name, codes, colours)
         for index in chosen
@@ -134,15 +146,24 @@ def sessions_beside(
         path='',
         title=f'Lesions in {names[0]} and {names[1]}',
         caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
-        f'largest changed lesions are largest. Outlines: {key}. Radiological convention.',
+        f'largest changed lesions are largest{_BESIDE if difference is not None else ""}. '
+        f'Outlines: {key}. Radiological convention.',
         alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
         'of stable and changed lesions.',
         modality='FLAIR',
     )
-    return Drawing(figure, svg.mosaic(panels, columns=2), 2)
+    return Drawing(figure, svg.mosaic(panels, columns=len(stages)), len(stages))
 
 
-_COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green'}
+_COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green', 6: 'grey'}
+_BESIDE = ', and the difference of both after matching (bright: the FLAIR became brighter)'
+#: Differences are drawn up to this many standard deviations.
+_MOST_SD = 8.0
+
+
+def _bounded(difference: Any) -> Any:
+    data = np.clip(np.asanyarray(difference.dataobj), -_MOST_SD, _MOST_SD)
+    return nib.Nifti1Image(data.astype(np.float32), difference.affine)
 
 
 def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..lesions.selfcheck import NO_LESION, SelfCheck
 
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
@@ -25,6 +26,8 @@ Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 FIGURE_KINDS = ('beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
 
 _GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
+#: Colours of the states of the self-check are those of the verdicts.
+_STATUS: dict[str, Verdict] = {'pass': 'ok', 'check': 'suspect', 'fail': 'failed'}
 
 
 class Record:
@@ -207,6 +210,9 @@ class ExamContent(Record):
         Accuracy against a reference mask; None or all-None where there is none.
     metric_columns : dict
         The same dictionary for ``metrics``.
+    selfcheck : dict or None
+        :class:`~mslesseg_app.lesions.selfcheck.SelfCheck` as plain values; None in records of
+        earlier versions.
     timings : dict
         Stage to seconds.  Left out of the page by default, as they differ from run to run.
     """
@@ -227,7 +233,32 @@ class ExamContent(Record):
     figures: tuple[Figure, ...] = ()
     failure: Failure | None = None
     provenance: Provenance | None = None
+    selfcheck: dict[str, Any] | None = None
     timings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checked(self) -> SelfCheck | None:
+        """The self-check of the mask; a mask without a lesion is never passed.
+
+        Raises
+        ------
+        DataError
+            If the record holds something else.
+        """
+        if self.selfcheck is not None:
+            return SelfCheck.from_dict(self.selfcheck)
+        empty = self.summary is not None and not self.summary.count
+        return SelfCheck('check', reasons=(NO_LESION,)) if empty else None
+
+    @property
+    def checked_verdict(self) -> Verdict:
+        """The self-check as a verdict, ``unknown`` without one."""
+        return _STATUS[self.checked.status] if self.checked else 'unknown'
+
+    @property
+    def worst(self) -> Verdict:
+        """The worse of image checks and self-check, for the frame around both."""
+        return max(self.verdict, self.checked_verdict, key=_gravity)
 
     @property
     def verdict(self) -> Verdict:

@@ -18,7 +18,8 @@ REGIONS = {
     'deep_white_matter': 'deep white matter',
 }
 CRITERIA = {'dissemination_2017': '2017', 'dissemination_2024': '2024'}
-STATUSES = ('new', 'enlarging', 'stable', 'shrinking', 'resolved')
+STATUSES = ('new', 'enlarging', 'stable', 'shrinking', 'resolved', 'one-mask')
+_WORDS = {'one-mask': 'in one mask only'}
 
 #: What trust rests on: heading, and how the names of its quality numbers begin.
 TRUST = {
@@ -65,14 +66,18 @@ class Change:
     def words(self) -> str:
         """Tell the numbers of lesions by status, since when."""
         before = self._of('session_before', 'PreviousSession') or 'the session before'
-        years = self._of('years')
+        years = self._of('years', 'IntervalYears')
         since = f'Since {before}'
         if isinstance(years, int | float):
             since += f' ({years:.2f} years before)'
         if self.verdict == 'failed':
-            return f'{since}: not compared, because {self._of("reason") or "the images disagree"}.'
+            return f'{since}: not compared, because {self.reason or "the images disagree"}.'
         found = [str(row.get('status') or '') for row in self.rows]
-        counts = [f'{found.count(status)} {status}' for status in STATUSES if status in found]
+        counts = [
+            f'{found.count(status)} {_WORDS.get(status, status)}'
+            for status in STATUSES
+            if status in found
+        ]
         unjudged = sum(status not in STATUSES for status in found)
         counts += [f'{unjudged} not judged'] if unjudged else []
         return f'{since}: {", ".join(counts) or "no lesion to compare"}.'
@@ -80,13 +85,23 @@ class Change:
     @property
     def verdict(self) -> str:
         """Whether the sessions could be compared."""
-        return str(self._of('verdict') or '')
+        return str(self._of('verdict') or self._guard('Verdict'))
+
+    @property
+    def reason(self) -> str:
+        """Why they could not, or only with care."""
+        return str(self._of('reason') or self._guard('Reason'))
 
     @property
     def columns(self) -> list[str]:
         """Columns that hold anything."""
         names = list(self.rows[0]) if self.rows else []
         return [name for name in names if any(row.get(name) is not None for row in self.rows)]
+
+    def _guard(self, name: str) -> str:
+        guard = self.about.get('Guard')
+        found = guard.get(name) if isinstance(guard, dict) else None
+        return '' if found in (None, 'n/a') else str(found)
 
     def _of(self, *names: str) -> Any:
         return next((self.about[name] for name in names if self.about.get(name)), None)

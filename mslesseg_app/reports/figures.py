@@ -89,7 +89,7 @@ def lesion_contours(
     Slices are cut across the thick axis of the acquisition (axial for 3D images) and are those
     of the file: nothing is interpolated.  Where more than ``most_slices`` have lesions, every
     k-th is shown, and besides them the largest cut of each lesion that would be missed; the
-    caption says so.  Without lesions, a few slices and the words ``no lesion found``.
+    caption says so.  Without lesions, a few slices and the words ``no lesion detected``.
 
     Parameters
     ----------
@@ -396,15 +396,15 @@ def _no_lesion(stage: Stage, axis: int, out: Path) -> Figure:
         svg.mark_sides(drawn, sides(axis, stage.convention))
         size = svg.text_size(drawn.width)
         bottom = drawn.height - 1.6 * size - 0.5 * size
-        svg.write(drawn.element, 'no lesion found', drawn.width / 2, bottom, size, 'middle')
+        svg.write(drawn.element, 'no lesion detected', drawn.width / 2, bottom, size, 'middle')
         panels.append(drawn)
     figure = Figure(
         kind='lesions',
         path=str(out),
-        title='No lesion found on the FLAIR',
-        caption=f'No lesion found. A few {PLANES[axis]} slices for orientation. '
+        title='No lesion detected on the FLAIR',
+        caption=f'No lesion detected: confirm. A few {PLANES[axis]} slices for orientation. '
         f'{_side_words(stage.convention)}',
-        alt=f'{len(panels)} {PLANES[axis]} FLAIR slices without any outline: no lesion found.',
+        alt=f'{len(panels)} {PLANES[axis]} FLAIR slices without any outline: no lesion detected.',
         modality='FLAIR',
     )
     svg.save(svg.mosaic(panels, columns=4), figure)

@@ -63,6 +63,7 @@ def finished_content(
     qc: Sequence[Mapping[str, Any]],
     accuracy: Mapping[str, Any],
     subject_reference: Mapping[str, Any],
+    selfcheck: Mapping[str, Any] | None = None,
 ) -> ExamContent:
     """Complete the record of an exam that ran to its end.
 
@@ -72,8 +73,8 @@ def finished_content(
         From :func:`static_content`.
     lesions : Path
         The lesion table (TSV).
-    summary, info, qc, accuracy, subject_reference
-        Outputs of the nodes that find lesions, run the model, measure and align.
+    summary, info, qc, accuracy, subject_reference, selfcheck
+        Outputs of the nodes that find lesions, run the model, measure, align and check.
     """
     import pandas as pd
 
@@ -96,6 +97,7 @@ def finished_content(
         lesion_columns=LESION_COLUMNS,
         qc=tuple(QCNumber.from_dict(item) for item in qc),
         metrics=dict(accuracy) or None,
+        selfcheck=dict(selfcheck) if selfcheck else None,
         metric_columns={**grid, **METRIC_COLUMNS},
     )
 
@@ -138,14 +140,12 @@ def read_record(path: Path) -> ExamContent:
 
 
 def _image_used(modality: str, path: Path, settings: Settings) -> ImageUsed:
-    import nibabel as nb
-
-    from ..spatial.checks import UNREADABLE
     from ..spatial.grids import describe_geometry
+    from ..spatial.reading import open_image
 
     try:
-        geometry = describe_geometry(nb.load(path))
-    except UNREADABLE:
+        geometry = describe_geometry(open_image(path))
+    except MSLesSegError:
         geometry = ''  # the first node of the exam says what is wrong with it
     return ImageUsed(modality, path.relative_to(settings.bids_dir).as_posix(), geometry)
 

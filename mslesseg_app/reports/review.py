@@ -25,6 +25,8 @@ class ReviewRow:
         JPEG of some slices.
     verdict : str
         ``ok``, ``suspect``, ``failed`` or ``unknown``.
+    selfcheck : str
+        Status of the self-check of the mask: ``pass``, ``check``, ``fail`` or ``n/a``.
     flags : tuple of str
         Why it should be looked at.
     mark, marked, note : str
@@ -38,6 +40,7 @@ class ReviewRow:
     volume_ml: float | None = None
     lesions: int | None = None
     verdict: str = 'unknown'
+    selfcheck: str = 'n/a'
     flags: tuple[str, ...] = ()
     mark: str = ''
     marked: str = ''
@@ -47,6 +50,12 @@ class ReviewRow:
     def name(self) -> str:
         """``sub-01 ses-1``."""
         return f'{self.participant} {self.session}'.strip()
+
+    @property
+    def flagged(self) -> bool:
+        """Whether image checks, self-check or numbers say that it should be reviewed."""
+        doubtful = self.verdict in ('suspect', 'failed') or self.selfcheck in ('check', 'fail')
+        return bool(self.flags) or doubtful
 
     @property
     def source(self) -> str:
@@ -93,7 +102,7 @@ def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
         if row.mark == 'redone':
             return 0
         if not row.mark:
-            return 1 if row.flags or row.verdict in ('failed', 'suspect') else 2
+            return 1 if row.flagged else 2
         return 3
 
     return sorted(rows, key=lambda row: (rank(row), row.participant, row.session))

@@ -60,6 +60,15 @@ def apply_affine(affine: npt.ArrayLike, points: npt.ArrayLike) -> npt.NDArray[np
     return moved
 
 
+def without_shear(affine: npt.ArrayLike) -> Affine:
+    """Return the nearest affine whose axes are perpendicular, with the same voxel sizes."""
+    matrix = check_affine(affine)
+    sizes = np.linalg.norm(matrix[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(matrix[:3, :3] / sizes)
+    matrix[:3, :3] = left @ right * sizes
+    return matrix
+
+
 def write_itk(path: str | Path, affine: npt.ArrayLike) -> Path:
     """Write ``moving_from_reference`` (RAS+ mm) as an ITK text file with double precision.
 

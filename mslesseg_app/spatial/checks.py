@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 
 from ..errors import DataError
-
-#: What nibabel raises for a file that is no image, or only part of one.
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+from .affines import without_shear
+from .intensity import zero_based
+from .reading import UNREADABLE as UNREADABLE
+from .reading import open_image, three_dimensional
 
 #: Fewer slices than this cannot be aligned to the template.
 MIN_SLICES = 8
 #: qform and sform may differ by this much, in mm, at the corners of the image.
 MAX_HEADER_DISAGREEMENT = 1.0
 
+#: Codes of units that are no millimetres; without a unit, millimetres are meant.
+_UNITS = {1: 'metres', 3: 'micrometres'}
 _KINDS = {'c': 'complex numbers', 'V': 'colours'}
 
 
@@ -37,16 +38,20 @@ def check_image(path: Path) -> nb.Nifti1Image:
     -------
     nibabel.Nifti1Image
         The image, three-dimensional (a trailing axis of length one is dropped), its data in
-        memory as float32, its header as it is on disk.
+        memory as float32 with the background at zero
+        (:func:`mslesseg_app.spatial.intensity.zero_based`), its header as it is on disk.
 
     Raises
     ------
+    NoInputError
+        If there is no such file, or its content was not fetched.
     DataError
         If the file is truncated or no NIfTI, is not three-dimensional, has too few slices,
-        voxels without extent, no orientation, a qform and an sform that disagree, values that
-        are not finite, or the same value everywhere.
+        voxels without extent or with edges that are not perpendicular, a unit of length other
+        than the millimetre, no orientation, a qform and an sform that disagree, values that are
+        not finite, or the same value everywhere.
     """
-    return check_loaded(load_image(path), path)
+    return check_loaded(open_image(path), path)
 
 
 def check_loaded(image: nb.Nifti1Image, path: Path) -> nb.Nifti1Image:
@@ -60,6 +65,7 @@ def check_loaded(image: nb.Nifti1Image, path: Path) -> nb.Nifti1Image:
     """
     if not isinstance(image, nb.Nifti1Image):
         raise DataError(f'{path} is not a NIfTI image but {type(image).__name__}.')
+    image = three_dimensional(image)
     _check_shape(image, path)
     check_header(image, path)
     data = _read(image, path)
@@ -74,30 +80,23 @@ def check_loaded(image: nb.Nifti1Image, path: Path) -> nb.Nifti1Image:
             f'{path} is constant: every voxel is {float(data.flat[0]):g}.',
             'The file holds no image; export it again from the scanner or the archive.',
         )
-    return nb.Nifti1Image(data, image.affine, image.header)
+    return nb.Nifti1Image(zero_based(data), image.affine, image.header)
 
 
 def check_header(image: nb.Nifti1Image, path: Path) -> None:
-    """Make sure that the header says where the voxels lie.
+    """Make sure that the header of a NIfTI image says where the voxels lie.
+
+    The affine decides. The voxel sizes of ``pixdim`` count only as part of the qform.
 
     Raises
     ------
     DataError
-        If a voxel has no extent, if there is no orientation, or two that disagree.
+        If a voxel has no extent, if lengths are not in millimetres, if there is no orientation,
+        or two that disagree, or if the edges of the voxels are not perpendicular.
     """
-    edges = _edges(image)
-    extents = np.linalg.norm(image.affine[:3, :3], axis=0)
-    volume = abs(np.linalg.det(image.affine[:3, :3]))
-    if (
-        not np.isfinite([*edges, *image.affine.ravel()]).all()
-        or min(edges.min(), extents.min()) <= 1e-4
-        or volume <= 1e-3 * extents.prod()
-    ):
-        raise DataError(
-            f'{path} has voxels without extent: {edges.tolist()} mm, {volume:g} mm³.',
-            'The header is damaged; convert the image again from DICOM.',
-        )
     codes = int(image.header['qform_code']), int(image.header['sform_code'])
+    _check_unit(image, path)
+    _check_extent(image, path, with_pixdim=codes[0] > 0 or codes[1] <= 0)
     if codes == (0, 0):
         raise DataError(
             f'{path} has neither qform nor sform: left and right are unknown.',
@@ -105,6 +104,32 @@ def check_header(image: nb.Nifti1Image, path: Path) -> None:
         )
     if all(codes):
         _check_forms_agree(image, path)
+    _check_shear(image, path)
+
+
+def _check_unit(image: nb.Nifti1Image, path: Path) -> None:
+    unit = _UNITS.get(int(image.header['xyzt_units']) % 8)
+    if unit:
+        raise DataError(
+            f'{path} gives lengths in {unit}; millimetres are needed.',
+            'Convert the image again, or correct the field xyzt_units and the affine.',
+        )
+
+
+def _check_extent(image: nb.Nifti1Image, path: Path, with_pixdim: bool) -> None:
+    edges = _edges(image) if with_pixdim else np.ones(3)
+    extents = np.linalg.norm(image.affine[:3, :3], axis=0)
+    volume = abs(np.linalg.det(image.affine[:3, :3]))
+    if (
+        not np.isfinite([*edges, *image.affine.ravel()]).all()
+        or min(edges.min(), extents.min()) <= 1e-4
+        or volume <= 1e-3 * extents.prod()
+    ):
+        shown = edges if with_pixdim else extents
+        raise DataError(
+            f'{path} has voxels without extent: {shown.tolist()} mm, {volume:g} mm³.',
+            'The header is damaged; convert the image again from DICOM.',
+        )
 
 
 def _edges(image: nb.Nifti1Image) -> npt.NDArray[np.float64]:
@@ -115,24 +140,6 @@ def _edges(image: nb.Nifti1Image) -> npt.NDArray[np.float64]:
         with ImageOpener(name) as file:
             header = type(image.header).from_fileobj(file, check=False)
     return np.asarray(header['pixdim'][1:4], dtype=np.float64)
-
-
-def load_image(path: Path) -> nb.Nifti1Image:
-    """Open an image without reading its data.
-
-    Raises
-    ------
-    DataError
-        If the file does not exist or is no readable image.
-    """
-    try:
-        return nb.load(path)
-    except FileNotFoundError as error:
-        raise DataError(f'{path} does not exist.') from error
-    except UNREADABLE as error:
-        raise DataError(
-            f'{path} is not a readable NIfTI image: {error}', 'Copy or convert the image again.'
-        ) from error
 
 
 def _check_shape(image: nb.Nifti1Image, path: Path) -> None:
@@ -158,22 +165,44 @@ def _check_shape(image: nb.Nifti1Image, path: Path) -> None:
 def _read(image: nb.Nifti1Image, path: Path) -> np.ndarray:
     try:
         with np.errstate(all='ignore'):
-            data = np.asanyarray(image.dataobj, dtype=np.float32)
+            # Single precision would round an offset and what lies on it.
+            kind = image.get_data_dtype()
+            wide = kind.itemsize > (4 if kind.kind == 'f' else 2)
+            data = np.asanyarray(image.dataobj, dtype=np.float64 if wide else np.float32)
     except UNREADABLE as error:
         raise DataError(
             f'{path} is truncated or damaged: {error}', 'Copy or convert the image again.'
         ) from error
-    return data.reshape(image.shape[:3])
+    return data
 
 
 def _check_forms_agree(image: nb.Nifti1Image, path: Path) -> None:
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
-    corners[:, :3] *= np.asarray(image.shape[:3], dtype=float) - 1
-    difference = (image.get_qform() - image.get_sform()) @ corners.T
-    distance = float(np.linalg.norm(difference[:3], axis=0).max())
-    if distance > MAX_HEADER_DISAGREEMENT:
+    qform = image.get_qform()
+    distance = _farthest(image, qform, image.get_sform())
+    if not distance <= MAX_HEADER_DISAGREEMENT:
         raise DataError(
             f'{path}: qform and sform disagree by {distance:.1f} mm.',
             'Find out which is right (overlay the image on another of the session), then set '
             'both to it, for example with "fslorient -copysform2qform".',
         )
+
+
+def _check_shear(image: nb.Nifti1Image, path: Path) -> None:
+    """Refuse edges that are not perpendicular: programs read such an affine in different ways."""
+    distance = _farthest(image, image.affine, without_shear(image.affine))
+    if distance > MAX_HEADER_DISAGREEMENT:
+        raise DataError(
+            f'{path} has voxels whose edges are not perpendicular: its affine holds a shear, '
+            f'which moves its corners by {distance:.1f} mm.',
+            'Give the image as it was scanned, or resample it to a grid without shear, for '
+            'example with "nilearn.image.resample_img" or "flirt -applyxfm".',
+        )
+
+
+def _farthest(
+    image: Any, first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> float:
+    """Return how far apart two affines put a corner of the image, in mm."""
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
+    corners[:, :3] *= np.asarray(image.shape[:3], dtype=float) - 1
+    return float(np.linalg.norm(((first - second) @ corners.T)[:3], axis=0).max())

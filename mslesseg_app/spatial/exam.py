@@ -14,6 +14,7 @@ from scipy import ndimage as ndi
 from mslesseg_app.errors import AlignmentError
 from mslesseg_app.spatial import quality
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+from mslesseg_app.spatial.between import disagreement
 from mslesseg_app.spatial.pose import nearest_rigid
 from mslesseg_app.spatial.registration import Alignment, align
 from mslesseg_app.spatial.resample import resample
@@ -131,7 +132,11 @@ def align_exam(
     if strategy == 'independent':
         found = {name: to_template(img, threads, seed) for name, img in images.items()}
         return judge_exam(
-            images, None, {name: one.moving_from_reference for name, one in found.items()}
+            images,
+            None,
+            {name: one.moving_from_reference for name, one in found.items()},
+            threads=threads,
+            seed=seed,
         )
     return _anchored(images, threads, seed)
 
@@ -207,19 +212,44 @@ def judge_exam(
     anchor: str | None,
     affines: dict[str, Affine],
     judged: Mapping[str, quality.Judgement] | None = None,
+    threads: int = 1,
+    seed: int = 1,
 ) -> ExamAlignment:
     """Judge every alignment that is not yet `judged`, and collect the verdicts.
 
-    An identity says that the image came registered; such an alignment is at worst suspect.
+    An identity says that the image came registered; such an alignment is at worst suspect. An
+    image whose alignment did not come from the FLAIR is also compared with the FLAIR.
     """
     result = ExamAlignment(anchor, {name: affines[name] for name in images}, {})
     for name, img in images.items():
         given = np.array_equal(affines[name], np.eye(4))
         known = (judged or {}).get(name)
         judgement = known or quality.judge(img, affines[name], given)
+        if known is None and name != 'FLAIR' and 'FLAIR' in images:
+            judgement = _beside_flair(images, name, affines, judgement, threads, seed)
         result.quality[name] = judgement.numbers
         if judgement.verdict != 'ok':
             result.reasons[name] = judgement.reason
         if judgement.verdict == 'failed':
             result.failed.append(name)
     return result
+
+
+def _beside_flair(
+    images: Mapping[str, Any],
+    name: str,
+    affines: Mapping[str, Affine],
+    judgement: quality.Judgement,
+    threads: int,
+    seed: int,
+) -> quality.Judgement:
+    """Judge an image by where it lies beside the FLAIR, unless it is off anyway."""
+    if judgement.verdict == 'failed':
+        return judgement
+    pair = (images[name], images['FLAIR'], affines[name], affines['FLAIR'])
+    try:
+        apart = disagreement(*pair, search_region(), threads=threads, seed=seed)
+    except AlignmentError:
+        return judgement  # the FLAIR is off itself, which its own verdict says
+    given = np.array_equal(affines[name], np.eye(4))
+    return quality.beside_flair(judgement, apart, given)

@@ -10,11 +10,19 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
+from .affines import without_shear
+
 _ALIGNED_CODE = 4
+#: Elements of an affine without shear may differ by this much (mm): ITK accepts it.
+_SHEAR = 1e-4
 
 
 def like(reference: Any, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nifti1Image:
     """Make an image on the grid of another, with its qform, sform and codes bit for bit.
+
+    Where the reference has an sform only, what else its header says of the grid is made to agree
+    with it, because some programs read it: the voxel sizes and, if the sform holds the little
+    shear that rounding leaves, a qform without it.
 
     Parameters
     ----------
@@ -35,7 +43,24 @@ def like(reference: Any, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nif
     header.set_slope_inter(1, 0)
     header.set_data_shape(data.shape)
     header.set_xyzt_units('mm')
-    return type(reference)(np.asarray(data, dtype=dtype), None, header)
+    made = type(reference)(np.asarray(data, dtype=dtype), None, header)
+    if isinstance(made, nb.Nifti1Image):
+        _complete_header(made)
+    return made
+
+
+def _complete_header(image: Any) -> None:
+    """Make the rest of a header agree with its sform, where there is no qform."""
+    header = image.header
+    code = int(header['sform_code'])
+    if int(header['qform_code']) > 0 or code <= 0:
+        return
+    affine = header.get_best_affine()
+    sizes = nb.affines.voxel_sizes(affine)
+    if not np.allclose(header['pixdim'][1:4], sizes, rtol=1e-3):
+        header['pixdim'][1:4] = sizes
+    if not np.allclose(affine, without_shear(affine), rtol=0, atol=_SHEAR):
+        header.set_qform(affine, code, strip_shears=True)
 
 
 def on_template(data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nifti1Image:
@@ -78,5 +103,5 @@ def compressed(image: Any, level: int = 5) -> bytes:
 def describe_geometry(image: Any) -> str:
     """Return the grid in words, ``256 × 256 × 48 voxels of 0.94 × 0.94 × 3 mm``."""
     shape = ' × '.join(str(length) for length in image.shape[:3])
-    zooms = ' × '.join(f'{zoom:.3g}' for zoom in image.header.get_zooms()[:3])
+    zooms = ' × '.join(f'{size:.3g}' for size in nb.affines.voxel_sizes(image.affine))
     return f'{shape} voxels of {zooms} mm'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 
 from .signal import contrast_to_noise, ghosting
@@ -110,13 +111,18 @@ def exam_quality(
                 'ok' if plausible else 'suspect', 'mL',
                 f'suspect where the native volume is outside {low:g} to {high:g} mL')
     )  # fmt: skip
-    thickness = float(max(flair.header.get_zooms()[:3]))
+    thickness = float(nb.affines.voxel_sizes(flair.affine).max())
     numbers.append(
         _number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
                 'ok' if thickness <= _THICK_MM else 'suspect', 'mm',
                 f'suspect above {_THICK_MM:g} mm')
     )  # fmt: skip
     return numbers + _signal(flair, brain_native)
+
+
+def with_note(numbers: list[dict[str, Any]], name: str, title: str, note: str) -> list[Any]:
+    """Add a note that somebody should look at the exam, if there is one; it has no number."""
+    return [*numbers, _number(name, title, None, 'suspect', limits=note)] if note else numbers
 
 
 def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:

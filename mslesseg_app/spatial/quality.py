@@ -54,6 +54,9 @@ _OVERLAP = (0.5, 0.75)
 #: suspect. Where they come from: module docstring.
 _DEVIATIONS = (8.0, 11.0)
 _PEAK = (0.10, 0.15)
+#: Limits of the distance (mm) between where an image lies beside the FLAIR and where it should:
+#: above the first it is suspect, above the second the alignment failed.
+_BESIDE_MM = (1.5, 6.0)
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,27 @@ def _samples() -> Samples:
     affine = template.mask.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
     brain, brain_affine = shrink(template.brain, 2.0)
     return reference_samples(brain, brain_affine, (rim, affine), _LEVEL_MM, _SEED)
+
+
+def beside_flair(judgement: Judgement, apart_mm: float, given: bool = False) -> Judgement:
+    """Lower a judgement of an image that lies beside the FLAIR of its session.
+
+    Parameters
+    ----------
+    judgement : Judgement
+        Of the image against the template.
+    apart_mm : float
+        From `between.disagreement`.
+    given : bool
+        As in `judge`: the verdict is at worst suspect.
+    """
+    numbers = judgement.numbers | {'beside_flair_mm': apart_mm}
+    verdict, reason = judgement.verdict, judgement.reason
+    suspect, failed = _BESIDE_MM
+    if apart_mm > suspect and verdict != 'failed':
+        verdict = 'failed' if apart_mm > failed and not given else 'suspect'
+        reason = f'it lies {apart_mm:.1f} mm beside the FLAIR of the session'
+    return Judgement(verdict, reason, numbers)
 
 
 def _similarity(img: Any, moving_from_mni: Affine) -> dict[str, float]:

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
+from .intensity import zero_based
+
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
@@ -93,7 +95,7 @@ def _ordered(flair: Any, brain: Any) -> tuple[Floats, Bools, npt.NDArray[np.floa
     edges = nib.affines.voxel_sizes(image.affine)
     thick = int(np.argmax(edges)) if edges.max() > 1.5 * np.median(edges) else 2
     order = [axis for axis in range(3) if axis != thick] + [thick]
-    data = np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32))
+    data = zero_based(np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32)))
     mask = np.asarray(other.dataobj) > 0
     return data.transpose(order), mask.transpose(order), edges[order]
 

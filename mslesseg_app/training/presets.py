@@ -14,11 +14,6 @@
 ``reduced``
     ``mended`` with a network of a few channels and few steps: what two CPU cores can do. Its
     figures say nothing about the full networks.
-``synthesis``
-    The residual U-Net on real and synthetic exams from prepared files.
-``guided``
-    A small residual U-Net on the scale of each exam's tissues, with lesions planted into patches:
-    what made the shipped model on two CPU cores.
 """
 
 from __future__ import annotations
@@ -28,8 +23,11 @@ from dataclasses import replace
 from typing import Any
 
 from mslesseg_app.errors import UsageError
+from mslesseg_app.models.networks import BUILDERS
 from mslesseg_app.models.registry import ModelEntry, list_entries
 from mslesseg_app.training.plan import Plan
+
+_VALIDATION = {'blending': 'constant', 'layout': 'stepped', 'margin': 0}
 
 PAPER: dict[str, dict[str, Any]] = {
     'mssegdiff': {
@@ -44,11 +42,21 @@ PAPER: dict[str, dict[str, Any]] = {
         'background': 'moved',
         'precision': 'float32',
         'validate_every': 10,
+        'margin': 0,
         # its validation draws 50 steps of one chain, and its test 10 steps of 4
-        'sampler': {'overlap': 0.25, 'chains': 1, 'steps': 50, 'fusion': 'probability'},
+        'validation': {
+            **_VALIDATION,
+            'overlap': 0.25,
+            'chains': 1,
+            'steps': 50,
+            'fusion': 'last',
+            'precision': 'float32',
+        },
     },
     'unetr': {
-        'objective': 'dice+ce',
+        'objective': 'softmax-dice+ce',
+        'options': {'classes': 2},
+        'margin': 0,
         'learning_rate': 1e-4,
         'weight_decay': 1e-5,
         'epochs': 5000,
@@ -62,7 +70,7 @@ PAPER: dict[str, dict[str, Any]] = {
         'rotate': 0.2,
         'jitter': 0.1,
         'validate_every': 100,
-        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits'},
     },
     'swinunetr': {
         'objective': 'dice',
@@ -75,10 +83,14 @@ PAPER: dict[str, dict[str, Any]] = {
         'statistics': 'patch',
         'background': 'moved',
         'validate_every': 10,
-        'sampler': {'overlap': 0.5, 'blending': 'constant'},
+        'crop': 'multiples',
+        'margin': 0,
+        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits', 'crop': False},
     },
     'transbts': {
         'objective': 'softmax-dice',
+        'options': {'classes': 2},
+        'crop': 'grid',
         'optimizer': 'adam',
         'learning_rate': 2e-4,
         'weight_decay': 1e-5,
@@ -92,7 +104,6 @@ PAPER: dict[str, dict[str, Any]] = {
         'precision': 'float32',
         'validate_every': 0,
         'keep': 'last',
-        'sampler': {'overlap': 0.5, 'blending': 'constant', 'flips': [0, 1, 2]},
     },
 }
 """Settings of the public repositories, by network."""
@@ -121,8 +132,7 @@ MENDED: dict[str, Any] = {
 }
 
 REDUCED: dict[str, dict[str, Any]] = {
-    'unet': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
-    'guided': {'options': {'channels': [8, 16, 32]}, 'patch': 32},
+    'unet': {'options': {'channels': [8, 16]}, 'patch': 32},
     'mssegdiff': {
         'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
         'patch': 32,
@@ -149,46 +159,27 @@ REDUCED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Sizes of the reduced networks."""
 
-SYNTHESIS: dict[str, Any] = {
-    **MENDED,
-    'source': 'synthesis',
+UNET: dict[str, Any] = {
+    'augment': 'strong',
+    'normalisation': 'clipped',
     'required': ('FLAIR',),
-    'normalisation': 'robust',
-    'learning_rate': 1e-3,
-    'epochs': 8,
-    'steps_per_epoch': 500,
-    'batch': 1,
-    'warm_up': 0.2,
-    'on_lesion': 0.8,
+    'patch': (80, 80, 80),
+    'batch': 2,
+    'patches': 1,
+    'epochs': 60,
+    'learning_rate': 2e-3,
+    'warm_up': 1.0,
+    'ema': 0.99,
+    'sampler': {'overlap': 0.25, 'blending': 'gaussian', 'multiple': 16, 'fit': True},
     'validate_every': 0,
     'keep': 'last',
 }
-
+"""What the default model was trained with, beside `MENDED`."""
 
 OWN: dict[str, dict[str, Any]] = {
-    'unet': {'channels': [16, 32, 64, 128, 192]},
-    'guided': {'channels': [16, 32, 64, 96], 'confirm': True},
+    'unet': {'channels': [32, 64, 128, 192], 'fold': 2, 'blocks': 1, 'auxiliary': 1},
 }
 """Options of the networks of ours."""
-
-GUIDED: dict[str, Any] = {
-    **MENDED,
-    'source': 'guided',
-    'recipe': {
-        'real': 0.2, 'planted': 0.8, 'painted': 0.0, 'unlabelled': 0.3, 'drop_t1w': 0.5,
-        'drop_t2w': 0.5,
-    },
-    'patch': (64, 64, 64),
-    'batch': 1,
-    'patches': 2,
-    'epochs': 12,
-    'learning_rate': 2e-3,
-    'warm_up': 0.5,
-    'on_lesion': 0.7,
-    'precision': 'bfloat16',
-    'validate_every': 0,
-    'keep': 'last',
-}  # fmt: skip
 
 
 def _base(network: str) -> Plan:
@@ -203,7 +194,6 @@ def _base(network: str) -> Plan:
             drop=0.3,
         )
     entry = _shipped(network)
-    fast = {key: v for key, v in entry.sampler.get('fast', {}).items() if key != 'compile'}
     # one class for all, unless the preset asks for a softmax
     options = {**entry.options, **({'classes': 1} if 'classes' in entry.options else {})}
     return Plan(
@@ -212,16 +202,16 @@ def _base(network: str) -> Plan:
         channels=entry.channels,
         required=entry.required,
         normalisation=entry.normalisation,
-        sampler=fast,
+        sampler=entry.sampler,
         patch=entry.patch or (96, 96, 96),
     )
 
 
 def _shipped(network: str) -> ModelEntry:
     entries = {
-        e.architecture: e for e in list_entries() if e.needs_weights and e.architecture not in OWN
+        e.name: e for e in list_entries() if e.name == e.architecture and e.name in BUILDERS
     }
-    if network not in entries:
+    if network not in entries or network in OWN:
         known = ', '.join(sorted({*OWN, *entries}))
         raise UsageError(f'There is no network {network!r} to train.', f'Choose one of: {known}.')
     return entries[network]
@@ -233,14 +223,11 @@ def _paper(network: str) -> Plan:
             f'The paper did not train {network!r}.',
             f'--preset paper knows: {", ".join(PAPER)}; take --preset mended.',
         )
-    base = _base(network)
-    if network == 'transbts':
-        base = replace(base, objective='softmax-dice', options={**base.options, 'classes': 2})
-    return _with(base, {**PAPER[network], 'clip': 0.0, 'ema': 0.0}, replace_sampler=True)
+    return _with(_base(network), {**PAPER[network], 'clip': 0.0, 'ema': 0.0})
 
 
 def _mended(network: str) -> Plan:
-    return _with(_base(network), MENDED)
+    return _with(_base(network), {**MENDED, **(UNET if network == 'unet' else {})})
 
 
 def _reduced(network: str) -> Plan:
@@ -259,21 +246,10 @@ def _reduced(network: str) -> Plan:
     return _with(_mended(network), few, replace_sampler=True)
 
 
-def _prepared(network: str, wanted: str, values: dict[str, Any]) -> Plan:
-    if network != wanted:
-        raise UsageError(
-            f'This preset is for the network {wanted}, not for {network!r}.',
-            f'Use --network {wanted}, or choose another preset.',
-        )
-    return _with(_base(network), values)
-
-
 PRESETS: dict[str, Callable[[str], Plan]] = {
     'paper': _paper,
     'mended': _mended,
     'reduced': _reduced,
-    'synthesis': lambda network: _prepared(network, 'unet', SYNTHESIS),
-    'guided': lambda network: _prepared(network, 'guided', GUIDED),
 }
 
 
@@ -285,7 +261,7 @@ def preset(name: str, network: str) -> Plan:
     name : str
         A key of `PRESETS`.
     network : str
-        ``unet``, ``guided``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
+        ``unet``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
 
     Raises
     ------

@@ -1,24 +1,17 @@
-"""Judging a network: on validation exams during training, and on prepared exams."""
+"""Judging a network on validation exams during training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
 from torch import nn
 
-from mslesseg_app.inference.normalise import normalise
 from mslesseg_app.inference.predictor import NetworkPredictor
-from mslesseg_app.inference.windows import Windows, predict
 from mslesseg_app.models.registry import ModelEntry
-from mslesseg_app.training.data import CHANNELS, IGNORE, Exam
 from mslesseg_app.training.patches import CaseFeed
-
-WINDOWS = Windows(size=(160, 112, 160), overlap=0.2, fit=True)
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 class CaseJudge:
@@ -29,13 +22,14 @@ class CaseJudge:
     feed : CaseFeed
         The exams.
     entry : ModelEntry
-        How windows are laid, and the threshold.
+        How windows are laid, unless the plan of the feed says how in validation; the threshold.
     threads : int
         CPU threads.
     """
 
     def __init__(self, feed: CaseFeed, entry: ModelEntry, threads: int = 1) -> None:
-        self.feed, self.entry, self.threads = feed, entry, threads
+        sampler = feed.plan.validation or entry.sampler
+        self.feed, self.entry, self.threads = feed, replace(entry, sampler=sampler), threads
 
     def __len__(self) -> int:
         return len(self.feed)
@@ -52,49 +46,6 @@ class CaseJudge:
             found = (prob >= self.entry.threshold) & brain
             scores.append(dice(found, item['label'][0].numpy() > 0))
         return scores
-
-
-def exam_channels(
-    exam: Exam, use: Sequence[str] = CHANNELS, normalisation: str = 'robust'
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], tuple[bool, ...]]:
-    """Return what the App would give a predictor: channels, brain and which are present."""
-    present = tuple(bool(p) and c in use for p, c in zip(exam.present, CHANNELS, strict=True))
-    seen = np.any([exam.images[i] > 0 for i, p in enumerate(present) if p], axis=0)
-    brain = ndi.binary_fill_holes(seen)
-    channels = np.zeros((3, *brain.shape), np.float32)
-    for i, here in enumerate(present):
-        if here:
-            channels[i] = normalise(exam.images[i], brain, normalisation)
-    return channels, brain, present
-
-
-def judge(
-    network: nn.Module,
-    exam: Exam,
-    use: Sequence[str] = CHANNELS,
-    device: str = 'cpu',
-    normalisation: str = 'robust',
-    windows: Windows = WINDOWS,
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Predict an exam and compare with its mask.
-
-    Returns
-    -------
-    prob : float32 array on the box
-    figures : dict
-        Exam, channels used, and the Dice coefficient at several thresholds.
-    """
-    channels, brain, present = exam_channels(exam, use, normalisation)
-    prob = predict(network.eval(), channels, brain, windows, device)
-    known, truth = exam.label != IGNORE, exam.label == 1
-    figures: dict[str, Any] = {
-        'exam': exam.name,
-        'channels': [c for c, p in zip(CHANNELS, present, strict=True) if p],
-        'reference_mm3': int(truth.sum()),
-    }
-    for threshold in THRESHOLDS:
-        figures[f'dsc_{threshold}'] = round(dice((prob >= threshold) & known, truth), 4)
-    return prob, figures
 
 
 def dice(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -6,12 +6,18 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nipype.interfaces.fsl import BET, FLIRT
-from nipype.interfaces.utility import IdentityInterface
+from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from ..interfaces.fsl import JudgeAlignment, MaskToBrain, MatrixToTransform, StartMatrix
+from ..interfaces.fsl import (
+    JoinMasks,
+    JudgeAlignment,
+    MaskToBrain,
+    MatrixToTransform,
+    StartMatrix,
+)
+from ..interfaces.fsl_programs import ReportedBET, ReportedFLIRT
 from ..interfaces.images import ToTemplate
 from ..settings import Settings
 from .align import output_fields
@@ -34,7 +40,7 @@ def init_fsl_align_wf(
 
     ``independent`` is the procedure of the MSLesSeg paper: FLIRT with 12 degrees of freedom and
     its default options takes each image to the whole-head template, then BET, with its default
-    options, strips each registered image; the FLAIR's brain is the brain mask.
+    options, strips each registered image; the brain mask is the union of their brains.
 
     ``anchored`` takes the FLAIR to the template's brain (12 degrees of freedom) and the other
     images to the FLAIR (6), each from a start that our own coarse search finds, with normalised
@@ -77,18 +83,39 @@ def init_fsl_align_wf(
         _connect_independent(*parts)
     else:
         _connect_anchored(*parts, settings)
+    _connect_commands(workflow, judge)
     return workflow
+
+
+def _connect_commands(workflow: Workflow, judge: Node) -> None:
+    """Hand the command lines of FLIRT and BET to the sidecars."""
+    names = sorted(workflow.list_node_names())
+    told = [name for name in names if name.startswith(('flirt_', 'bet_'))]
+    gather = Node(Merge(len(told)), name='align_commands', run_without_submitting=True)
+    for number, name in enumerate(told, start=1):
+        workflow.connect(workflow.get_node(name), 'command', gather, f'in{number}')
+    workflow.connect(gather, 'out', judge, 'commands')
 
 
 def _connect_independent(
     workflow: Workflow, inputnode: Node, judge: Node, outputnode: Node, names: list[str]
 ) -> None:
     head = template_path('MNI152_T1_1mm.nii.gz')
-    for item in names:
+    masks = Node(Merge(len(names)), name='bet_masks', run_without_submitting=True)
+    union = Node(JoinMasks(), name='brain_union')
+    brain = Node(MaskToBrain(), name='brain')
+    workflow.connect([
+        (masks, union, [('out', 'in_files')]),
+        (union, brain, [('out_file', 'in_file')]),
+        (brain, outputnode, [('out_file', 'brain_mask')]),
+    ])  # fmt: skip
+    for number, item in enumerate(names, 1):
         flirt = Node(
-            FLIRT(reference=head, dof=12, output_type=_TYPE), name=f'flirt_{item}', mem_gb=0.5
+            ReportedFLIRT(reference=head, dof=12, output_type=_TYPE),
+            name=f'flirt_{item}',
+            mem_gb=0.5,
         )
-        bet = Node(BET(mask=True, output_type=_TYPE), name=f'bet_{item}', mem_gb=0.5)
+        bet = Node(ReportedBET(mask=True, output_type=_TYPE), name=f'bet_{item}', mem_gb=0.5)
         to_itk = Node(MatrixToTransform(reference=head), name=f'align_itk_{item}')
         workflow.connect([
             (inputnode, flirt, [(item, 'in_file')]),
@@ -97,11 +124,8 @@ def _connect_independent(
             (flirt, bet, [('out_file', 'in_file')]),
             (to_itk, judge, [('out_file', f'{item}_matrix')]),
             (bet, outputnode, [('out_file', f'{item}_mni')]),
+            (bet, masks, [('mask_file', f'in{number}')]),
         ])  # fmt: skip
-        if item == 'flair':
-            brain = Node(MaskToBrain(), name='brain')
-            workflow.connect(bet, 'mask_file', brain, 'in_file')
-            workflow.connect(brain, 'out_file', outputnode, 'brain_mask')
 
 
 def _connect_anchored(
@@ -147,9 +171,9 @@ def _start(settings: Settings) -> StartMatrix:
     return StartMatrix(template=_brain(), random_seed=settings.random_seed)
 
 
-def _flirt(dof: int, **inputs: Any) -> FLIRT:
+def _flirt(dof: int, **inputs: Any) -> ReportedFLIRT:
     """Return FLIRT that starts where it is told and weighs the brain's region only."""
-    return FLIRT(
+    return ReportedFLIRT(
         dof=dof,
         cost='normmi',
         no_search=True,
@@ -178,7 +202,9 @@ def _connect_rigid(
 
 def _connect_brain(workflow: Workflow, inputnode: Node, judge: Node, outputnode: Node) -> None:
     """Extract the FLAIR's brain and bring its mask to the template."""
-    bet = Node(BET(mask=True, robust=True, output_type=_TYPE), name='bet_flair', mem_gb=0.5)
+    bet = Node(
+        ReportedBET(mask=True, robust=True, output_type=_TYPE), name='bet_flair', mem_gb=0.5
+    )
     to_mni = Node(ToTemplate(interpolation='nearest'), name='brain_mni', mem_gb=0.5)
     brain = Node(MaskToBrain(), name='brain')
     workflow.connect([
@@ -192,15 +218,19 @@ def _connect_brain(workflow: Workflow, inputnode: Node, judge: Node, outputnode:
 
 _INDEPENDENT = """
 Each image was registered on its own to the whole-head *MNI152* template (1 mm) with *FLIRT*
-(12 degrees of freedom, default options), and the brain was extracted from each registered image
-with *BET* (default options), as in the preparation of the MSLesSeg dataset.
+(12 degrees of freedom, default options; Jenkinson and Smith, Med Image Anal 2001; Jenkinson et
+al., NeuroImage 2002), and the brain was extracted from each registered image with *BET* (default
+options; Smith, Hum Brain Mapp 2002), as in the preparation of the MSLesSeg dataset; the brain
+mask is the union of the brains of the images. In one thing this departs from it: the axes of each
+image were brought into the order right, anterior, superior first.
 """
 
 _ANCHORED = """
 The FLAIR was registered to the *MNI152* brain template (1 mm) with *FLIRT* (12 degrees of
-freedom), the other images to the FLAIR (6 degrees of freedom); each registration began at the
+freedom; Jenkinson and Smith, Med Image Anal 2001; Jenkinson et al., NeuroImage 2002), the other
+images to the FLAIR (6 degrees of freedom); each registration began at the
 result of a coarse search by *mslesseg* and maximised normalised mutual information in the region
 of the brain.
 Each image was then resampled in one interpolation, and the brain was extracted from the FLAIR
-with *BET* (robust centre estimation).
+with *BET* (robust centre estimation; Smith, Hum Brain Mapp 2002).
 """

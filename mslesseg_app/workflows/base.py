@@ -1,37 +1,36 @@
-"""The workflow of a whole run, its configuration and its execution."""
+"""The workflow of exams, Nipype's configuration, and the graphs and records it gives."""
 
 from __future__ import annotations
 
-import gc
-import os
 import shutil
 import subprocess
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import chdir, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import networkx as nx
 from nipype import config
-from nipype.interfaces.utility import IdentityInterface
+from nipype.pipeline.engine import Node
+from nipype.pipeline.engine.utils import write_workflow_prov, write_workflow_resources
+from nipype.pipeline.plugins.tools import report_crash
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from .. import __version__
 from ..bids.exams import Exam, share_template
 from ..errors import MSLesSegError, UsageError
 from ..files import publish, write_text
+from ..fsl import missing_fsl
 from ..inference.ensemble import AnyModel
 from ..interfaces.base import error_in
-from ..progress import Progress
 from ..settings import Settings
 from .exam import init_exam_wf
-from .names import exam_name, stage_of, subject_name, top_name
-from .plugin import ExamPlugin, Listener, log_to_file
+from .names import stage_of, top_name
 from .subject import init_subject_wf, session_key
-
-_POLL_S = 0.1
+from .workers import log_to_file
 
 
 @dataclass(frozen=True)
@@ -74,23 +73,13 @@ def choose_engine(settings: Settings) -> str:
     return 'builtin'
 
 
-def missing_fsl() -> list[str]:
-    """Return what of FSL the workflow needs and does not find."""
-    missing = [name for name in ('flirt', 'bet') if shutil.which(name) is None]
-    standard = Path(os.environ.get('FSLDIR', '/nowhere')) / 'data' / 'standard'
-    for name in ('MNI152_T1_1mm.nii.gz', 'MNI152_T1_1mm_brain.nii.gz'):
-        if not (standard / name).is_file():
-            missing.append(f'$FSLDIR/data/standard/{name}')
-    return missing
-
-
 def init_run_wf(
     *, exams: list[Exam], settings: Settings, engine: str, entry: AnyModel
 ) -> Workflow:
-    """Build the workflow of all exams of a run.
+    """Build the workflow of some exams.
 
     They do not depend on each other, but for those of a subject whose sessions share a
-    within-subject template.
+    within-subject template. A run builds one for each exam, or for all of such a subject.
 
     Parameters
     ----------
@@ -105,12 +94,12 @@ def init_run_wf(
     shared = {subject: init_subject_wf(exams=group, settings=settings)
               for subject, group in sharing.items()}  # fmt: skip
     for subject, part in shared.items():
-        _keep_crashes(part, settings.out_dir / f'sub-{subject}' / 'log' / settings.run_uuid)
+        keep_crashes(part, settings.out_dir / f'sub-{subject}' / 'log' / settings.run_uuid)
         workflow.add_nodes([part])
     for exam in exams:
         group = exam in sharing.get(exam.subject, [])
         part = init_exam_wf(exam=exam, settings=settings, engine=engine, entry=entry, shared=group)
-        _keep_crashes(part, settings.out_dir / exam.folder / 'log' / settings.run_uuid)
+        keep_crashes(part, settings.out_dir / exam.folder / 'log' / settings.run_uuid)
         workflow.add_nodes([part])
         if group:
             key = session_key(exam)
@@ -121,7 +110,7 @@ def init_run_wf(
     return workflow
 
 
-def _keep_crashes(part: Workflow, folder: Path) -> None:
+def keep_crashes(part: Workflow, folder: Path) -> None:
     """Let the nodes of a workflow leave their crash files in a folder."""
     part.config['execution']['crashdump_dir'] = str(folder)
     for name in part.list_node_names():
@@ -142,7 +131,6 @@ def configured_nipype(settings: Settings) -> Iterator[None]:
             'create_report': False,
             'remove_unnecessary_outputs': False,
             'stop_on_first_crash': settings.stop_on_first_crash,
-            'poll_sleep_duration': _POLL_S,
             'write_provenance': settings.write_provenance,
             'get_linked_libs': False,
         },
@@ -186,135 +174,70 @@ def write_graph(workflow: Workflow, settings: Settings) -> Path:
     return target
 
 
-def execute(
-    workflow: Workflow, exams: list[Exam], settings: Settings, quiet: bool = False
-) -> tuple[dict[str, ExamFailure], Progress]:
-    """Run a workflow to its end; exams that fail do not stop the others.
+def take_graph(workflow: Workflow) -> nx.DiGraph:
+    """Return the graph of a workflow as Nipype prepares it for a plugin.
 
-    Returns
-    -------
-    failures : dict
-        First failure of each exam that failed, by the exam's label.
-    progress : Progress
-        With the seconds that each node took.
+    Provenance and resources, which Nipype writes after a plugin, are left to ``keep_records``.
     """
-    owners = {exam_name(exam): [exam.label] for exam in exams}
-    labels = {name: label for name, (label,) in owners.items()}
-    shared = share_template(exams, settings)
-    owners |= {subject_name(one): [exam.label for exam in group] for one, group in shared.items()}
-    labels |= {subject_name(one): f'sub-{one}' for one in shared}
-    names = [subject_name(one) for one in shared]
-    failures: dict[str, ExamFailure] = {}
-    with Progress(_nodes(workflow), labels, quiet, shared=names) as progress:
-
-        def listen(fullname: str, status: str, traceback: str) -> None:
-            _, name, *rest = fullname.split('.')
-            if status == 'exception':
-                failure = _failure(rest[-1], traceback)
-                for label in owners[name]:
-                    failures.setdefault(label, failure)
-            progress(name, rest[-1], status)
-
-        _run(workflow, settings, listen, failures)
-    return failures, progress
+    plugin = _GraphPlugin()
+    workflow.config['execution']['write_provenance'] = 'false'
+    monitored, config.resource_monitor = config.resource_monitor, False
+    try:
+        workflow.run(plugin=plugin)
+    finally:
+        config.resource_monitor = monitored
+    return plugin.graph
 
 
-def execute_change(
-    workflow: Workflow, settings: Settings
-) -> tuple[dict[str, ExamFailure], dict[str, float]]:
-    """Run the workflow that compares sessions; one subject's failure stops no other.
+class _GraphPlugin:
+    """A plugin of Nipype that runs nothing and keeps the graph."""
 
-    Returns
-    -------
-    failures : dict
-        First failure of each subject, by ``sub-<label>``.
-    seconds : dict
-        Time that each node took.
-    """
-    failures: dict[str, ExamFailure] = {}
-    started: dict[str, float] = {}
-    seconds: dict[str, float] = {}
+    def __init__(self) -> None:
+        self.plugin_args: dict[str, Any] = {}
+        self.graph = nx.DiGraph()
 
-    def listen(fullname: str, status: str, traceback: str) -> None:
-        _, name, node = fullname.split('.')
-        key = f'{name}.{node}'
-        if status == 'start':
-            started[key] = time.monotonic()
-        elif key in started:
-            seconds[key] = time.monotonic() - started.pop(key)
-        if status == 'exception':
-            label = 'sub-' + name.removeprefix('sub_').removesuffix('_change_wf')
-            failures.setdefault(label, _failure(node, traceback))
-
-    for name in {one.partition('.')[0] for one in workflow.list_node_names()}:
-        part = workflow.get_node(name)
-        subject = 'sub-' + name.removeprefix('sub_').removesuffix('_change_wf')
-        _keep_crashes(part, settings.out_dir / subject / 'log' / settings.run_uuid)
-    _run(workflow, settings, listen, failures, part='_change')
-    return failures, seconds
+    def run(self, graph: nx.DiGraph, config: Any, updatehash: bool = False) -> None:
+        """Keep the graph."""
+        self.graph = graph
 
 
-def _run(
-    workflow: Workflow,
-    settings: Settings,
-    listen: Listener,
-    failures: Mapping[str, ExamFailure],
-    part: str = '',
-) -> None:
-    """Run a workflow to its end, whatever fails in it."""
-    # Nipype's records of nodes go to the current folder; it shall not be the user's.
-    with (
-        TemporaryDirectory(
-            dir=settings.work_dir, prefix='run-', ignore_cleanup_errors=True
-        ) as here,
-        chdir(here),
-    ):
-        plugin = ExamPlugin(_plugin_args(settings), listen, log_path(settings))
-        # Nipype collects garbage after every node: spare it what was there before.
-        gc.freeze()
-        try:
-            workflow.run(plugin=plugin)
-        except RuntimeError:
-            if not failures:
-                raise
-        finally:
-            plugin.pool.shutdown(wait=False, cancel_futures=True)
-    _keep_records(workflow, settings, part)
+def part_of(node: Node) -> str:
+    """Return the name of the workflow right below the whole one, ``sub_01_ses_1_wf``."""
+    return str(node.fullname).split('.')[1]
 
 
-def _keep_records(workflow: Workflow, settings: Settings, part: str) -> None:
-    """Bring what Nipype records on request from the work folder to ``logs/``."""
-    logs = settings.out_dir / 'logs'
-    stem = f'mslesseg-{settings.run_uuid}{part}'
-    for path in settings.work_dir.glob('workflow_provenance_*'):
-        publish(path, logs / f'{stem}_prov{path.suffix}')
-        path.unlink()
-    monitor = settings.work_dir / workflow.name / 'resource_monitor.json'
-    if settings.resource_monitor and monitor.is_file():
-        publish(monitor, logs / f'{stem}_resources.json')
-
-
-def _plugin_args(settings: Settings) -> dict[str, object]:
-    args: dict[str, object] = {'n_procs': settings.nprocs, 'raise_insufficient': False}
-    if settings.mem_gb is not None:
-        args['memory_gb'] = settings.mem_gb
-    if settings.device.startswith('cuda'):
-        args['n_gpu_procs'] = 1
-    return args
-
-
-def _nodes(workflow: Workflow) -> Mapping[str, list[str]]:
-    """Return the names of the nodes that each exam's workflow runs."""
+def nodes_of(graph: nx.DiGraph) -> dict[str, list[str]]:
+    """Return the names of the nodes that each part of a graph runs."""
     nodes: dict[str, list[str]] = {}
-    for name in workflow.list_node_names():
-        # Nodes that only hand on what they get are not run.
-        if not isinstance(workflow.get_node(name).interface, IdentityInterface):
-            exam, _, node = name.partition('.')
-            nodes.setdefault(exam, []).append(node.rsplit('.', 1)[-1])
+    for node in graph:
+        nodes.setdefault(part_of(node), []).append(node.name)
     return nodes
 
 
-def _failure(node: str, traceback: str) -> ExamFailure:
+def keep_records(graph: nx.DiGraph, settings: Settings, name: str) -> None:
+    """Write to ``logs/`` what Nipype records of a finished graph on request.
+
+    Parameters
+    ----------
+    name : str
+        Label for the files of provenance; those of resources have the names of the parts.
+    """
+    stem = settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}'
+    with TemporaryDirectory(dir=settings.work_dir) as folder:
+        if settings.write_provenance:
+            write_workflow_prov(graph, f'{folder}/prov', format='all')
+        if settings.resource_monitor:
+            for part in nodes_of(graph):
+                nodes = [node for node in graph if part_of(node) == part]
+                target = f'{folder}/{part}_resources.json'
+                write_workflow_resources(graph.subgraph(nodes), target, append=False)
+        for path in Path(folder).iterdir():
+            own = path.name if path.name.endswith('_resources.json') else f'{name}_{path.name}'
+            publish(path, stem.with_name(f'{stem.name}_{own}'))
+
+
+def failure_of(node: str, traceback: str) -> ExamFailure:
+    """Return why an exam did not reach its end, from the traceback of a node."""
     error = error_in(traceback)
     if error is None:
         lines = [line.strip() for line in traceback.strip().splitlines() if line.strip()]
@@ -323,3 +246,9 @@ def _failure(node: str, traceback: str) -> ExamFailure:
             'The crash file has the details; please report it with the version of mslesseg.',
         )
     return ExamFailure(error, stage_of(node), node)
+
+
+def write_crash_file(node: Node, traceback: str) -> None:
+    """Leave a crash file in the log folder of the node's exam, if there is room for it."""
+    with suppress(OSError):
+        report_crash(node, traceback=traceback.splitlines(keepends=True))

@@ -22,9 +22,9 @@ from ..bids.dates import in_order, session_date, years_between
 from ..bids.exams import Exam
 from ..bids.names import output_entities, output_path, sidecar_of
 from ..errors import DataError
-from ..interfaces.change import AlignPair, CompareSessions, WriteChanges
+from ..interfaces.change import AlignPair, CompareSessions, JoinSessions, WriteChanges
 from ..interfaces.sink import DerivativesDataSink
-from ..lesions.change_rules import STATUS_CODES, get_change_rules
+from ..lesions.change import STATUS_CODES
 from ..lesions.change_table import CHANGE_COLUMNS, SUMMARY_COLUMNS
 from ..reports.records import read_record
 from ..settings import Settings
@@ -74,6 +74,11 @@ class Visit:
             'record': self.path('exam', desc=self.model),
         }
         return {key: str(out_dir / path) for key, path in found.items()}
+
+    def probability(self, out_dir: Path) -> Path | None:
+        """Return the probability map, where it is there and no person has edited the mask."""
+        path = out_dir / self.path('prob_native', desc=self.model)
+        return path if path.is_file() and not self.edited else None
 
 
 def find_visits(subject: str, settings: Settings, model: str) -> list[Visit]:
@@ -134,8 +139,11 @@ def init_change_wf(*, subjects: Iterable[str], settings: Settings, model: str) -
         None when there is nothing to compare.
     """
     workflow = Workflow(name=f'{top_name()}_change', base_dir=str(settings.work_dir))
-    rules = get_change_rules(settings.change_rules)
-    workflow.__desc__ = _DESCRIPTION.format(rules=rules.name, source=rules.source)
+    workflow.__desc__ = _DESCRIPTION.format(
+        threshold=settings.change_threshold,
+        extent=settings.change_extent,
+        volume=settings.min_change_volume,
+    )
     for subject in sorted(set(subjects)):
         visits = find_visits(subject, settings, model)
         if len(visits) > 1:
@@ -149,6 +157,7 @@ def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
     pairs = list(pairwise(visits))
     if len(visits) > 2:
         pairs.append((visits[0], visits[-1]))
+    joint: dict[str, list[tuple[Node, str]]] = {visit.name: [] for visit in visits}
     merge = Node(Merge(len(pairs)), name='gather_pairs', run_without_submitting=True)
     for number, (before, after) in enumerate(pairs, start=1):
         whole = number > len(visits) - 1
@@ -156,6 +165,12 @@ def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
         workflow.connect(compare, 'summary', merge, f'in{number}')
         if not whole:
             _add_sinks(workflow, compare, before, after, settings)
+            if _joined(before, after, settings):
+                joint[before.name].append((compare, 'before_pull'))
+                joint[after.name].append((compare, 'after_pull'))
+    for visit in visits:
+        if joint[visit.name]:
+            _add_joint(workflow, visit, joint[visit.name], settings)
     write = Node(WriteChanges(), name='describe_changes', run_without_submitting=True)
     sink = _sink(visits, settings, 'changes', SUMMARY_COLUMNS, desc=visits[0].model)
     workflow.connect([
@@ -190,14 +205,56 @@ def _add_pair(
             **{f'after_{key}': new[key] for key in ('flair', 'brain', 'labels')},
             lesions=new['lesions'],
             record=new['record'],
-            rules=settings.change_rules,
+            seed=settings.change_threshold,
+            extent=settings.change_extent,
+            min_volume=settings.min_change_volume,
             pair=_described(before, after, whole),
         ),
         name=f'compare_{suffix}',
-        mem_gb=1.0,
+        mem_gb=2.0,
     )
+    if not whole and _joined(before, after, settings):
+        compare.inputs.before_prob = str(before.probability(settings.out_dir))
+        compare.inputs.after_prob = str(after.probability(settings.out_dir))
     workflow.connect(align, 'out_file', compare, 'move')
     return compare
+
+
+def _joined(before: Visit, after: Visit, settings: Settings) -> bool:
+    """Whether two sessions are segmented together."""
+    known = [one.probability(settings.out_dir) for one in (before, after)]
+    return settings.longitudinal == 'joint' and None not in known and before.how == after.how
+
+
+def _add_joint(
+    workflow: Workflow, visit: Visit, pulls: list[tuple[Node, str]], settings: Settings
+) -> None:
+    """Add the joint segmentation of a session, in files of its own."""
+    how = visit.how
+    node = Node(
+        JoinSessions(
+            probability=str(visit.probability(settings.out_dir)),
+            threshold=float(how.get('Threshold') or 0.5),
+            connectivity=int(how.get('Connectivity') or settings.connectivity),
+            min_volume=float(how.get('MinimumLesionVolume_mm3') or 0.0),
+        ),
+        name=f'join_{visit.name}',
+        mem_gb=0.5,
+    )
+    merge = Node(Merge(len(pulls)), name=f'gather_{visit.name}', run_without_submitting=True)
+    for number, (compare, field) in enumerate(pulls, start=1):
+        workflow.connect(compare, field, merge, f'in{number}')
+    workflow.connect(merge, 'out', node, 'pulls')
+    metadata = {
+        'Description': 'Joint segmentation: where the FLAIRs of the sessions do not differ, their '
+        'probabilities are averaged.',
+        'Sources': [f'bids::{visit.path("prob_native", desc=visit.model).as_posix()}'],
+        'SpatialReference': f'bids:raw:{visit.flair}',
+    }
+    for key, field in (('joint_native', 'mask'), ('joint_prob_native', 'probability')):
+        sink = _sink([visit], settings, key, metadata, desc=visit.model)
+        workflow.connect(node, field, sink, 'in_file')
+        workflow.connect(node, 'metadata', sink, 'meta_dict')
 
 
 def _described(before: Visit, after: Visit, whole: bool) -> dict[str, Any]:
@@ -218,14 +275,22 @@ def _add_sinks(
     workflow: Workflow, compare: Node, before: Visit, after: Visit, settings: Settings
 ) -> None:
     texts = _texts(before, after, settings)
-    wanted = {
-        'change_native': ('image', texts | {'Labels': _labels()}),
-        'change': ('table', texts | CHANGE_COLUMNS),
-        'lesions': ('lesions', {}),
-        'exam': ('record', {}),
+    earlier = texts | {
+        'Description': 'Change of the lesions until the next session.',
+        'SpatialReference': f'bids:raw:{before.flair}',
     }
-    for key, (field, metadata) in wanted.items():
-        sink = _sink([after], settings, key, metadata, desc=after.model)
+    units = {'Units': 'standard deviations'}
+    wanted = {
+        'change_native': ('image', after, texts | {'Labels': _labels()}),
+        'change_next_native': ('before_image', before, earlier | {'Labels': _labels()}),
+        'difference_native': ('difference', after, texts | units),
+        'difference_next_native': ('before_difference', before, earlier | units),
+        'change': ('table', after, texts | CHANGE_COLUMNS),
+        'lesions': ('lesions', after, {}),
+        'exam': ('record', after, {}),
+    }
+    for key, (field, visit, metadata) in wanted.items():
+        sink = _sink([visit], settings, key, metadata, desc=visit.model)
         workflow.connect(compare, field, sink, 'in_file')
         if metadata:
             workflow.connect(compare, 'metadata', sink, 'meta_dict')
@@ -265,22 +330,10 @@ def _texts(before: Visit, after: Visit, settings: Settings) -> dict[str, Any]:
         ],
         'SpatialReference': f'bids:raw:{after.flair}',
         'SessionDates': [one.date.isoformat() if one.date else 'n/a' for one in visits],
-        'ChangeRules': _rules(settings.change_rules),
+        'ChangeThreshold': settings.change_threshold,
+        'ChangeExtent': settings.change_extent,
+        'MinimumChangeVolume_mm3': settings.min_change_volume,
         **({'Notes': notes} if notes else {}),
-    }
-
-
-def _rules(name: str) -> dict[str, Any]:
-    rules = get_change_rules(name)
-    return {
-        'Name': rules.name,
-        'Alpha': rules.alpha,
-        'Beta': rules.beta,
-        'Gamma': rules.gamma,
-        'GammaAbs_mm3': rules.gamma_abs,
-        'MinVolume_mm3': rules.min_volume,
-        'Outgrown': rules.outgrown,
-        'Source': rules.source,
     }
 
 
@@ -289,8 +342,11 @@ def _labels() -> dict[str, int]:
 
 
 _DESCRIPTION = """
-Sessions of a participant were registered rigidly to each other, half-way between them. Lesions of
-both that share volume were taken as one; each was called stable, new, enlarging, shrinking or
-resolved by the rules *{rules}* ({source}) A lesion is new (resolved) only where the FLAIR became
-brighter (darker) too; growth is judged beyond the median shift of the boundaries of all lesions.
+Sessions of a participant were registered rigidly to each other, and both FLAIRs were resampled
+once into the space half-way between them. The sharper one was smoothed to the resolution of the
+other, intensities were matched locally (standardised major axis), and the difference was divided
+by its local standard deviation. Changes are regions of at least {volume:g} mm³ and {extent:g}
+standard deviations that reach {threshold:g}, where at least one session shows lesion tissue. Each
+lesion was called stable, new, enlarging, shrinking or resolved by these regions, not by the
+difference of the masks.
 """

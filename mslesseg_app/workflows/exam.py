@@ -24,7 +24,7 @@ from ..interfaces.images import (
 )
 from ..interfaces.lesions import FindLesions, JoinModels, LabelsToMask, SegmentLesions
 from ..interfaces.measure import MeasureExam
-from ..interfaces.regions import DescribeLesions
+from ..interfaces.regions import CheckSegmentation, DescribeLesions
 from ..interfaces.subject import TakeAnchor
 from ..models.registry import ModelEntry
 from ..settings import Settings
@@ -115,7 +115,8 @@ def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
     workflow = Workflow(name='prepare_wf')
     correct = settings.bias_correction and not exam.registered
     workflow.__desc__ = (
-        '\nThe intensities of each image were corrected for the bias field with *N4*.\n'
+        '\nThe intensities of each image were corrected for the bias field with *N4* (Tustison et '
+        'al., IEEE Trans. Med. Imaging 2010).\n'
         if correct
         else '\nNo bias-field correction was done.\n'
     )
@@ -170,6 +171,8 @@ LESION_FIELDS = (
     'info',
     'qc',
     'reference',
+    'selfcheck',
+    'selfcheck_metadata',
 )
 
 
@@ -216,6 +219,7 @@ def init_lesion_wf(
     labels_mni = Node(ToTemplate(interpolation='nearest'), name='labels_mni', mem_gb=0.5)
     mask_mni = Node(LabelsToMask(), name='labels_mask_mni', mem_gb=0.5)
     regions = Node(DescribeLesions(), name='regions', mem_gb=1.5)
+    selfcheck = Node(CheckSegmentation(), name='selfcheck', mem_gb=0.5)
     measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
     workflow.connect([
         (inputnode, restore_prob, [('flair_xfm', 'transform')]),
@@ -233,6 +237,11 @@ def init_lesion_wf(
         (find, regions, [('labels_file', 'labels_file'), ('table_file', 'table_file')]),
         (regions, measure, [('columns', 'regions')]),
         (labels_mni, mask_mni, [('out_file', 'in_file')]),
+        (inputnode, selfcheck, [('flair_mni', 'flair'), ('brain_mask', 'brain_mask'),
+                                ('flair_xfm', 'transform')]),
+        (mask_mni, selfcheck, [('out_file', 'mask')]),
+        (selfcheck, measure, [('columns', 'selfcheck')]),
+        (selfcheck, outputnode, [('record', 'selfcheck'), ('metadata', 'selfcheck_metadata')]),
         (find, measure, [('mask_file', 'mask_native'), ('summary', 'summary')]),
         (mask_mni, measure, [('out_file', 'mask_mni')]),
         (restore_brain, measure, [('out_file', 'brain_native')]),
@@ -375,6 +384,8 @@ White-matter lesions were segmented with {_describe_models(settings, entry)}.
 Each lesion was assigned to a region of the McDonald criteria by its distances to ventricles and
 cortex, which come from FreeSurfer's average brain in MNI152 space (Desikan et al., NeuroImage
 2006), fitted to the exam and refined by its own fluid and grey matter.
+The mask was compared with the clearly hyperintense tissue of the FLAIR by a self-check that does
+not depend on the model.
 """
 
 

@@ -25,6 +25,7 @@ STAGES = {
     'restore': 'back to the FLAIR',
     'find': 'lesions',
     'regions': 'lesions',
+    'selfcheck': 'lesions',
     'labels': 'lesions',
     'compare': 'change',
     'measure': 'numbers',

@@ -38,6 +38,7 @@ def init_outputs_wf(
     fields += ['lesion_native', 'lesion_mni', 'instances_native', 'instances_mni']
     fields += ['lesions', 'metrics', 'info', 'qc', 'reference', 'metadata', 'subject_reference']
     fields += ['quality', 'regions_native', 'regions', *(['edit'] if exam.edited else [])]
+    fields += ['selfcheck', 'selfcheck_metadata']
     doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
     fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
@@ -45,13 +46,11 @@ def init_outputs_wf(
     texts = Sidecars(exam, settings, entry, engine)
     for modality in exam.images:
         _add_image(sinks, texts, modality)
-    metadata = Node(JoinMetadata(), name='describe_lesions', run_without_submitting=True)
-    workflow.connect([
-        (inputnode, metadata, [('metadata', 'first'), ('subject_reference', 'second')]),
-    ])  # fmt: skip
-    reference, both = (inputnode, 'subject_reference'), (metadata, 'out')
-    sinks.feeds.append(both)
-    marked, edit = _add_edit(sinks, exam, both)
+    reference = (inputnode, 'subject_reference')
+    both = _join(workflow, 'describe_lesions', (inputnode, 'metadata'), reference)
+    checked = _join(workflow, 'describe_checked', both, (inputnode, 'selfcheck_metadata'))
+    sinks.feeds += [both, checked]
+    marked, edit = _add_edit(sinks, exam, checked)
     for space in ('native', 'mni'):
         sinks.add('brain_' + space, texts.brain(space), extra=reference)
         for kind in ('lesion', 'prob', 'instances', *doubt):
@@ -60,7 +59,10 @@ def init_outputs_wf(
     regions = (inputnode, 'regions')
     sinks.add('regions_native', texts.lesion('regions', 'native'), extra=regions, desc=entry.name)
     sinks.add('lesions', texts.lesion_table(), extra=edit, desc=entry.name)
-    sinks.add('metrics', texts.metrics(), extra=edit, desc=entry.name)
+    measured = (inputnode, 'selfcheck_metadata')
+    if edit:
+        measured = _join(workflow, 'describe_measured', measured, edit)
+    sinks.add('metrics', texts.metrics(), extra=measured, desc=entry.name)
     pictures = _add_figures(sinks, exam, entry)
     record = _add_record(sinks, exam, settings, engine, entry)
     sinks.wait_for([record, *pictures])
@@ -136,6 +138,16 @@ class _Sinks:
             self.workflow.connect(gate, 'out', sink, 'after')
 
 
+def _join(
+    workflow: Workflow, name: str, first: tuple[Node, str], second: tuple[Node, str]
+) -> tuple[Node, str]:
+    """Add a node that puts two dictionaries of metadata into one."""
+    node = Node(JoinMetadata(), name=name, run_without_submitting=True)
+    workflow.connect(*first, node, 'first')
+    workflow.connect(*second, node, 'second')
+    return node, 'out'
+
+
 def _add_edit(
     sinks: _Sinks, exam: Exam, metadata: tuple[Node, str]
 ) -> tuple[tuple[Node, str], tuple[Node, str] | None]:
@@ -143,11 +155,9 @@ def _add_edit(
     if not exam.edited:
         return metadata, None
     edit = (sinks.inputnode, 'edit')
-    marked = Node(JoinMetadata(), name='describe_edited', run_without_submitting=True)
-    sinks.workflow.connect(*metadata, marked, 'first')
-    sinks.workflow.connect(*edit, marked, 'second')
-    sinks.feeds.append((marked, 'out'))
-    return (marked, 'out'), edit
+    marked = _join(sinks.workflow, 'describe_edited', metadata, edit)
+    sinks.feeds.append(marked)
+    return marked, edit
 
 
 def _add_image(sinks: _Sinks, texts: Sidecars, modality: str) -> None:
@@ -212,7 +222,8 @@ def _add_record(
     describe = Node(
         DescribeExam(content=static_content(exam, settings, engine, entry)), name='describe'
     )
-    for field in ('lesions', 'summary', 'info', 'qc', 'reference', 'subject_reference'):
+    fields = ('lesions', 'summary', 'info', 'qc', 'reference', 'subject_reference', 'selfcheck')
+    for field in fields:
         sinks.workflow.connect(sinks.inputnode, field, describe, field)
     sinks.add('exam', source=(describe, 'out_file'), desc=entry.name)
     return describe

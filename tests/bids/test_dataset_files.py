@@ -324,3 +324,26 @@ def test_the_tree_of_outputs_is_valid_bids(settings, tmp_path):
     names = [item for item in issues if item['severity'] == 'error' and 'FILE' in item['code']]
     assert not wrong
     assert not names
+
+
+@pytest.mark.parametrize('place', ['sub-01/all', 'sub-01/anat/up', 'other'])
+def test_a_link_without_end_is_not_given_to_the_validator(settings, monkeypatch, place):
+    """The official validator follows links to folders, for ever where they lead upwards."""
+    root = write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    target = root / 'sub-02' if place == 'other' else root
+    (root / place).symlink_to(target, target_is_directory=True)
+    monkeypatch.setattr(validation, 'find_validator', lambda: pytest.fail('was started'))
+    warning = validation.validate(root)
+    assert warning is not None
+    assert f'{place} is a link' in warning
+
+
+def test_links_to_files_and_to_other_places_are_validated(settings, tmp_path, monkeypatch):
+    root = write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    (tmp_path / 'elsewhere').mkdir()
+    (root / 'sourcedata').symlink_to(tmp_path / 'elsewhere', target_is_directory=True)
+    image = root / 'sub-01/anat/sub-01_FLAIR.nii.gz'
+    image.rename(tmp_path / 'content')
+    image.symlink_to(tmp_path / 'content')
+    monkeypatch.setattr(validation, 'find_validator', lambda: None)
+    assert 'is not installed' in str(validation.validate(root))

@@ -13,7 +13,7 @@ from mslesseg_app.bids.exams import Exam
 from mslesseg_app.errors import NoInputError
 
 SHAPE = (12, 14, 10)
-AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1, 0.1, -3], [0, -0.1, 3, 8], [0, 0, 0, 1.0]])
+AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1, -0.3, -3], [0, 0.1, 3, 8], [0, 0, 0, 1.0]])
 
 
 def write(path: Path, data=None, affine=AFFINE) -> Path:

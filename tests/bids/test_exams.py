@@ -11,10 +11,10 @@ from skeleton import TEMPLATE, THICK, THIN, write_dataset
 from mslesseg_app.bids.exams import (
     Exam,
     find_exams,
-    open_layout,
     share_template,
     with_reference_notes,
 )
+from mslesseg_app.bids.layout import open_layout
 from mslesseg_app.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.settings import Settings
 
@@ -331,6 +331,15 @@ def test_empty_folder(settings):
     assert caught.value.exit_code == 16
 
 
+@pytest.mark.parametrize('content', [b'{"Name": "M\xfcnchen"}', b'{"Name": ', b''])
+def test_damaged_description(settings, content):
+    root = write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    (root / 'dataset_description.json').write_bytes(content)
+    with pytest.raises(InvalidBIDSError, match='is damaged') as caught:
+        find(settings)
+    assert 'UTF-8' in caught.value.hint
+
+
 def test_dataset_without_subjects(settings):
     write_dataset(settings.bids_dir, [])
     with pytest.raises(NoInputError, match='no sub-'):
@@ -351,6 +360,20 @@ def test_database_of_pybids_is_made_and_used_again(settings, tmp_path):
     first = find(settings, bids_database_dir=database)
     assert any(database.iterdir())
     assert find(settings, bids_database_dir=database) == first
+
+
+def test_a_kept_database_is_only_read(settings, tmp_path):
+    """So that any number of tasks may share it."""
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_ses-1_FLAIR'])
+    find(settings, bids_database_dir=tmp_path / 'database')
+    index = tmp_path / 'database' / 'layout_index.sqlite'
+    content, changed = index.read_bytes(), index.stat().st_mtime_ns
+    found = find(settings, bids_database_dir=tmp_path / 'database', participants=('02',))
+    assert [exam.label for exam in found] == ['sub-02_ses-1']
+    assert index.read_bytes() == content
+    assert index.stat().st_mtime_ns == changed
+    left = {path.name for path in (tmp_path / 'database').iterdir()}
+    assert left <= {'layout_index.sqlite', 'mslesseg.json', 'mslesseg.lock'}
 
 
 @pytest.mark.parametrize('spelling', ['link', 'up'])
@@ -474,3 +497,348 @@ def test_registered_sessions_are_aligned_to_nothing(settings):
     write_dataset(settings.bids_dir, {f'sub-01_ses-{k}_FLAIR': TEMPLATE for k in (1, 2)})
     unbiased = replace(settings, subject_anatomical_reference='unbiased')
     assert share_template(find(unbiased), unbiased) == {}
+
+
+# ------------------------------------------------------------------ the rule that decided
+
+
+def note_of(exam: Exam, modality: str = 'FLAIR') -> str:
+    return next(note for note in exam.notes if note.startswith(f'{modality}:'))
+
+
+@pytest.mark.parametrize(
+    ('candidates', 'sidecars', 'expected', 'reason'),
+    [
+        (
+            ['sub-01_acq-2D_FLAIR', 'sub-01_acq-3D_FLAIR'],
+            {},
+            'sub-01_acq-3D_FLAIR',
+            '2D by acq-2D',
+        ),
+        (
+            {'sub-01_acq-a_FLAIR': THIN, 'sub-01_acq-b_FLAIR': THICK},
+            {},
+            'sub-01_acq-a_FLAIR',
+            '2D by its voxel edge of 4 mm',
+        ),
+        (['sub-01_ce-gd_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'contrast agent: ce-gd'),
+        (
+            ['sub-01_acq-a_FLAIR', 'sub-01_acq-b_FLAIR'],
+            {'sub-01_acq-b_FLAIR': {'ContrastBolusIngredient': 'GADOLINIUM'}},
+            'sub-01_acq-a_FLAIR',
+            'contrast agent: ContrastBolusIngredient',
+        ),
+        (['sub-01_run-1_FLAIR', 'sub-01_run-2_FLAIR'], {}, 'sub-01_run-2_FLAIR', 'an earlier run'),
+        (['sub-01_desc-x_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'made from others: desc-x'),
+        (
+            ['sub-01_acq-3D_space-T1w_FLAIR', 'sub-01_acq-2D_FLAIR'],
+            {},
+            'sub-01_acq-2D_FLAIR',
+            'made from others: space-T1w',
+        ),
+        (['sub-01_rec-norm_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'reconstruction rec-norm'),
+        (['sub-01_echo-1_FLAIR', 'sub-01_echo-2_FLAIR'], {}, 'sub-01_echo-2_FLAIR', 'echo-1'),
+        (['sub-01_echo-1_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'echo-1'),
+        (['sub-01_inv-1_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'has inv-1'),
+        (
+            ['sub-01_part-mag_FLAIR', 'sub-01_part-phase_FLAIR'],
+            {},
+            'sub-01_part-mag_FLAIR',
+            'part-phase is no magnitude image',
+        ),
+        (['sub-01_chunk-1_FLAIR', 'sub-01_FLAIR'], {}, 'sub-01_FLAIR', 'chunk-1 is a part'),
+    ],
+)
+def test_the_note_names_the_rule_that_decided(settings, candidates, sidecars, expected, reason):
+    write_dataset(settings.bids_dir, candidates, sidecars)
+    (exam,) = find(settings)
+    assert chosen(exam)['FLAIR'] == f'{expected}.nii.gz'
+    assert reason in note_of(exam).split('not used:')[1]
+    assert not any(note.startswith('Warning') for note in exam.notes)
+
+
+def test_the_first_echo_of_a_t1w(settings):
+    names = ['sub-01_FLAIR', 'sub-01_echo-1_T1w', 'sub-01_echo-2_T1w']
+    write_dataset(settings.bids_dir, names)
+    assert chosen(find(settings)[0])['T1w'] == 'sub-01_echo-1_T1w.nii.gz'
+
+
+def test_a_choice_by_the_alphabet_is_a_warning(settings):
+    write_dataset(settings.bids_dir, ['sub-01_acq-a_FLAIR', 'sub-01_acq-b_FLAIR'])
+    (exam,) = find(settings)
+    (warning,) = [note for note in exam.notes if note.startswith('Warning')]
+    assert 'nothing but the alphabet decided for sub-01_acq-b_FLAIR.nii.gz' in warning
+    assert '--bids-filter-file' in warning
+
+
+@pytest.mark.parametrize('name', ['part-phase', 'chunk-1'])
+def test_what_is_no_whole_image_is_never_used(settings, name):
+    write_dataset(settings.bids_dir, [f'sub-01_{name}_FLAIR', 'sub-01_T1w'])
+    (exam,) = find(settings)
+    assert exam.problem is not None
+    assert (exam.problem.exit_code, exam.missing) == (66, ('FLAIR', 'T2w'))
+    assert name in note_of(exam)
+
+
+def test_a_filter_may_ask_for_a_part(settings):
+    write_dataset(settings.bids_dir, ['sub-01_part-phase_FLAIR', 'sub-01_part-mag_FLAIR'])
+    (exam,) = find(settings, bids_filters={'flair': {'part': 'phase'}})
+    assert chosen(exam)['FLAIR'] == 'sub-01_part-phase_FLAIR.nii.gz'
+
+
+def test_sidecars_are_inherited(settings):
+    write_dataset(settings.bids_dir, ['sub-01_acq-space_FLAIR', 'sub-01_acq-tse_FLAIR'])
+    for label, kind in (('space', '3D'), ('tse', '2D')):
+        path = settings.bids_dir / f'acq-{label}_FLAIR.json'
+        path.write_text(f'{{"MRAcquisitionType": "{kind}"}}')
+    (exam,) = find(settings)
+    assert chosen(exam)['FLAIR'] == 'sub-01_acq-space_FLAIR.nii.gz'
+    assert '2D by MRAcquisitionType' in note_of(exam)
+
+
+@pytest.mark.parametrize(
+    ('name', 'sidecar', 'source'),
+    [
+        ('sub-01_ce-gadolinium_T1w', {}, 'ce-gadolinium'),
+        ('sub-01_T1w', {'ContrastBolusIngredient': 'GADOLINIUM'}, 'ContrastBolusIngredient'),
+        ('sub-01_acq-mprage3dpostgd_T1w', {}, 'acq-mprage3dpostgd'),
+    ],
+)
+def test_contrast_agent_in_the_only_image_is_reported(settings, name, sidecar, source):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', name], {name: sidecar})
+    (exam,) = find(settings)
+    assert chosen(exam)['T1w'] == f'{name}.nii.gz'
+    assert 'shows a contrast agent' in note_of(exam, 'T1w')
+    assert source in note_of(exam, 'T1w')
+
+
+@pytest.mark.parametrize('name', ['sub-01_acq-pregd_T1w', 'sub-01_acq-mprage_T1w', 'sub-01_T1w'])
+def test_no_contrast_agent_is_claimed_without_a_sign(settings, name):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', name], {name: {'ContrastAgent': 'none'}})
+    (exam,) = find(settings)
+    assert not any('contrast agent' in note for note in exam.notes)
+
+
+# ------------------------------------------------------------ what is part of the dataset
+
+
+def test_bidsignored_files_and_folders_are_not_used(settings):
+    names = [f'sub-0{n}_acq-{kind}_FLAIR' for n in (1, 2, 3) for kind in ('good', 'zbad')]
+    write_dataset(settings.bids_dir, [*names, 'sub-04_FLAIR'])
+    lines = ['# bad ones', '*_acq-zbad_*', '!sub-02/**', '', 'sub-03/anat/*zbad*', 'sub-04/']
+    (settings.bids_dir / '.bidsignore').write_text('\n'.join(lines))
+    exams = find(settings)
+    assert [exam.subject for exam in exams] == ['01', '02', '03']
+    assert [exam.images['FLAIR'].name.split('_')[1] for exam in exams] == [
+        'acq-good', 'acq-zbad', 'acq-good',
+    ]  # fmt: skip
+
+
+def test_stray_folders_are_not_searched(settings):
+    root = write_dataset(settings.bids_dir, ['sub-01_ses-1_FLAIR'])
+    for place in ('old', 'sub-01/backup', 'sub-01/ses-1/anat/old', 'sub-01 (copy)', 'sub-01_old'):
+        write_dataset(root / place, ['sub-01_ses-1_acq-3D_FLAIR', 'sub-09_FLAIR'])
+    (root / 'sub-01_old/anat').mkdir()
+    write_dataset(root / 'x', ['sub-01_acq-3D_FLAIR'])
+    (root / 'x/sub-01/anat/sub-01_acq-3D_FLAIR.nii.gz').rename(
+        root / 'sub-01_old/anat/sub-01_ses-1_acq-3D_FLAIR.nii.gz'
+    )
+    (exam,) = find(settings)
+    assert chosen(exam) == {'FLAIR': 'sub-01_ses-1_FLAIR.nii.gz'}
+    assert exam.images['FLAIR'].parent == root / 'sub-01/ses-1/anat'
+
+
+def test_a_name_of_another_folder_is_not_used(settings):
+    root = write_dataset(settings.bids_dir, ['sub-01_ses-1_FLAIR', 'sub-02_ses-1_FLAIR'])
+    folder = root / 'sub-01/ses-1/anat'
+    for name in ('sub-02_ses-1_acq-3D_FLAIR', 'sub-01_ses-2_acq-3D_FLAIR', 'sub-01_acq-3D_FLAIR'):
+        (folder / f'{name}.nii.gz').write_bytes(
+            (folder / 'sub-01_ses-1_FLAIR.nii.gz').read_bytes()
+        )
+    first, second = find(settings)
+    assert chosen(first) == {'FLAIR': 'sub-01_ses-1_FLAIR.nii.gz'}
+    assert sum('its name and its folder disagree' in note for note in first.notes) == 3
+    assert chosen(second) == {'FLAIR': 'sub-02_ses-1_FLAIR.nii.gz'}
+    assert not any('disagree' in note for note in second.notes)
+
+
+@pytest.mark.parametrize('place', ['sub-99/ses-5/acq-x_run-3/bids', 'study.nii/bids.nii.gz/anat'])
+def test_the_path_of_the_dataset_does_not_matter(settings, tmp_path, place):
+    root = write_dataset(
+        tmp_path / place,
+        {'sub-01_acq-a_FLAIR': THICK, 'sub-01_acq-b_FLAIR': THICK},
+        {'sub-01_acq-a_FLAIR': {'MRAcquisitionType': '3D'}},
+    )
+    (exam,) = find(settings, bids_dir=root)
+    assert exam.label == 'sub-01'
+    assert chosen(exam) == {'FLAIR': 'sub-01_acq-a_FLAIR.nii.gz'}
+
+
+def test_links_to_parent_folders_are_not_followed(settings):
+    root = write_dataset(settings.bids_dir, ['sub-01_ses-1_FLAIR', 'sub-02_FLAIR'])
+    for place in ('sub-01/all', 'sub-01/ses-1/anat/up', 'sub-01/ses-2', 'sub-02/func', 'loop'):
+        (root / place).symlink_to(root, target_is_directory=True)
+    assert [exam.label for exam in find(settings)] == ['sub-01_ses-1', 'sub-02']
+
+
+def test_names_that_are_not_utf8_do_not_stop_the_search(settings, tmp_path):
+    import os
+
+    root = write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    content = (root / 'sub-01/anat/sub-01_FLAIR.nii.gz').read_bytes()
+    for name in (b'sub-01/anat/Sch\xe4del.nii.gz', b'sub-01/anat/sub-01_acq-\xe4_FLAIR.nii.gz'):
+        Path(os.fsdecode(os.path.join(os.fsencode(root), name))).write_bytes(content)
+    os.mkdir(os.path.join(os.fsencode(root), b'sub-\xfc'))
+    for database in (None, tmp_path / 'database'):
+        (exam,) = find(settings, bids_database_dir=database)
+        assert chosen(exam) == {'FLAIR': 'sub-01_FLAIR.nii.gz'}
+
+
+# ------------------------------------------------------------------------ absent content
+
+
+@pytest.mark.parametrize('modality', ['FLAIR', 'T1w'])
+def test_a_link_without_content_is_a_problem_of_its_exam_only(settings, modality):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-01_T1w', 'sub-02_FLAIR'])
+    path = settings.bids_dir / f'sub-01/anat/sub-01_{modality}.nii.gz'
+    path.unlink()
+    path.symlink_to('../../.git/annex/objects/XX/YY/abc.nii.gz')
+    bad, good = find(settings)
+    assert bad.problem is not None
+    assert bad.problem.exit_code == 66
+    assert str(path) in bad.problem.message
+    assert 'datalad get' in bad.problem.hint
+    assert ('--ignore t1w' in bad.problem.hint) == (modality == 'T1w')
+    assert good.problem is None
+
+
+# --------------------------------------------------------------------- on the template grid
+
+
+def test_a_head_that_only_lies_on_the_grid_is_not_registered(settings):
+    import nibabel as nb
+    import numpy as np
+
+    write_dataset(settings.bids_dir, {'sub-01_FLAIR': TEMPLATE, 'sub-02_FLAIR': TEMPLATE})
+    path = settings.bids_dir / 'sub-02/anat/sub-02_FLAIR.nii.gz'
+    image = nb.load(path)
+    moved = np.roll(np.asarray(image.dataobj), (12, -18, 15), (0, 1, 2))
+    nb.Nifti1Image(moved, image.affine, image.header).to_filename(path)
+    there, elsewhere = find(settings)
+    assert there.registered
+    assert not elsewhere.registered
+    assert any('not registered to it (FLAIR)' in note for note in elsewhere.notes)
+
+
+# ------------------------------------------------------------------------------ the index
+
+
+def labels(settings: Settings, database: Path) -> list[str]:
+    return [exam.label for exam in find(settings, bids_database_dir=database)]
+
+
+def test_the_database_follows_the_dataset(settings, tmp_path):
+    import shutil
+
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    database = tmp_path / 'database'
+    assert labels(settings, database) == ['sub-01', 'sub-02']
+    write_dataset(settings.bids_dir, ['sub-03_ses-1_FLAIR'])
+    assert labels(settings, database) == ['sub-01', 'sub-02', 'sub-03_ses-1']
+    shutil.rmtree(settings.bids_dir / 'sub-02')
+    assert labels(settings, database) == ['sub-01', 'sub-03_ses-1']
+    path = settings.bids_dir / 'sub-01/anat/sub-01_FLAIR.nii.gz'
+    path.rename(path.with_name('sub-01_acq-new_FLAIR.nii.gz'))
+    (exam, _) = find(settings, bids_database_dir=database)
+    assert chosen(exam) == {'FLAIR': 'sub-01_acq-new_FLAIR.nii.gz'}
+
+
+def test_a_database_of_a_moved_dataset_is_made_anew(settings, tmp_path):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    database, moved = tmp_path / 'database', tmp_path / 'moved'
+    labels(settings, database)
+    settings.bids_dir.rename(moved)
+    (exam,) = find(settings, bids_dir=moved, bids_database_dir=database)
+    assert exam.images['FLAIR'].is_relative_to(moved)
+
+
+@pytest.mark.parametrize('damage', ['empty', 'text', 'half', 'state', 'absent'])
+def test_a_damaged_database_is_made_anew(settings, tmp_path, damage):
+    write_dataset(settings.bids_dir, [f'sub-{n:02}_FLAIR' for n in range(1, 9)])
+    database = tmp_path / 'database'
+    whole = labels(settings, database)
+    index = database / 'layout_index.sqlite'
+    content = index.read_bytes()
+    changed = {'empty': b'', 'text': b'no database' * 999, 'half': content[: len(content) // 2]}
+    if damage == 'state':
+        (database / 'mslesseg.json').write_text('{')
+    elif damage == 'absent':
+        index.unlink()
+    else:
+        index.write_bytes(changed[damage])
+    assert labels(settings, database) == whole
+
+
+def test_an_index_that_was_made_by_others_is_not_trusted(settings, tmp_path):
+    """A file of PyBIDS without our record of its root and age."""
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
+    database = tmp_path / 'database'
+    labels(settings, database)
+    write_dataset(settings.bids_dir, ['sub-02_FLAIR'])
+    (database / 'mslesseg.json').unlink()
+    assert labels(settings, database) == ['sub-01', 'sub-02']
+
+
+def test_four_processes_make_one_database(settings, tmp_path):
+    import subprocess
+    import sys
+
+    write_dataset(settings.bids_dir, [f'sub-{n:02}_FLAIR' for n in range(1, 21)])
+    code = (
+        'import sys; from pathlib import Path; from mslesseg_app.bids.layout import open_layout; '
+        'print(len(open_layout(Path(sys.argv[1]), Path(sys.argv[2])).get_subjects()))'
+    )
+    command = [sys.executable, '-c', code, str(settings.bids_dir), str(tmp_path / 'database')]
+    jobs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    done = [job.communicate() for job in jobs]
+    assert [out.strip() for out, _ in done] == ['20'] * 4, done
+    assert not list((tmp_path / 'database').glob('new-*'))
+
+
+# ---------------------------------------------------------------------- too long names
+
+
+def test_a_label_that_makes_names_too_long_is_a_problem_of_its_exam(settings):
+    long = 'x' * 190
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', f'sub-{long}_FLAIR'])
+    good, bad = find(settings)
+    assert good.problem is None
+    assert bad.problem is not None
+    assert bad.problem.exit_code == 73
+    assert 'more than 255 bytes' in bad.problem.message
+    assert 'shorter label' in bad.problem.hint
+
+
+# ------------------------------------------------------------ reference masks that are bad
+
+
+def test_a_reference_mask_without_content_or_place_is_a_problem(settings, tmp_path):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR', 'sub-03_FLAIR'])
+    names = {f'sub-0{n}_label-lesion_mask': THIN for n in (1, 2, 3)}
+    root = references(tmp_path / MASKS, names)
+    first = root / 'sub-01/anat/sub-01_label-lesion_mask.nii.gz'
+    first.unlink()
+    first.symlink_to('.git/annex/objects/x.nii.gz')
+    (root / 'sub-02/anat/sub-02_label-lesion_mask.nii.gz').write_bytes(b'no image')
+    absent, damaged, good = find(settings, derivatives={'manual': root})
+    assert absent.problem is not None
+    assert absent.problem.exit_code == 66
+    assert 'datalad get' in absent.problem.hint
+    assert damaged.problem is not None
+    assert damaged.problem.exit_code == 65
+    assert 'reference mask' in damaged.problem.message
+    assert good.problem is None
+    assert good.reference is not None

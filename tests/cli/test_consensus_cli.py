@@ -176,7 +176,7 @@ def test_other_grids_and_labels(here, masks, capsys):
         (['a.nii.gz', 'a.nii.gz', '-o', 'o.nii.gz'], 64),
         (['a.nii.gz', 'none.nii', '-o', 'o.nii.gz'], 66),
         (['a.nii.gz', 'text.nii', '-o', 'o.nii.gz'], 65),
-        (['a.nii.gz', '.', '-o', 'o.nii.gz'], 66),
+        (['a.nii.gz', '.', '-o', 'o.nii.gz'], 65),
         (['a.nii.gz', 'b.nii.gz', '-o', 'o.tsv'], 64),
         (['a.nii.gz', 'b.nii.gz', '-o', 'a.nii.gz'], 64),
         (['a.nii.gz', 'b.nii.gz', '-o', 'text.nii/o.nii.gz'], 73),

@@ -94,8 +94,10 @@ def test_help_has_every_verb_and_option(environment, tmp_path):
         --device --dry-run --reports-only --boilerplate-only --engine --strategy
         --subject-anatomical-reference --on-failed-alignment --require --ignore --random-seed
         --model --model-dir --threshold
-        --min-lesion-volume --connectivity --change-rules --work-dir --write-graph
+        --min-lesion-volume --connectivity --longitudinal --change-threshold
+        --change-extent --min-change-volume --work-dir --write-graph
         --write-provenance
-        --resource-monitor --stop-on-first-crash --offline --notrack --quiet --version"""
+        --resource-monitor --discard-intermediates --stop-on-first-crash --offline --notrack
+        --quiet --version"""
     assert [name for name in options.split() if name not in text] == []
     assert 'not a medical device' in text

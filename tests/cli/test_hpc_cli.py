@@ -195,3 +195,55 @@ def test_without_submitit_it_says_what_to_install(tmp_path) -> None:
     assert done.returncode == 64
     assert "pip install 'mslesseg[hpc]'" in done.stderr
     assert 'Traceback' not in done.stderr
+
+
+# ------------------------------------------------------------------------------ status
+
+
+def record(out: Path, subject: str, session: str, content: str) -> None:
+    folder = out / f'sub-{subject}' / f'ses-{session}' / 'log'
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f'sub-{subject}_ses-{session}_desc-unet_exam.json').write_text(content)
+
+
+def test_status_tells_done_failed_and_missing(bids, tmp_path, capsys) -> None:
+    out, rest = tmp_path / 'out', tmp_path / 'rest.txt'
+    record(out, '01', '1', '{"status": "ok"}')
+    record(out, '01', '2', '{"status": "failed", "failure": {"message": "It is truncated."}}')
+    record(out, '02', '1', '{ damaged')
+    assert main(['hpc', 'status', 'bids', 'out', '--rest', str(rest)]) == 1
+    told = capsys.readouterr().out
+    assert told.startswith('1 done, 1 failed, 1 missing\n'), 'sub-03 has no FLAIR'
+    assert 'sub-01_ses-2: It is truncated.' in told
+    assert rest.read_text() == '01\n02\n'
+    assert f'--participant-label {rest}' in told
+    assert sbatch('--participant-label', rest) == 0, 'what it says to do can be done'
+    script = (tmp_path / 'mslesseg-jobs' / 'participant.sbatch').read_text()
+    assert '    01 02\n' in script
+
+
+def test_status_when_all_is_done(bids, tmp_path, capsys) -> None:
+    out = tmp_path / 'out'
+    for subject, session in (('01', '1'), ('01', '2'), ('02', '1')):
+        record(out, subject, session, '{"status": "ok"}')
+    assert main(['hpc', 'status', 'bids', 'out', '--rest', 'rest.txt']) == 0
+    assert capsys.readouterr().out == '3 done, 0 failed, 0 missing\n'
+    assert not (tmp_path / 'rest.txt').exists()
+
+
+@pytest.mark.parametrize(
+    ('words', 'told'),
+    [
+        (['--model', 'hyperintensity'], '0 done, 0 failed, 3 missing'),
+        (['--session-label', '2'], '0 done, 0 failed, 1 missing'),
+        (['--participant-label', '02'], '0 done, 0 failed, 1 missing'),
+    ],
+)
+def test_status_of_some(bids, capsys, words, told) -> None:
+    assert main(['hpc', 'status', 'bids', 'out', *words]) == 1
+    assert capsys.readouterr().out.strip() == told
+
+
+def test_status_of_nobody(bids) -> None:
+    assert main(['hpc', 'status', 'nowhere', 'out']) == 66
+    assert main(['hpc', 'status', 'bids', 'out', '--participant-label', '99']) == 18

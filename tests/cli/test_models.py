@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,36 +48,60 @@ def options(tmp_path) -> list[object]:
     return [weights, '--architecture', 'transbts', *pairs]
 
 
-def test_list_says_which_models_have_no_weights(call):
+def test_list_is_a_table_under_a_header(call):
     code, out, _ = call('list')
     assert code == 0
-    lines = {line.split()[0]: line for line in out.splitlines()}
-    assert set(MODELS) <= set(lines)
-    for name, line in lines.items():
-        assert ('no weights' in line) == bool(get_entry(name).lacks)
+    lines = out.splitlines()
+    names = ('name', 'weights', 'size', 'sequences', 'DSC', 'exams')
+    places = [lines[0].index(name) for name in names]
+    assert lines[0].split() == list(names)
+    spans = [slice(a, b) for a, b in pairwise([*places, None])]
+    rows = {
+        line.split()[0]: dict(zip(names, (line[span].strip() for span in spans), strict=True))
+        for line in lines[1 : lines.index('')]
+    }
+    assert set(rows) == {entry.name for entry in list_entries()} >= set(MODELS)
+    assert rows['mssegdiff'] == {
+        'name': 'mssegdiff', 'weights': 'none', 'size': '–', 'sequences': 'FLAIR T1w T2w',
+        'DSC': '0.685*', 'exams': '22',
+    }  # fmt: skip
+    assert rows['hyperintensity']['weights'] == 'not needed'
+    assert rows['hyperintensity']['sequences'] == 'FLAIR (T1w)'
+    assert 'not of mslesseg' in lines[-1]
+
+
+def test_list_tells_the_size_of_weights_that_are_here(call, options, tmp_path):
+    folder = tmp_path / 'models'
+    assert call('add', *options, '--model-dir', folder)[0] == 0
+    size = get_entry('transbts', folder).weights_path.stat().st_size
+    line = next(x for x in call('--model-dir', folder, 'list')[1].splitlines() if 'transbts' in x)
+    assert line.split()[1:4] == ['ready', f'{size / 1e6:.1f}', 'MB']
 
 
 def test_show_of_a_network_of_the_paper(call):
     code, out, _ = call('show', 'mssegdiff')
     assert code == 0
     for text in (
-        'channels: FLAIR, T1w, T2w',
-        'patch: 96, 96, 96',
-        'parameters: 85,736,577',
-        'licence: Apache-2.0',
+        'needs              FLAIR, T1w, T2w',
+        'window             96 × 96 × 96 voxels',
+        'parameters         85,736,577',
+        'licence            Apache-2.0',
         'not of mslesseg',
         'DSC 0.6851',
-        f'digest: {get_entry("mssegdiff").digest}',
+        f'digest             {get_entry("mssegdiff").digest}',
         'missing to run it: no weights',
     ):
         assert text in out
+    assert max(map(len, out.splitlines())) <= 96
+    citations = [line for line in out.splitlines() if 'arXiv 2303.10326' in line or 'CVPR' in line]
+    assert len(citations) == 2, 'each citation has a line of its own'
 
 
 def test_show_of_a_model_that_is_ready(call):
     code, out, _ = call('show', 'hyperintensity')
     assert code == 0
     assert 'missing to run it: nothing' in out
-    assert 'parameters: 0' in out
+    assert 'parameters         0' in out
 
 
 def test_the_cards_of_the_networks_tell_their_size():
@@ -87,7 +112,8 @@ def test_the_cards_of_the_networks_tell_their_size():
     for entry in networks:
         assert parameter_count(entry) == entry.card['parameters']
         assert entry.missing == 'refuse'
-        assert entry.normalisation == 'zscore'
+        joint = entry.name == 'transbts'
+        assert entry.normalisation == ('zscore-joint' if joint else 'zscore')
 
 
 def test_add_show_verify_remove(call, options, tmp_path):
@@ -96,8 +122,9 @@ def test_add_show_verify_remove(call, options, tmp_path):
     assert code == 0, err
     assert str(folder) in out
     code, out, _ = call('--model-dir', folder, 'list')
-    assert 'My own' in next(line for line in out.splitlines() if line.startswith('transbts'))
+    assert any(line.startswith('transbts  ') and 'ready' in line for line in out.splitlines())
     code, out, _ = call('show', 'transbts', '--model-dir', folder)
+    assert 'My own' in out
     assert 'missing to run it: nothing' in out
     code, out, _ = call('verify', 'transbts', '--model-dir', folder)
     assert (code, 'right hash and fits' in out) == (0, True)
@@ -119,6 +146,7 @@ def test_all_that_can_be_said_of_a_model(call, tmp_path):
     weights = save_weights('unet', tmp_path / 'w.safetensors')
     code, _, err = call(
         'add', weights, '--architecture', 'unet', '--option', 'channels=[2, 4, 6]',
+            '--option', 'fold=1', '--option', 'blocks=2',
         '--name', 'mine', '--channels', 'flair', 'T2w', 't1w', '--required', 'FLAIR',
         '--missing', 'zero', '--normalisation', 'robust', '--threshold', '0.35',
         '--patch', '32', '48', '32', '--licence', 'CC-BY-4.0', '--model-version', '7',

@@ -10,6 +10,7 @@ import pytest
 from mslesseg_app.cli import bids_app
 from mslesseg_app.cli.main import main
 from mslesseg_app.errors import UsageError
+from mslesseg_app.lesions.difference import ChangeLimits
 from mslesseg_app.settings import Settings
 
 USAGE = 64
@@ -131,12 +132,20 @@ def test_derivatives():
     assert both == {'manual': Path.cwd() / 'masks', 'edited': Path.cwd() / 'mine'}
 
 
-def test_rules_of_change():
-    from mslesseg_app.lesions.change_rules import CHANGE_RULES
-
-    assert parse().change_rules == 'anima'
-    for name in CHANGE_RULES:
-        assert parse('--change-rules', name).change_rules == name
+def test_limits_of_change():
+    settings = parse()
+    assert settings.longitudinal == 'joint'
+    limits = ChangeLimits()
+    assert settings.change_threshold == limits.seed
+    assert settings.change_extent == limits.extent
+    assert settings.min_change_volume == limits.min_volume
+    settings = parse(
+        *('--longitudinal', 'independent', '--change-threshold', '3.5'),
+        *('--change-extent', '6', '--min-change-volume', '9'),
+    )
+    assert settings.longitudinal == 'independent'
+    assert (settings.change_threshold, settings.min_change_volume) == (3.5, 9)
+    assert settings.change_extent == 3.5, 'never above the threshold'
 
 
 def test_several_models_and_how_they_are_asked():

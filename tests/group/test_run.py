@@ -508,6 +508,30 @@ def test_outliers_are_listed_with_their_reason(tmp_path, run_settings, read):
     assert float(found['sub-21', 'lesion_volume_ml']['robust_z']) < -3.5
 
 
+def test_masks_that_fail_their_self_check_are_flagged_by_model(tmp_path, run_settings, read):
+    tree = make_tree(tmp_path, 2, models=('unet',))
+    add_exam(
+        tree,
+        'sub-30',
+        None,
+        {'unet': np.zeros((40, 48, 36), bool)},
+        selfcheck_outside_ml=48.2,
+        selfcheck_status='fail',
+    )
+    run_group(run_settings(tree), quiet=True)
+    volumes = {r['participant_id']: r for r in read(tree.out / 'group_volumes.tsv')}
+    assert volumes['sub-30']['selfcheck_status'] == 'fail'
+    rows = [r for r in read(tree.out / 'group_outliers.tsv') if r['column'] == 'selfcheck_status']
+    (row,) = rows
+    assert (row['participant_id'], row['model'], row['value']) == ('sub-30', 'unet', 'fail')
+    assert row['reason'] == (
+        'self-check of the segmentation: fail, no lesion detected, 48.2 mL of hyperintense tissue '
+        'outside the mask'
+    )
+    page = (tree.out / 'group_lesions.html').read_text(encoding='utf-8')
+    assert '48.2 mL of hyperintense tissue outside the mask' in page
+
+
 # ------------------------------------------------------------------------- command line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -143,3 +144,31 @@ def test_a_driver_that_does_not_work_is_told_from_a_missing_one(monkeypatch):
     assert 'Update' not in note
     monkeypatch.setitem(sys.modules, 'torch', fake_torch(available=False))
     assert 'shows no device' in choose_device('auto')[1]
+
+
+@pytest.mark.parametrize(
+    ('capabilities', 'has'),
+    [
+        ({'avx512_bf16': True, 'amx_bf16': False}, True),
+        ({'avx512_bf16': False, 'amx_bf16': True}, True),
+        ({'avx512_bf16': False, 'amx_bf16': False, 'avx512_f': True, 'avx2': True}, False),
+        ({}, False),
+    ],
+)
+def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, has) -> None:
+    import torch
+
+    from mslesseg_app.inference.device import cpu_has_bfloat16
+
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
+    assert cpu_has_bfloat16() is has
+    monkeypatch.delattr(torch.cpu, 'get_capabilities')
+    assert cpu_has_bfloat16() is False, 'an older PyTorch cannot be asked'
+
+
+@pytest.mark.skipif(not Path('/proc/cpuinfo').is_file(), reason='no /proc/cpuinfo')
+def test_torch_sees_the_processor_that_the_kernel_sees() -> None:
+    from mslesseg_app.inference.device import cpu_has_bfloat16
+
+    flags = set(Path('/proc/cpuinfo').read_text().split())
+    assert cpu_has_bfloat16() == bool({'avx512_bf16', 'amx_bf16'} & flags)

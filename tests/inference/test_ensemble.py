@@ -84,7 +84,7 @@ def test_an_ensemble_looks_like_a_model() -> None:
     ensemble = Ensemble(MODELS, 'staple')
     assert (ensemble.name, ensemble.architecture) == ('staple', 'ensemble')
     assert ensemble.channels == ('FLAIR', 'T1w')
-    assert ensemble.version == 'a 1.0.0, b 1.0.0, c 1.0.0'
+    assert ensemble.version == f'a {BASE.version}, b {BASE.version}, c {BASE.version}'
     assert ensemble.licence == 'Apache-2.0'
     assert not ensemble.needs_weights
     assert models_of(ensemble) == MODELS

@@ -33,7 +33,7 @@ def entry(architecture: str = 'unet', **sampler: Any) -> ModelEntry:
 def test_a_preset_comes_on_top_of_what_is_common() -> None:
     model = entry(flips=[0], overlap=0.1, exact={'overlap': 0.6, 'patch': [64, 64, 64]})
     exact, fast = resolve(model, 'exact'), resolve(model, 'fast')
-    assert exact.sampler == {'flips': [0], 'overlap': 0.6}
+    assert exact.sampler == {'flips': [0], 'overlap': 0.6, 'precision': 'float32'}
     assert exact.patch == (64, 64, 64)
     assert fast.sampler == {'flips': [0], 'overlap': 0.1}
     assert fast.patch == (32, 32, 32)
@@ -42,9 +42,12 @@ def test_a_preset_comes_on_top_of_what_is_common() -> None:
     assert has_presets(model)
 
 
-def test_a_model_without_presets_is_left_alone() -> None:
+def test_a_model_without_presets_differs_in_precision_only() -> None:
     model = entry(overlap=0.5)
-    assert resolve(model, 'exact') is model
+    assert resolve(model, 'fast') is model
+    assert resolve(model, 'exact').sampler == {'overlap': 0.5, 'precision': 'float32'}
+    half = entry(precision='bfloat16')
+    assert resolve(half, 'exact').sampler == half.sampler, 'what the description says counts'
     assert not has_presets(model)
 
 
@@ -81,11 +84,14 @@ def test_what_gives_several_answers() -> None:
 @pytest.mark.parametrize('name', ['mssegdiff', 'swinunetr', 'unetr', 'transbts'])
 def test_shipped_networks_have_the_published_procedure(name: str) -> None:
     exact = resolve(get_entry(name), 'exact')
-    overlap = {'mssegdiff': 0.6, 'swinunetr': 0.6, 'unetr': 0.5, 'transbts': 0.5}
+    overlap = {'mssegdiff': 0.6, 'swinunetr': 0.6, 'unetr': 0.5, 'transbts': 0.0}
     assert exact.sampler['overlap'] == overlap[name]
-    assert exact.sampler['blending'] == 'constant'
+    assert exact.sampler['blending'] == ('first' if name == 'transbts' else 'constant')
     assert exact.sampler['layout'] == 'stepped'
-    assert exact.patch == ((128,) * 3 if name == 'transbts' else (96,) * 3)
+    assert exact.sampler['precision'] == 'float32'
+    assert exact.sampler.get('crop', True) == (name in ('mssegdiff', 'unetr'))
+    assert exact.sampler.get('flips', []) == ([0, 1, 2] if name == 'transbts' else [])
+    assert exact.patch == ((128,) * 3 if name in ('transbts', 'swinunetr') else (96,) * 3)
     if name == 'mssegdiff':
         assert {k: exact.sampler[k] for k in ('chains', 'steps', 'fusion')} == {
             'chains': 4,

@@ -131,3 +131,23 @@ def test_a_model_without_weights_stays_on_the_cpu(calls):
     _, info = run.segment_exam(entry, IMAGES, BRAIN, 'cuda')
     assert info['device'] == 'cpu'
     assert 'no other device' in info['device_note']
+
+
+def test_the_joint_zscore_counts_voxels_that_any_image_shows() -> None:
+    """As the public TransBTS prepares its exams: the mask is where the sum is above zero."""
+    images = {name: image.copy() for name, image in IMAGES.items()}
+    images['FLAIR'][1] = images['T1w'][2] = 0
+    for image in images.values():
+        image[:, 5] = 0
+    entry = replace(
+        ENTRY, normalisation='zscore-joint', channels=('FLAIR', 'T1w'), required=('FLAIR',)
+    )
+    found = run.stack_channels(entry, images, BRAIN)
+    mask = BRAIN & (images['FLAIR'] + images['T1w'] > 0)
+    assert 0 < mask.sum() < BRAIN.sum()
+    for channel, name in zip(found, ('FLAIR', 'T1w'), strict=True):
+        values = images[name][mask]
+        expected = np.zeros(SHAPE)
+        expected[mask] = (values - values.mean()) / values.std()
+        np.testing.assert_allclose(channel, expected, atol=1e-5)
+    assert (found[0][1][mask[1]] < 0).all(), 'a zero is a value where another image shows some'

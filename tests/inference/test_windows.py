@@ -61,7 +61,7 @@ def test_fitted_edge_needs_no_more_windows(length: int, largest: int, overlap: f
 @pytest.mark.parametrize('batch', [1, 3])
 def test_local_network_gives_its_own_output_everywhere(blending: str, batch: int) -> None:
     channels, brain = _case()
-    windows = Windows((16, 16, 16), 0.5, blending, batch)  # type: ignore[arg-type]
+    windows = Windows((16, 16, 16), 0.5, blending, batch=batch)  # type: ignore[arg-type]
     prob = predict(_first, channels, brain, windows)
     expected = 1 / (1 + np.exp(-channels[0].astype(np.float64)))
     np.testing.assert_allclose(prob[brain], expected[brain], atol=1e-5)
@@ -136,6 +136,8 @@ def test_importance_is_symmetric_and_positive() -> None:
         {'speed': 2},
         {'layout': 'x'},
         {'precision': 'int8'},
+        {'average': 'votes'},
+        {'crop': 4},
     ],
 )
 def test_wrong_samplers_are_refused(values: dict[str, object]) -> None:
@@ -315,3 +317,39 @@ def test_half_precision_is_used_where_asked_for() -> None:
     for precision in ('auto', 'float32', 'bfloat16'):
         predict(network, channels, brain, Windows((64, 64, 64), precision=precision))  # type: ignore[arg-type]
     assert kinds == [torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_auto_is_half_precision_where_the_processor_has_it(monkeypatch) -> None:
+    kinds = []
+
+    def network(stack: Tensor) -> Tensor:
+        kinds.append((stack @ stack.transpose(-1, -2)).dtype)
+        return stack[:, :1]
+
+    channels, brain = _case()
+    notes = []
+    for has in (False, True):
+        monkeypatch.setattr('mslesseg_app.inference.windows.cpu_has_bfloat16', lambda has=has: has)
+        for precision in ('auto', 'float32'):
+            windows = Windows((64, 64, 64), precision=precision)  # type: ignore[arg-type]
+            found = predict_detailed(as_sampler(network), channels, brain, windows)
+            notes.append(any('bfloat16' in note for note in found.notes))
+    assert kinds == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+    assert notes == [False, False, True, False]
+
+
+def test_windows_over_the_whole_grid_and_first_come_first_served() -> None:
+    """A network that answers with the number of its call shows which window a voxel is of."""
+    channels = np.zeros((1, 20, 8, 8), np.float32)
+    brain = np.zeros((20, 8, 8), bool)
+    brain[2:17] = True
+    calls = []
+
+    def network(stack: Tensor) -> Tensor:
+        calls.append(stack.shape)
+        return torch.full_like(stack[:, :1], len(calls))
+
+    windows = Windows((8, 8, 8), 0.0, 'first', layout='stepped', crop=False, average='logits')
+    score = predict(network, channels, brain, windows)[:, 0, 0]
+    expected = np.array([1] * 8 + [2] * 8 + [3] * 4)
+    np.testing.assert_allclose(score, 1 / (1 + np.exp(-expected)), atol=1e-6)

@@ -226,7 +226,8 @@ def test_networks_without_weights_do_not_run(app, name):
 def test_bad_descriptions_are_refused_at_the_start(described, app, tmp_path, old, new, words):
     described(lambda path: save_weights('unet', path))
     path = tmp_path / 'm' / 'unet.toml'
-    path.write_text(path.read_text().replace(old, new, 1))
+    text = path.read_text().replace('fit = true', 'fit = false')
+    path.write_text(text.replace(old, new, 1))
     code, err = app('--model', 'unet', '--model-dir', tmp_path / 'm')
     assert code == 65
     assert words in err

@@ -19,10 +19,12 @@ AFTER_THRESHOLD = {
     'labels_mni',
     'labels_mask_mni',
     'regions',
+    'selfcheck',
     'measure',
     'figure_lesions',
     'describe',
     'describe_lesions',
+    'describe_checked',
     'describe_end',
 }
 

@@ -44,7 +44,7 @@ def save(data, path: Path, dtype=np.float32) -> str:
 
 def write_session(folder: Path, name: str, lesions: list[np.ndarray], seed: int) -> dict[str, str]:
     rng = np.random.default_rng(7)
-    tissue = 60 + 150 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3)
+    tissue = 100 + 100 * ndimage.gaussian_filter(rng.standard_normal(SHAPE), 3)
     noise = np.random.default_rng(seed).standard_normal(SHAPE)
     labels = np.zeros(SHAPE, np.int16)
     for number, one in enumerate(lesions, start=1):
@@ -97,7 +97,18 @@ def test_everything_that_follows(inputs, tmp_path):
     assert float(table[1]['rate_mm3_per_year']) == pytest.approx(2 * new, rel=1e-5)
     image = np.asarray(nb.load(found.image).dataobj)
     assert image.dtype == np.uint8
-    assert np.array_equal(image, np.where(OLD, 1, np.where(NEW, 2, np.where(GONE, 5, 0))))
+    assert set(image[OLD]) == {1}
+    assert set(image[NEW]) == {2}
+    assert (image[GONE] == 5).mean() > 0.7
+    assert not image[~ndimage.binary_dilation(OLD | NEW | GONE, iterations=2)].any()
+    earlier = np.asarray(nb.load(found.before_image).dataobj)
+    assert set(earlier[GONE]) == {5}
+    assert (earlier[NEW] == 2).mean() > 0.7
+    z = np.asarray(nb.load(found.difference).dataobj)
+    assert z[NEW].mean() > 4
+    assert z[GONE].mean() < -4
+    assert abs(z[OLD].mean()) < 2
+    assert np.asarray(nb.load(found.before_difference).dataobj)[NEW].mean() > 4
     assert found.metadata['Guard']['Verdict'] == 'ok'
     assert found.metadata['PreviousSession'] == 'ses-1'
     assert found.metadata['IntervalYears'] == 0.5
@@ -124,6 +135,7 @@ def test_the_same_session_twice(inputs, tmp_path):
     found = compare(inputs, tmp_path / 'a', **same)
     assert {row['status'] for row in rows(found.table)} == {'stable'}
     assert set(np.unique(nb.load(found.image).dataobj)) == {0, 1}
+    assert np.abs(nb.load(found.difference).dataobj).max() < 0.5
 
 
 def test_a_lesion_of_one_mask_only_is_not_new_where_the_flair_is_the_same(inputs, tmp_path):
@@ -133,8 +145,8 @@ def test_a_lesion_of_one_mask_only_is_not_new_where_the_flair_is_the_same(inputs
     missed['before_labels'] = save(labels, tmp_path / 'missed.nii.gz', np.int16)
     found = compare(inputs, tmp_path / 'a', **missed)
     (row,) = [row for row in rows(found.table) if row['lesions_before'] == 'n/a']
-    assert row['status'] == 'stable'
-    assert 'FLAIR does not differ' in row['note']
+    assert row['status'] == 'one-mask'
+    assert 'do not differ' in row['note']
     edited = compare(inputs, tmp_path / 'b', **missed, pair=PAIR | {'edited': ['ses-2']})
     (row,) = [row for row in rows(edited.table) if row['lesions_before'] == 'n/a']
     assert row['status'] == 'new', 'a person is taken at their word'
@@ -166,7 +178,7 @@ def test_without_dates_there_are_no_rates(inputs, tmp_path):
 
 def test_same_bytes(inputs, tmp_path):
     one, two = (compare(inputs, tmp_path / name) for name in 'ab')
-    for field in ('image', 'table', 'lesions', 'record'):
+    for field in ('image', 'before_image', 'difference', 'table', 'lesions', 'record'):
         first, second = (Path(getattr(found, field)).read_bytes() for found in (one, two))
         assert first == second
 

@@ -11,7 +11,7 @@ import pytest
 from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 from mslesseg_app.errors import AlignmentError, DataError
-from mslesseg_app.interfaces.fsl import MaskToBrain, MatrixToTransform, read_matrix
+from mslesseg_app.interfaces.fsl import JoinMasks, MaskToBrain, MatrixToTransform, read_matrix
 from mslesseg_app.interfaces.images import ConformImage, RestoreToNative, ToNativeGrid, ToTemplate
 from mslesseg_app.interfaces.lesions import FindLesions, LabelsToMask, label_dtype
 from mslesseg_app.interfaces.sink import DerivativesDataSink
@@ -57,7 +57,8 @@ def test_turning_to_ras_and_home_changes_nothing(raw, tmp_path):
 
 
 def test_an_image_that_lies_on_the_template_is_taken_over(tmp_path, identity):
-    data = np.random.default_rng(0).normal(size=TEMPLATE_SHAPE).astype(np.float32)
+    data = 100 * np.random.default_rng(0).random(TEMPLATE_SHAPE, dtype=np.float32)
+    data[0, 0, 0] = 0
     path = save(data, TEMPLATE_AFFINE, tmp_path / 'mni.nii.gz')
     turned = ConformImage(in_file=str(path)).run(cwd=tmp_path).outputs.out_file
     out = ToTemplate(in_file=turned, transform=str(identity)).run(cwd=tmp_path).outputs.out_file
@@ -158,6 +159,22 @@ def test_an_empty_mask_of_bet_is_an_error(tmp_path):
     path = save(np.zeros(TEMPLATE_SHAPE, np.uint8), TEMPLATE_AFFINE, tmp_path / 'm.nii.gz')
     with pytest.raises(DataError, match='no brain'):
         MaskToBrain(in_file=str(path)).run(cwd=tmp_path)
+
+
+def test_the_brain_of_several_images_is_what_any_of_them_shows(tmp_path):
+    """The paper leaves each image its own mask: none may lose voxels to another's."""
+    one, two, none = (np.zeros(TEMPLATE_SHAPE, np.uint8) for _ in range(3))
+    one[50:60, 50:60, 50:60] = two[55:70, 50:60, 50:60] = 1
+    paths = [
+        str(save(mask, TEMPLATE_AFFINE, tmp_path / f'{number}.nii.gz'))
+        for number, mask in enumerate((one, two, none))
+    ]
+    found = JoinMasks(in_files=paths[:2]).run(cwd=tmp_path).outputs.out_file
+    expected = np.zeros(TEMPLATE_SHAPE, bool)
+    expected[50:70, 50:60, 50:60] = True
+    assert np.array_equal(np.asarray(nb.load(found).dataobj) > 0, expected)
+    with pytest.raises(DataError, match='no brain'):
+        JoinMasks(in_files=paths).run(cwd=tmp_path)
 
 
 # ----------------------------------------------------------------------------- lesions

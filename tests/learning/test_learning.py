@@ -239,9 +239,7 @@ def test_an_entry_without_weights_says_how_to_train_it(name: str) -> None:
     [
         (['train', 'BIDS', 'RUN', '--set', 'hope=1'], 'no setting', 64),
         (['train', 'BIDS', 'RUN', '--preset', 'paper'], 'did not train', 64),
-        (['train', 'BIDS', 'RUN', '--leave-out', 'x'], 'prepared files', 64),
         (['train', 'BIDS', 'RUN'], 'no manual masks', 66),
-        (['crossval', 'BIDS', 'OUT', '--preset', 'synthesis'], 'not of prepared', 64),
         (['crossval', 'BIDS', 'OUT'], 'no manual masks', 66),
     ],
 )

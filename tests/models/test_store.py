@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import TINY, TINY_UNETR, save_weights, wishes, write_bundle, zipped
+from tiny_models import (
+    TINY,
+    TINY_UNETR,
+    save_weights,
+    tiny_network,
+    wishes,
+    write_bundle,
+    zipped,
+)
 
 from mslesseg_app.errors import ModelError, NoInputError, UsageError
 from mslesseg_app.models.check import check_model
@@ -117,21 +126,95 @@ def test_force_replaces_a_description_of_another_file_name(source, folder):
     assert len(list(folder.glob('*.toml'))) == 1
 
 
-@pytest.mark.parametrize(
-    ('lacking', 'words'),
-    [
-        ('architecture', '--architecture'),
-        ('channels', '--channels'),
-        ('normalisation', '--normalisation'),
-    ],
-)
-def test_what_must_be_said_is_asked_for(source, folder, lacking, words):
+def test_the_architecture_is_asked_for(source, folder):
     asked = wishes('unet')
-    del asked[lacking]
+    del asked['architecture']
     with pytest.raises(UsageError) as caught:
         add_model(source, folder, asked)
-    assert words in caught.value.hint
+    assert '--architecture' in caught.value.hint
     assert files(folder) == []
+
+
+def of_monai(version, state):
+    """Return the weights of a UNETR under the names that this MONAI gives its state dict.
+
+    Recorded by running MONAI 0.6.0 (the oldest with a UNETR), 0.9.0, 1.1.0 and 1.3.2, and read in
+    the source of 1.4.0 to 1.6.1.
+    """
+    blocks = sorted({name.split('.')[2] for name in state if name.startswith('vit.blocks.')})
+    kept = {name: value for name, value in state.items() if '.norm_cross_attn.' not in name}
+    if version == '0.6.0':
+        return {**kept, 'vit.patch_embedding.cls_token': torch.zeros(1, 1, 24)}
+    if version in ('0.9.0', '1.3.2'):
+        return kept
+    norms = {
+        f'vit.blocks.{n}.norm_cross_attn.{part}': torch.full((24,), 0.5)
+        for n in blocks
+        for part in ('weight', 'bias')
+    }
+    if version == '1.6.1':
+        return {**kept, **norms}
+    cross = {
+        f'vit.blocks.{n}.cross_attn.{part}.weight': torch.zeros(24, 24)
+        for n in blocks
+        for part in ('to_q', 'to_k', 'to_v', 'out_proj')
+    }
+    bias = {f'vit.blocks.{n}.cross_attn.out_proj.bias': torch.zeros(24) for n in blocks}
+    return {**kept, **norms, **cross, **bias}
+
+
+@pytest.mark.parametrize('suffix', ['.pt', '.safetensors'])
+@pytest.mark.parametrize('version', ['0.6.0', '0.9.0', '1.3.2', '1.4.0', '1.6.1'])
+def test_a_unetr_of_every_monai_is_added(tmp_path, folder, version, suffix):
+    """Older files hold a part of the names, later ones more; none of them changes a result."""
+    from safetensors.torch import load_file, save_file
+
+    state = dict(tiny_network('unetr').state_dict())
+    assert any('norm_cross_attn' in name for name in state), 'what older files lack'
+    path = tmp_path / f'w{suffix}'
+    weights = {name: value.contiguous() for name, value in of_monai(version, state).items()}
+    (save_file if suffix == '.safetensors' else torch.save)(weights, path)
+    entry = add_model(path, folder, wishes('unetr'))
+    check_model(entry, thorough=True)
+    kept = load_file(verified_weights(entry))
+    assert set(kept) == set(state)
+    used = {name for name in state if 'norm_cross_attn' not in name}
+    assert all(torch.equal(kept[name], state[name]) for name in used)
+
+
+def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
+    """Files of either kind hold the same names and shapes, and give other masks."""
+    path = save_weights('swinunetr', tmp_path / 'w.pt')
+    options = {'feature_size': 12}
+    with pytest.raises(UsageError) as caught:
+        add_model(path, folder, {**wishes('swinunetr'), 'options': options})
+    for merging in ('merging', 'legacy', 'mergingv2'):
+        assert f'--option merging={merging}' in caught.value.hint
+    with pytest.raises(UsageError, match='joins neighbouring voxels'):
+        fetch_model(get_entry('swinunetr'), folder, url=path.as_uri(), sha256=file_sha256(path))
+    assert files(folder) == []
+    for merging in ('legacy', 'merging'):
+        chosen = {**options, 'merging': merging}
+        entry = add_model(path, folder, {**wishes('swinunetr', name=merging), 'options': chosen})
+        assert entry.options['merging'] == merging
+    channels = np.random.default_rng(0).normal(size=(3, 64, 64, 64)).astype(np.float32)
+    brain = np.ones((64, 64, 64), bool)
+    masks = [
+        load_predictor(get_entry(name, folder))(channels, brain, (True,) * 3) > 0.5
+        for name in ('legacy', 'merging')
+    ]
+    assert (masks[0] != masks[1]).any()
+
+
+@pytest.mark.parametrize(('mask', 'mode'), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_model_follow_the_umask(source, folder, mask, mode):
+    before = os.umask(mask)
+    try:
+        entry = add_model(source, folder, wishes('unet'))
+    finally:
+        os.umask(before)
+    for path in (entry.weights_path, folder / 'unet.toml'):
+        assert path.stat().st_mode & 0o777 == mode
 
 
 # ----------------------------------------------------------------------- refusing
@@ -212,7 +295,7 @@ def test_bad_files_are_refused_and_leave_nothing(bad, folder, name):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'patch': (30, 32, 32)}, 'multiples'),
+        ({'patch': (30, 32, 32), 'sampler': {'fit': False}}, 'multiples'),
         ({'normalisation': 'best'}, 'normalisation'),
         ({'name': 'my model'}, 'letters and digits'),
         ({'options': {'width': 8}}, 'options'),

@@ -9,7 +9,13 @@ from safetensors.torch import save_file
 
 from mslesseg_app.errors import ModelError
 from mslesseg_app.models.networks import build, fill, load
-from mslesseg_app.models.networks.unet import AUXILIARY, ResidualUNet, parameter_count
+from mslesseg_app.models.networks.unet import (
+    AUXILIARY,
+    ResidualUNet,
+    fold_voxels,
+    parameter_count,
+    unfold_voxels,
+)
 from mslesseg_app.models.registry import ModelEntry
 
 SMALL = {'channels': [4, 8, 12]}
@@ -129,3 +135,21 @@ def test_bad_descriptions_are_refused(tmp_path: Path) -> None:
         build('unet', 3, {'width': 3})
     with pytest.raises(ModelError, match='cannot be built'):
         build('other', 3, {})
+
+
+def test_folding_voxels_loses_nothing() -> None:
+    x = torch.arange(2 * 3 * 4 * 6 * 8, dtype=torch.float32).reshape(2, 3, 4, 6, 8)
+    folded = fold_voxels(x, 2)
+    assert folded.shape == (2, 24, 2, 3, 4)
+    assert torch.equal(unfold_voxels(folded, 2), x)
+    # channel c of block position (i, j, k) is the voxel at 2 x + (i, j, k)
+    assert torch.equal(folded[:, 8 + 4 + 1, 1, 2, 3], x[:, 1, 2 + 1, 4, 6 + 1])
+
+
+def test_a_folded_network_gives_every_voxel() -> None:
+    network = ResidualUNet(3, 1, (8, 16), auxiliary=0, fold=2, blocks=1)
+    assert network(torch.zeros(1, 3, 8, 12, 16)).shape == (1, 1, 8, 12, 16)
+    with pytest.raises(ValueError, match='multiples of 4'):
+        network(torch.zeros(1, 3, 10, 12, 16))
+    with pytest.raises(ValueError, match='1 or more'):
+        ResidualUNet(fold=0)

@@ -87,6 +87,13 @@ def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
         lesion_columns={'volume_mm3': {'Description': nasty, 'Units': 'mm3'}},
         qc=(QCNumber('overlap', 0.93, 'ok', limits='suspect below 0.85'),),
         metrics={'DSC': 0.612, 'LFPR': np.nan},
+        selfcheck={
+            'status': 'fail',
+            'hyperintense_ml': 50.0,
+            'outside_ml': 48.2,
+            'share': 0.9,
+            'reasons': (f'About 48 ml of hyperintense tissue {nasty}.',),
+        },
         metric_columns={'DSC': {'Description': 'Dice similarity coefficient'}},
         figures=figures,
     )

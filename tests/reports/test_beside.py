@@ -77,6 +77,11 @@ def test_sessions_side_by_side_show_only_change() -> None:
     labels = np.asarray(images['labels'].dataobj)
     pair = images['FLAIR'], images['FLAIR'], images['brain']
     change = nib.Nifti1Image((labels == 3).astype(np.uint8) * 2, pagetree.affine())
+    difference = nib.Nifti1Image((labels == 3).astype(np.float32) * 9, pagetree.affine())
+    with_it = sessions_beside(*pair, change, ('ses-1', 'ses-2'), difference)
+    assert with_it is not None
+    assert with_it.columns == 3
+    assert 'difference of both' in with_it.figure.caption
     drawn = sessions_beside(*pair, change, ('ses-1', 'ses-2'))
     assert drawn is not None
     first, second = list(drawn.root)

@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mslesseg_app.errors import DataError
-from mslesseg_app.reports import ExamContent, Figure, Provenance, QCNumber, SubjectContent
+from mslesseg_app.reports import (
+    ExamContent,
+    Figure,
+    LesionSummary,
+    Provenance,
+    QCNumber,
+    SubjectContent,
+)
 
 
 def test_round_trip_through_json(content: SubjectContent) -> None:
@@ -78,3 +85,26 @@ def test_the_worst_verdict_counts(verdicts: tuple[str, ...], worst: str) -> None
 
 def test_a_failed_exam_is_never_green() -> None:
     assert ExamContent('1', status='failed', qc=(QCNumber('n', 1, 'ok'),)).verdict == 'failed'
+
+
+def test_an_empty_mask_is_never_green() -> None:
+    fine = (QCNumber('n', 1, 'ok'),)
+    empty = ExamContent('1', qc=fine, summary=LesionSummary(0, 0.0))
+    assert (empty.verdict, empty.checked_verdict, empty.worst) == ('ok', 'suspect', 'suspect')
+    assert empty.checked is not None
+    assert empty.checked.reasons == ('No lesion detected: confirm.',)
+    assert ExamContent('1', qc=fine, summary=LesionSummary(3, 1.0)).checked_verdict == 'unknown'
+
+
+@pytest.mark.parametrize(
+    ('status', 'worst'), [('pass', 'ok'), ('check', 'suspect'), ('fail', 'failed')]
+)
+def test_the_self_check_is_a_statement_of_its_own(status: str, worst: str) -> None:
+    check = {'status': status, 'outside_ml': 48.2, 'reasons': ['About 48 ml.']}
+    exam = ExamContent('1', qc=(QCNumber('n', 1, 'ok'),), selfcheck=check)
+    again = ExamContent.from_dict(json.loads(json.dumps(exam.to_dict())))
+    assert again == exam
+    assert again.verdict == 'ok'
+    assert again.worst == again.checked_verdict == worst
+    assert again.checked is not None
+    assert again.checked.outside_ml == 48.2

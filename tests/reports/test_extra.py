@@ -77,6 +77,10 @@ def test_change_in_words() -> None:
         'Since ses-1 (1.50 years before): 2 new, 1 stable, 1 not judged.'
     )
     assert Change((), {}).words() == 'Since the session before: no lesion to compare.'
+    written = {'PreviousSession': 'ses-1', 'Guard': {'Verdict': 'suspect', 'Reason': 'far off'}}
+    real = Change((), written)
+    assert (real.verdict, real.reason) == ('suspect', 'far off')
+    assert real.words().startswith('Since ses-1')
     failed = {'session_before': 'ses-1', 'verdict': 'failed', 'reason': 'they do not overlap'}
     assert 'not compared, because they do not overlap' in Change((), failed).words()
 

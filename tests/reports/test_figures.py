@@ -175,8 +175,8 @@ def test_no_lesion_is_said(head: Head, tmp_path: Path) -> None:
     empty = nib.Nifti1Image(np.zeros(labels.shape, np.int32), labels.affine)
     made = figures.lesion_contours(flair, empty, tmp_path / 'a.svg')
     text = Path(made.path).read_text(encoding='utf-8')
-    assert 'no lesion found' in text
-    assert 'No lesion found' in made.caption
+    assert 'no lesion detected' in text
+    assert 'No lesion detected' in made.caption
     assert 'data-lesion' not in text
 
 

@@ -227,6 +227,8 @@ def test_what_is_to_be_looked_at_comes_first() -> None:
         ReviewRow('sub-3', '', verdict='suspect'),
         ReviewRow('sub-4', '', flags=('x',)),
         ReviewRow('sub-5', '', mark='redone'),
+        ReviewRow('sub-6', '', verdict='ok', selfcheck='check'),
+        ReviewRow('sub-7', '', verdict='ok', selfcheck='pass'),
     ]
     order = [row.participant[-1] for row in in_order(rows)]
-    assert order == ['5', '3', '4', '2', '1']
+    assert order == ['5', '3', '4', '6', '2', '7', '1']

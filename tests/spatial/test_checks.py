@@ -9,7 +9,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.errors import DataError, NoInputError
 from mslesseg_app.spatial.checks import MAX_HEADER_DISAGREEMENT, MIN_SLICES, check_image
 
 SHAPE = (20, 21, 12)
@@ -45,7 +45,8 @@ def refused(path: Path) -> DataError:
 def test_a_good_image_passes(tmp_path):
     made = image(sample())
     checked = check_image(write(made, tmp_path))
-    assert np.array_equal(checked.get_fdata(), made.get_fdata())
+    data = np.asarray(made.dataobj)
+    assert np.array_equal(checked.get_fdata(), data - data.min()), 'the background is at zero'
     assert np.array_equal(checked.affine, made.affine)
     assert checked.get_data_dtype() == np.float32
 
@@ -56,12 +57,16 @@ def test_scaled_integers_are_read_with_their_scale(tmp_path):
     path = tmp_path / 'scaled.nii'
     made.to_filename(path)
     raw = nb.load(path)
-    assert np.allclose(check_image(path).get_fdata(), raw.get_fdata())
+    expected = raw.get_fdata() - raw.get_fdata().min()
+    assert np.allclose(check_image(path).get_fdata(), expected)
 
 
 def test_trailing_axes_of_one_are_dropped(tmp_path):
     path = write(image(sample((*SHAPE, 1, 1))), tmp_path)
-    assert check_image(path).shape == SHAPE
+    checked = check_image(path)
+    assert checked.shape == SHAPE
+    data = sample((*SHAPE, 1, 1)).reshape(SHAPE)
+    assert np.array_equal(checked.get_fdata(), data - data.min())
 
 
 @pytest.mark.parametrize('codes', [(1, 0), (0, 1), (2, 4)])
@@ -110,13 +115,14 @@ def test_another_format(tmp_path):
 
 
 def test_absent(tmp_path):
-    assert 'does not exist' in str(refused(tmp_path / 'absent.nii.gz'))
+    with pytest.raises(NoInputError, match='does not exist'):
+        check_image(tmp_path / 'absent.nii.gz')
 
 
 def test_a_folder_is_no_image(tmp_path):
     folder = tmp_path / 'image.nii.gz'
     folder.mkdir()
-    refused(folder)
+    assert 'is a folder' in str(refused(folder))
 
 
 def test_series(tmp_path):
@@ -242,3 +248,111 @@ def test_few_slices(tmp_path, slices, axis):
     error = refused(write(image(sample(tuple(shape))), tmp_path))
     assert f'only {slices} slices' in str(error)
     assert error.hint
+
+
+# ---------------------------------------------------------------------- the affine decides
+
+
+def sform_only(affine: np.ndarray, **header: object) -> nb.Nifti1Image:
+    made = nb.Nifti1Image(sample(), affine)
+    made.set_sform(affine, 1)
+    made.set_qform(None, 0)
+    for name, value in header.items():
+        made.header[name] = value
+    return made
+
+
+@pytest.mark.parametrize('sizes', [(1, 1, 1), (0, 0, 0), (-2, 5, np.nan)])
+def test_voxel_sizes_beside_an_sform_do_not_count(tmp_path, sizes):
+    made = sform_only(np.diag([2, 2, 4, 1.0]))
+    path = tmp_path / 'image.nii'
+    made.to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[80:92] = np.array(sizes, '<f4').tobytes()
+    path.write_bytes(bytes(content))
+    checked = check_image(path)
+    assert np.array_equal(nb.affines.voxel_sizes(checked.affine), [2, 2, 4])
+
+
+@pytest.mark.parametrize(('code', 'name'), [(1, 'metres'), (3, 'micrometres')])
+@pytest.mark.parametrize('time', [0, 8])
+def test_other_units_than_millimetres_are_named(tmp_path, code, name, time):
+    made = image(sample())
+    made.header['xyzt_units'] = code + time
+    error = refused(write(made, tmp_path))
+    assert f'in {name}' in str(error)
+    assert 'xyzt_units' in error.hint
+
+
+@pytest.mark.parametrize('code', [0, 2, 10])
+def test_no_unit_means_millimetres(tmp_path, code):
+    made = image(sample())
+    made.header['xyzt_units'] = code
+    check_image(write(made, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ('shear', 'good'), [(0.001, True), (0.03, True), (0.1, False), (1, False)]
+)
+def test_a_shear_is_refused_when_it_moves_corners(tmp_path, shear, good):
+    """By hand: over 20 slices a cosine of 0.1 moves the last one by about two millimetres."""
+    affine = np.diag([1, 1, 1, 1.0])
+    affine[0, 1] = shear
+    path = write(sform_only(affine), tmp_path)
+    if good:
+        check_image(path)
+    else:
+        error = refused(path)
+        assert 'not perpendicular' in str(error)
+        assert 'resample' in error.hint
+
+
+@pytest.mark.parametrize('length', [1 + 1e-6, 1.001, 1.5])
+@pytest.mark.parametrize('sform', [True, False])
+def test_a_quaternion_longer_than_one(tmp_path, length, sform):
+    """Half a turn about the first axis: b is one, or a little more by rounding."""
+    affine = np.diag([2.0, -2, -3, 1])
+    made = nb.Nifti1Image(sample(), affine)
+    made.set_qform(affine, 1)
+    made.set_sform(affine if sform else None, 1 if sform else 0)
+    path = tmp_path / 'image.nii'
+    made.to_filename(path)
+    content = bytearray(path.read_bytes())
+    content[256:268] = np.array([length, 0, 0], '<f4').tobytes()
+    path.write_bytes(bytes(content))
+    checked = check_image(path)
+    assert np.allclose(checked.affine, affine, atol=1e-5)
+    assert np.allclose(checked.get_qform(), affine, atol=1e-5)
+
+
+# ----------------------------------------------------------------- content that is elsewhere
+
+
+@pytest.mark.parametrize(
+    ('content', 'system'),
+    [
+        ('/annex/objects/SHA256E-s3000--abc.nii.gz\n', 'git-annex'),
+        ('version https://git-lfs.github.com/spec/v1\noid sha256:abc\n', 'Git LFS'),
+    ],
+)
+def test_pointers_to_content_are_named(tmp_path, content, system):
+    path = tmp_path / 'image.nii.gz'
+    path.write_text(content)
+    with pytest.raises(NoInputError, match=system) as caught:
+        check_image(path)
+    assert ('datalad get' if system == 'git-annex' else 'git lfs pull') in caught.value.hint
+
+
+def test_a_link_to_nowhere(tmp_path):
+    path = tmp_path / 'image.nii.gz'
+    path.symlink_to('../.git/annex/objects/XX/abc.nii.gz')
+    with pytest.raises(NoInputError, match='link to content that is not here') as caught:
+        check_image(path)
+    assert caught.value.exit_code == 66
+    assert f'datalad get {path}' in caught.value.hint
+
+
+def test_an_empty_file(tmp_path):
+    path = tmp_path / 'image.nii.gz'
+    path.touch()
+    assert '0 bytes' in str(refused(path))

@@ -163,3 +163,52 @@ def test_saved_images_do_not_depend_on_time_and_name(tmp_path):
 def test_geometry_in_words():
     image = oriented('RAS', np.eye(3), (0.9375, 0.9375, 3), (0, 0, 0), (1, 1))
     assert grids.describe_geometry(image) == '5 × 6 × 7 voxels of 0.938 × 0.938 × 3 mm'
+
+
+def test_a_grid_with_an_sform_only_opens_in_itk_at_its_size(tmp_path):
+    """A header whose voxel sizes contradict its sform, which also holds a little shear."""
+    import SimpleITK as sitk
+
+    affine = np.diag([0.9, 0.9, 3.0, 1.0])
+    affine[0, 1] = 0.002
+    source = nb.Nifti1Image(np.zeros((20, 21, 12), np.int16), affine)
+    source.set_sform(affine, 1)
+    source.set_qform(None, 0)
+    source.header['pixdim'][1:4] = 1
+    source.to_filename(tmp_path / 'source.nii')
+    made = grids.like(nb.load(tmp_path / 'source.nii'), np.ones((20, 21, 12)), np.uint8)
+    made.to_filename(tmp_path / 'made.nii')
+    again = nb.load(tmp_path / 'made.nii')
+    assert again.affine.tobytes() == nb.load(tmp_path / 'source.nii').affine.tobytes()
+    assert np.allclose(again.header.get_zooms(), (0.9, 0.9, 3), atol=1e-5)
+    opened = sitk.ReadImage(str(tmp_path / 'made.nii'))
+    assert np.allclose(opened.GetSpacing(), (0.9, 0.9, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize('axes', [(1,), (1, 1)])
+def test_maps_come_home_to_images_with_axes_of_length_one(tmp_path, axes):
+    from mslesseg_app.interfaces.images import RestoreToNative, ToNativeGrid
+    from mslesseg_app.spatial.affines import write_itk
+
+    shape, affine = (20, 21, 12), np.diag([4.0, 4, 6, 1])
+    affine[:3, 3] = -40, -60, -30
+    data = np.random.default_rng(0).integers(0, 99, shape).astype(np.int16)
+    original = tmp_path / 'raw.nii.gz'
+    nb.Nifti1Image(data.reshape(*shape, *axes), affine).to_filename(original)
+    turned = tmp_path / 'ras.nii.gz'
+    grids.to_ras(nb.Nifti1Image(data, affine)).to_filename(turned)
+    template = np.zeros((182, 218, 182), np.float32)
+    template[80:100, 100:120, 80:100] = 1
+    grids.on_template(template, np.float32).to_filename(tmp_path / 'map.nii.gz')
+    write_itk(tmp_path / 'xfm.txt', np.eye(4))
+    native = ToNativeGrid(in_file=str(turned), original=str(original))._execute(tmp_path)
+    assert np.array_equal(np.asarray(nb.load(native['out_file']).dataobj), data)
+    home = RestoreToNative(
+        in_file=str(tmp_path / 'map.nii.gz'),
+        original=str(original),
+        transform=str(tmp_path / 'xfm.txt'),
+    )._execute(tmp_path)
+    found = nb.load(home['out_file'])
+    assert found.shape == shape
+    assert np.array_equal(found.affine, affine)
+    assert float(found.get_fdata().sum() * 96) == pytest.approx(20**3, rel=0.02)  # mm3

@@ -24,11 +24,18 @@ _EDGES = {THIN: (1.0, 1.0, 1.2), THICK: (0.9, 0.9, 4.0)}
 def image_bytes(grid: str = THIN) -> bytes:
     """Return a compressed NIfTI image on one of the grids."""
     if grid == TEMPLATE:
-        image = nb.Nifti1Image(np.zeros(TEMPLATE_SHAPE, np.uint8), TEMPLATE_AFFINE)
+        image = nb.Nifti1Image(_template_brain(), TEMPLATE_AFFINE)
     else:
         data = np.arange(10 * 11 * 9, dtype=np.int16).reshape(10, 11, 9)
         image = nb.Nifti1Image(data, np.diag([*_EDGES[grid], 1.0]))
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def _template_brain() -> np.ndarray:
+    """Return a brain that fits the template, as an image that came registered does."""
+    from mslesseg_app.spatial.template import load_template
+
+    return np.asarray(load_template().brain.dataobj).clip(0, 255).astype(np.uint8)
 
 
 def path_of(name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 #: Options that make each network small, and the window it then takes.
 TINY: dict[str, tuple[dict[str, Any], int]] = {
-    'unet': ({'channels': [2, 4, 6]}, 32),
+    'unet': ({'channels': [2, 4, 6], 'fold': 1, 'blocks': 2}, 32),
     'mssegdiff': ({'features': [2, 2, 4, 4, 8, 2], 'time_width': 8, 'time_hidden': 16}, 64),
     'transbts': (
         {'edge': 64, 'base': 4, 'groups': 2, 'width': 16, 'heads': 2, 'layers': 1, 'hidden': 16},
@@ -19,7 +19,7 @@ TINY: dict[str, tuple[dict[str, Any], int]] = {
         {'edge': 64, 'feature_size': 2, 'hidden_size': 24, 'mlp_dim': 32, 'num_heads': 2},
         64,
     ),
-    'swinunetr': ({'feature_size': 12}, 64),
+    'swinunetr': ({'feature_size': 12, 'merging': 'merging'}, 64),
 }
 
 

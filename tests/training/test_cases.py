@@ -22,7 +22,14 @@ from mslesseg_app.training.cases import (
 )
 from mslesseg_app.training.describe import entry_of
 from mslesseg_app.training.folds import SCHEMES, make_folds
-from mslesseg_app.training.patches import CaseFeed, EpochOrder, collate
+from mslesseg_app.training.patches import (
+    CaseFeed,
+    EpochOrder,
+    RandomIntensity,
+    ReadCase,
+    collate,
+    grown,
+)
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 
@@ -260,3 +267,80 @@ def test_collate_joins_patches(cases, tmp_path) -> None:
     joined = collate(draws)
     assert joined['image'].shape[0] == 4
     assert torch.equal(joined['label'][2:], draws[1]['label'])
+
+
+@pytest.mark.parametrize('multiple', [(8, 8, 8), (16, 12, 40)])
+def test_a_box_grows_to_multiples_as_that_of_monai(multiple) -> None:
+    from monai.transforms import CropForeground
+
+    image = np.zeros((1, 30, 24, 36), np.float32)
+    image[0, 2:19, 9:24, 5:30] = np.random.default_rng(0).uniform(1, 2, (17, 15, 25))
+    box = (slice(2, 19), slice(9, 24), slice(5, 30))
+    expected = CropForeground(k_divisible=multiple, allow_smaller=True)(image)
+    assert np.array_equal(grown(image, box, multiple), np.asarray(expected))
+
+
+def test_where_patches_of_the_public_code_lie(cases) -> None:
+    item = {
+        'name': 'x', 'subject': 'x', 'mask': str(cases[0].mask), 'brain': str(cases[0].brain),
+        'images': {name: str(path) for name, path in cases[0].images.items()},
+    }  # fmt: skip
+    brain = np.asarray(nb.load(cases[0].brain).dataobj) > 0
+    edges = [int(np.ptp(np.flatnonzero(brain.any(axis=axes)))) + 1
+             for axes in ((1, 2), (0, 2), (0, 1))]  # fmt: skip
+    entry = entry_of(tiny())
+    for crop, margin, expected in (
+        ('brain', 0, edges),
+        ('brain', 2, [edge + 4 for edge in edges]),
+        ('grid', 0, list(brain.shape)),
+        ('multiples', 0, [-(-edge // 20) * 20 for edge in edges]),
+    ):
+        read = ReadCase(entry, crop, margin, (20, 20, 20))(item)
+        assert list(read['image'].shape[1:]) == expected, crop
+        assert int(read['weight'].sum()) == int(brain.sum())
+
+
+def test_factor_and_offset_are_two_draws() -> None:
+    """With p = 0.1 each, both together happen in one of a hundred."""
+    change = RandomIntensity(['image'], 0.1, 0.1, 0.1, keep_background=False, per_slice=False)
+    change.set_random_state(seed=3)
+    image = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)
+    count, kinds = 6000, {(False, False): 0, (True, False): 0, (False, True): 0, (True, True): 0}
+    for _ in range(count):
+        low, high = change({'image': image})['image'].flatten().tolist()
+        kinds[abs(high - low - 1) > 1e-6, abs(low) > 1e-9] += 1
+        assert abs(low) <= 0.1
+        assert abs(high - low - 1) <= 0.1 + 1e-6
+    shares = {kind: number / count for kind, number in kinds.items()}
+    assert shares[True, False] == pytest.approx(0.09, abs=0.015)
+    assert shares[False, True] == pytest.approx(0.09, abs=0.015)
+    assert shares[True, True] == pytest.approx(0.01, abs=0.006)
+
+
+def test_slices_across_the_second_axis_have_draws_of_their_own() -> None:
+    change = RandomIntensity(['image'], 1.0, 0.1, 0.1, keep_background=False, per_slice=True)
+    change.set_random_state(seed=3)
+    image = torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    new = change({'image': image})['image']
+    lines = set()
+    for channel in range(2):
+        for place in range(5):
+            x = image[channel, :, place].flatten().numpy()
+            y = new[channel, :, place].flatten().numpy()
+            factor, offset = np.polyfit(x, y, 1)
+            np.testing.assert_allclose(y, factor * x + offset, atol=1e-5)
+            assert abs(factor - 1) <= 0.1 + 1e-4
+            assert abs(offset) <= 0.1 + 1e-4
+            lines.add((round(float(factor), 4), round(float(offset), 4)))
+    assert len(lines) == 10
+
+
+def test_exams_are_judged_by_the_sampler_of_the_validation(cases, tmp_path) -> None:
+    from mslesseg_app.training.trial import CaseJudge
+
+    plan = preset('paper', 'swinunetr')
+    feed = CaseFeed(cases[:1], plan, entry_of(plan), tmp_path, judged=True)
+    judge = CaseJudge(feed, entry_of(plan))
+    assert judge.entry.sampler == plan.validation
+    assert entry_of(plan).sampler == plan.sampler != plan.validation
+    assert feed.read[0]['image'].shape[1:] == (32, 32, 32), 'nothing is cropped'

@@ -21,10 +21,9 @@ from mslesseg_app.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.models.networks import build, fill
 from mslesseg_app.training import loop
 from mslesseg_app.training.cases import LabelledCase
-from mslesseg_app.training.data import load_data
 from mslesseg_app.training.describe import entry_of
 from mslesseg_app.training.loop import CHECKPOINT, Trainer
-from mslesseg_app.training.patches import CaseFeed, SynthesisFeed
+from mslesseg_app.training.patches import CaseFeed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.tracking import Tracker
@@ -80,7 +79,7 @@ class CrashingTracker(Tracker):
 @pytest.mark.parametrize(('network', 'name'), [('mssegdiff', 'paper'), ('transbts', 'mended')])
 def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network, name) -> None:
     """MSSegDiff draws noise, TransBTS drops out: both need the generators as they were."""
-    more = {'sampler': {'steps': 2, 'chains': 1}} if network == 'mssegdiff' else {}
+    more = {'validation': {'steps': 2}} if network == 'mssegdiff' else {}
     plan = tiny(network, name, validate_every=1, ema=0.5, **more)
     whole = make(plan, cases, tmp_path / 'whole', judged=1)
     assert whole.train()
@@ -110,27 +109,14 @@ def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network,
     assert torch.equal(after[0], torch.get_rng_state())
 
 
-def test_synthesis_goes_on_exactly_too(prepared: Path, tmp_path: Path) -> None:
-    plan = changed(
-        preset('synthesis', 'unet'),
-        {'options': {'channels': [4, 8]}, 'patch': 16, 'epochs': 2, 'steps_per_epoch': 2,
-         'batch': 2},
-    )  # fmt: skip
-    feed = SynthesisFeed(load_data(prepared), plan)
-    whole = Trainer(tmp_path / 'whole', plan, feed)
-    assert whole.train()
-    with pytest.raises(Crash):
-        Trainer(tmp_path / 'parts', plan, feed).train(CrashingTracker(tmp_path / 'parts', 1))
-    again = Trainer(tmp_path / 'parts', plan, SynthesisFeed(load_data(prepared), plan))
-    assert again.progress.epoch == 1
-    assert again.train()
-    for key, value in whole.smoothed.values.items():
-        assert torch.equal(value, again.smoothed.values[key])
-    path = again.export(tmp_path / 'w.safetensors', half=True)
-    fill(build('unet', 3, {'channels': [4, 8]}), path)
+def test_another_split_is_refused_and_half_weights_fill_a_network(cases, tmp_path) -> None:
+    plan = tiny(epochs=1)
+    trainer = make(plan, cases, tmp_path / 'run')
+    assert trainer.train()
+    path = trainer.export(tmp_path / 'w.safetensors', half=True)
+    fill(build('unet', 3, plan.options), path)
     with pytest.raises(UsageError, match='other settings or other data'):
-        data = load_data(prepared, ['person-1'])
-        Trainer(tmp_path / 'parts', plan, SynthesisFeed(data, plan))
+        make(plan, cases[1:], tmp_path / 'run')
 
 
 def test_a_seed_decides_the_run(cases, tmp_path) -> None:
@@ -248,7 +234,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(cases, tmp_path) -> None
     assert trainer.train()
     assert (trainer.progress.epoch, trainer.progress.best_epoch) == (4, 2)
     second = changed(plan, {'epochs': 2, 'keep': 'last', 'patience': 0, 'schedule': 'constant'})
-    third = changed(plan, {'schedule': 'constant'})
+    third = changed(plan, {'schedule': 'constant', 'keep': 'best'})
     best = Trainer(tmp_path / 'best', third, feed, Scores([0.1, 0.4, 0.2, 0.3]))
     best.train()
     last = Trainer(tmp_path / 'last', second, feed, Scores([0.1, 0.4]))

@@ -11,15 +11,17 @@ import torch
 from mslesseg_app.cli.train import NETWORKS
 from mslesseg_app.cli.train import PRESETS as NAMES
 from mslesseg_app.errors import UsageError
+from mslesseg_app.inference.presets import resolve
 from mslesseg_app.models.networks import BUILDERS
+from mslesseg_app.models.registry import get_entry
 from mslesseg_app.training.describe import entry_of
+from mslesseg_app.training.losses import dice_ce
 from mslesseg_app.training.objectives import make_loss
 from mslesseg_app.training.plan import Plan, changed, rate_factor, read_settings
 from mslesseg_app.training.presets import PAPER, PRESETS, preset
 
 PAIRS = [(name, n) for name in ('paper', 'mended', 'reduced') for n in PAPER]
-PAIRS += [(name, 'unet') for name in ('mended', 'reduced', 'synthesis')]
-PAIRS += [(name, 'guided') for name in ('mended', 'reduced', 'guided')]
+PAIRS += [(name, 'unet') for name in ('mended', 'reduced')]
 
 
 @pytest.mark.parametrize(('name', 'network'), PAIRS)
@@ -28,12 +30,41 @@ def test_every_preset_makes_a_model_and_survives_json(name: str, network: str) -
     assert Plan.from_dict(plan.to_dict()) == plan
     entry = entry_of(plan, network)
     assert entry.architecture == network
-    assert entry.missing == ('zero' if network in ('unet', 'guided') else 'refuse')
+    assert entry.missing == ('zero' if network == 'unet' else 'refuse')
 
 
 def test_names_of_the_command_line() -> None:
     assert set(NETWORKS) == set(BUILDERS)
     assert tuple(PRESETS) == NAMES
+
+
+@pytest.mark.parametrize('network', PAPER)
+@pytest.mark.parametrize('name', ['paper', 'mended'])
+def test_what_is_trained_keeps_the_presets_of_its_network(name: str, network: str) -> None:
+    shipped = get_entry(network)
+    entry = entry_of(preset(name, network), network)
+    for how in ('exact', 'fast'):
+        ours, theirs = resolve(entry, how), resolve(shipped, how)
+        assert (ours.sampler, ours.patch) == (theirs.sampler, theirs.patch)
+    both = entry_of(changed(preset(name, network), read_settings(['sampler.overlap=0.3'])))
+    assert {resolve(both, how).sampler['overlap'] for how in ('exact', 'fast')} == {0.3}
+
+
+def test_validation_of_the_paper_has_a_sampler_of_its_own() -> None:
+    constant = {'blending': 'constant', 'layout': 'stepped', 'margin': 0}
+    plans = {network: preset('paper', network) for network in PAPER}
+    assert {n: plan.validation['overlap'] for n, plan in plans.items() if plan.validation} == {
+        'mssegdiff': 0.25, 'unetr': 0.5, 'swinunetr': 0.5,
+    }  # fmt: skip
+    assert plans['transbts'].validate_every == 0
+    for plan in plans.values():
+        if plan.validation:
+            assert plan.validation.items() >= constant.items()
+            assert plan.validation != plan.sampler
+    crops = {n: (plan.crop, plan.margin) for n, plan in plans.items()}
+    assert crops['mssegdiff'] == crops['unetr'] == ('brain', 0)
+    assert crops['swinunetr'] == ('multiples', 0)
+    assert crops['transbts'][0] == 'grid'
 
 
 def test_the_rates_of_the_public_code_of_mssegdiff() -> None:
@@ -90,12 +121,7 @@ def test_settings_that_cannot_be(texts: list[str], said: str) -> None:
 
 
 def test_presets_that_do_not_exist() -> None:
-    for name, network in (
-        ('paper', 'unet'),
-        ('synthesis', 'unetr'),
-        ('guided', 'unet'),
-        ('x', 'unetr'),
-    ):
+    for name, network in (('paper', 'unet'), ('x', 'unetr')):
         with pytest.raises(UsageError):
             preset(name, network)
     with pytest.raises(UsageError, match='no network'):
@@ -122,18 +148,29 @@ def test_losses_of_the_public_code_by_their_formulas() -> None:
     entropy = -(target * np.log(prob) + (1 - target) * np.log(1 - prob)).mean()
     error = ((prob - target) ** 2).mean()
 
-    def dice(square: bool, top: float, bottom: float) -> float:
+    def dice(top: float, bottom: float) -> float:
         axes = (1, 2, 3, 4)
         both = (prob * target).sum(axes)
-        sums = ((prob**2 if square else prob) + target).sum(axes)
+        sums = (prob + target).sum(axes)
         return float((1 - (2 * both + top) / (sums + bottom)).mean())
 
-    usual = dice(False, 1e-5, 1e-5)
+    usual = dice(1e-5, 1e-5)
     assert loss_of('swinunetr', logits, target) == pytest.approx(usual, rel=1e-5)
     assert loss_of('mssegdiff', logits, target) == pytest.approx(usual + entropy + error, rel=1e-5)
-    assert loss_of('unetr', logits, target) == pytest.approx(
-        dice(True, 0, 1e-6) + entropy, rel=1e-5
-    )
+
+
+def test_the_loss_of_unetr_is_a_softmax_over_background_and_lesion() -> None:
+    """Dice with squares of both classes and exam, and the cross-entropy of the two."""
+    logits, target = numbers()
+    two = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    lesion = 1 / (1 + np.exp(-logits[:, 0]))
+    losses = []
+    for prob, truth in ((1 - lesion, 1 - target[:, 0]), (lesion, target[:, 0])):
+        for p, t in zip(prob, truth, strict=True):
+            losses.append(1 - 2 * (p * t).sum() / ((p**2).sum() + (t**2).sum() + 1e-6))
+    truth = target[:, 0]
+    entropy = -(truth * np.log(lesion) + (1 - truth) * np.log(1 - lesion)).mean()
+    assert loss_of('unetr', two, target) == pytest.approx(np.mean(losses) + entropy, rel=1e-5)
 
 
 def test_softmax_dice_is_that_of_the_lesions_over_the_whole_batch() -> None:
@@ -150,3 +187,17 @@ def test_ours_is_defined_without_lesions() -> None:
     value = float(make(logits, torch.zeros_like(logits), torch.ones_like(logits)))
     assert math.isfinite(value)
     assert value < 0.01
+
+
+def test_our_loss_is_dice_plus_entropy_and_skips_voxels_without_weight() -> None:
+    logits = torch.randn(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    target = (logits > 0.3).float()
+    weight = torch.ones_like(target)
+    prob = torch.sigmoid(logits)
+    dice = (2 * (prob * target).sum() + 2) / (prob.sum() + target.sum() + 2)
+    entropy = -(target * prob.log() + (1 - target) * (1 - prob).log()).mean()
+    assert float(dice_ce(logits, target, weight)) == pytest.approx(float(1 - dice + entropy))
+    weight[..., 0] = 0
+    changed_target = target.clone()
+    changed_target[..., 0] = 1 - changed_target[..., 0]
+    assert dice_ce(logits, target, weight) == dice_ce(logits, changed_target, weight)

@@ -65,10 +65,11 @@ def test_each_session_is_compared_with_the_one_before_and_the_last_with_the_firs
         'compare_1_10', 'compare_1_2', 'compare_2_10',
     ]  # fmt: skip
     written = [n for n in found if n.startswith('ds_')]
-    assert written == sorted(
-        ['ds_changes'] + [f'ds_{k}_{s}' for k in ('change', 'change_native', 'exam', 'lesions')
-                          for s in ('2', '10')]
-    )  # fmt: skip
+    later = ('change', 'change_native', 'difference_native', 'exam', 'lesions')
+    earlier = ('change_next_native', 'difference_next_native')
+    expected = ['ds_changes', *(f'ds_{k}_{s}' for k in later for s in ('2', '10'))]
+    expected += [f'ds_{k}_{s}' for k in earlier for s in ('1', '2')]
+    assert written == sorted(expected)
 
 
 def test_dates_give_the_order(settings):
@@ -111,9 +112,25 @@ def test_what_is_known_before(settings):
     metadata = sink._metadata
     assert 'no rates' in metadata['Notes'][0]
     assert metadata['SessionDates'] == ['n/a', 'n/a']
-    assert metadata['ChangeRules']['Name'] == 'anima'
-    assert 'animaLesionEvolutionDetection' in workflow.visit_desc()
+    assert metadata['ChangeThreshold'] == settings.change_threshold
+    assert compare.seed == settings.change_threshold
+    assert 'half-way between them' in workflow.visit_desc()
     date(settings, s1='2020-03-01T00:00:00', s2='2021-03-01T00:00:00')
     workflow = init_change_wf(subjects=['01'], settings=settings, model=MODEL)
     compare = workflow.get_node('sub_01_change_wf.compare_1_2').interface.inputs
     assert compare.pair['years'] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize('longitudinal', ['joint', 'independent'])
+def test_sessions_are_segmented_together_unless_a_person_edited_one(tmp_path, longitudinal):
+    settings = Settings(
+        tmp_path / 'bids', tmp_path / 'out', tmp_path / 'work', longitudinal=longitudinal
+    )
+    for session in ('1', '2', '3'):
+        exam = finish(settings, session, edited=session == '3')
+        prob = settings.out_dir / output_path(exam, 'prob_native', desc=MODEL)
+        prob.write_bytes(image_bytes(THIN))
+    found = [name for name in nodes(settings) if 'joint' in name or name.startswith('join_')]
+    expected = ['ds_joint_native_1', 'ds_joint_native_2', 'ds_joint_prob_native_1']
+    expected += ['ds_joint_prob_native_2', 'join_1', 'join_2']
+    assert found == (expected if longitudinal == 'joint' else [])

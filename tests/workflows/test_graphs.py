@@ -149,7 +149,8 @@ def test_metadata_reach_the_sidecars_whole(build, tmp_path):
     texts = Sidecars(built.exams[0], built.settings, built.entry, built.engine)
     anat = built.settings.out_dir / 'sub-01' / 'anat'
     stem = 'sub-01_desc-hyperintensity_'
-    for kind, content in (('lesions', texts.lesion_table()), ('metrics', texts.metrics())):
+    metrics = {**texts.metrics(), 'x': 1}  # the result of the self-check is added
+    for kind, content in (('lesions', texts.lesion_table()), ('metrics', metrics)):
         assert json.loads((anat / f'{stem}{kind}.json').read_text()) == content
     mask = json.loads(
         (anat / 'sub-01_space-orig_label-lesion_desc-hyperintensity_mask.json').read_text()
@@ -248,7 +249,10 @@ def test_fsl_independent_is_the_papers_procedure(build, fsl):
         bet = built.nodes[f'sub_01_wf.align_wf.bet_{item}'].interface
         assert changed(bet) == {'mask': True}
         assert ('out_file', 'in_file') in edges(built, f'flirt_{item}', f'bet_{item}')
-    assert edges(built, 'bet_flair', 'brain') == [('mask_file', 'in_file')]
+    for number, item in enumerate(('flair', 't1w', 't2w'), 1):
+        assert edges(built, f'bet_{item}', 'bet_masks') == [('mask_file', f'in{number}')]
+    assert edges(built, 'bet_masks', 'brain_union') == [('out', 'in_files')]
+    assert edges(built, 'brain_union', 'brain') == [('out_file', 'in_file')]
     assert built.names('resample') == []
 
 
@@ -286,7 +290,11 @@ def test_the_start_does_not_touch_the_papers_procedure(build):
 def test_fsl_writes_compressed_files_whatever_the_users_shell_says(build, strategy, monkeypatch):
     monkeypatch.setenv('FSLOUTPUTTYPE', 'NIFTI_PAIR')
     built = build(ALL, engine='fsl', strategy=strategy)
-    programs = [node for name, node in built.nodes.items() if '.flirt_' in name or '.bet_' in name]
+    programs = [
+        node
+        for name, node in built.nodes.items()
+        if ('.flirt_' in name or '.bet_' in name) and not name.endswith('.bet_masks')
+    ]
     assert len(programs) == (6 if strategy == 'independent' else 4)
     assert {node.interface.inputs.output_type for node in programs} == {'NIFTI_GZ'}
 
@@ -365,26 +373,32 @@ def test_crash_files_of_what_is_shared_go_to_the_subjects_log(build):
     assert crashes == built.settings.out_dir / 'sub-01' / 'log' / 'abc'
 
 
-def test_a_failure_of_what_is_shared_is_one_of_every_session(build, monkeypatch):
+def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
+    from contextlib import ExitStack
+
+    from mslesseg_app.batch import Batch
     from mslesseg_app.errors import BusyError
     from mslesseg_app.interfaces.base import _marked
-    from mslesseg_app.workflows import base
+    from mslesseg_app.subjects import Subject
 
-    built = build(TWO, **UNBIASED)
+    built = build(TWO, run_uuid='abc', **UNBIASED)
     text = '\n'.join(_marked(BusyError('The machine ran out of memory.')).__notes__)
-
-    def run(plugin):
-        plugin._listener('w.sub_01_shared_wf.align_sessions', 'start', '')
-        plugin._listener('w.sub_01_shared_wf.align_sessions', 'exception', text)
-        raise RuntimeError
-
-    monkeypatch.setattr(built.workflow, 'run', run)
     built.settings.work_dir.mkdir()
-    failures, progress = base.execute(built.workflow, built.exams, built.settings, quiet=True)
-    assert sorted(failures) == ['sub-01_ses-1', 'sub-01_ses-2']
-    assert {one.step for one in failures.values()} == {'alignment'}
-    assert {one.error.exit_code for one in failures.values()} == {75}
-    assert progress.unfinished() == ['sub-01_ses-1', 'sub-01_ses-2', 'sub-02_ses-1']
+    batch = Batch(built.exams, built.settings, 'builtin', built.entry, quiet=True)
+    with ExitStack() as locks:
+        own = [exam for exam in built.exams if exam.subject == '01']
+        (job,) = Subject(batch, '01', own, locks).jobs()
+        step = next(one for one in job.steps if one.name == 'align_sessions')
+        job.listen(step, 'start', '')
+        job.fail(job.steps.index(step))
+        job.listen(step, 'exception', text)
+    outcome = batch.outcome
+    assert sorted(outcome.problems) == ['sub-01_ses-1', 'sub-01_ses-2']
+    assert set(outcome.steps.values()) == {'alignment'}
+    assert {error.exit_code for error in outcome.problems.values()} == {75}
+    assert not any(job.steps[k].name.startswith('ds_') for k in job.ready)
+    assert len(list((built.settings.out_dir / 'sub-01/log/abc').glob('crash-*'))) == 1
+    assert batch.progress.unfinished() == ['sub-01_ses-1', 'sub-01_ses-2', 'sub-02_ses-1']
 
 
 # ----------------------------------------------------------- caching and resources

@@ -17,7 +17,6 @@ from mslesseg_app.bids.sidecars import Sidecars
 from mslesseg_app.inference.ensemble import AnyModel, Ensemble
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.settings import Settings
-from mslesseg_app.workflows.base import _plugin_args
 from mslesseg_app.workflows.exam import init_lesion_wf
 from mslesseg_app.workflows.outputs import init_outputs_wf
 
@@ -80,7 +79,6 @@ def test_a_gpu_node_takes_one_slot_whatever_its_threads(
         node = nodes[f'segment_{model.name}']
         assert node.is_gpu_node() == on_gpu
         assert node.n_procs == (1 if on_gpu else 4)
-    assert _plugin_args(chosen).get('n_gpu_procs') == (1 if on_gpu else None)
     floor = lesion_nodes(exam, chosen, get_entry('hyperintensity'))['segment']
     assert not floor.is_gpu_node()
 

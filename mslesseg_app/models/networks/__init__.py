@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from mslesseg_app.models.registry import ModelEntry, Predictor
 
 _HERE = 'mslesseg_app.models.networks'
-GUIDED = 'guided'
 BUILDERS = {name: f'{_HERE}.{name}' for name in RULES}
 """Module of each network; it offers ``build(inputs, options) -> torch.nn.Module``."""
 
@@ -55,21 +54,14 @@ def load(
     """
     if weights is None:
         raise ModelError(f'The model {entry.name!r} needs weights.', 'Train or fetch them.')
-    from mslesseg_app.inference.predictor import (
-        GuidedPredictor,
-        NetworkPredictor,
-        PooledPredictor,
-    )
+    from mslesseg_app.inference.predictor import NetworkPredictor, PooledPredictor
 
     folds = []
     for path in weights if isinstance(weights, tuple) else (weights,):
         network = build(entry.architecture, len(entry.channels), entry.options)
         fill(network, path)
         folds.append(NetworkPredictor(network, entry, device, threads, seed))
-    found = folds[0] if len(folds) == 1 else PooledPredictor(folds)
-    if entry.architecture != GUIDED:
-        return found
-    return GuidedPredictor(found, entry.threshold if entry.options.get('confirm') else None)
+    return folds[0] if len(folds) == 1 else PooledPredictor(folds)
 
 
 def build(architecture: str, inputs: int, options: dict[str, Any]) -> nn.Module:

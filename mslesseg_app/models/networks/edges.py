@@ -60,9 +60,11 @@ def triple(edge: int | Sequence[int]) -> Triple:
     return edges[0], edges[1], edges[2]
 
 
-def unet_edges(channels: Sequence[int] = (16, 32, 64, 128, 256), **_: Any) -> EdgeRule:
-    """Rule of the residual U-Net: one halving less than levels."""
-    multiple = 2 ** (len(channels) - 1)
+def unet_edges(
+    channels: Sequence[int] = (16, 32, 64, 128, 256), fold: int = 1, **_: Any
+) -> EdgeRule:
+    """Rule of the residual U-Net: one halving less than levels, after folding."""
+    multiple = fold * 2 ** (len(channels) - 1)
     return EdgeRule(multiple, smallest=2 * multiple)
 
 
@@ -93,7 +95,6 @@ def swinunetr_edges(**_: Any) -> EdgeRule:
 
 RULES: dict[str, Callable[..., EdgeRule]] = {
     'unet': unet_edges,
-    'guided': unet_edges,
     'mssegdiff': mssegdiff_edges,
     'transbts': transbts_edges,
     'unetr': unetr_edges,

@@ -1,8 +1,8 @@
 (() => {
   // The slice viewer: NiiVue and the images lie packed in the page; nothing is fetched.
   const AMBER = [255, 176, 0];
-  const STATUS = ['', 'stable', 'new', 'enlarging', 'shrinking', 'resolved'];
-  const STATUS_COLOURS = [[0, 0, 0], AMBER, [255, 92, 92], [255, 92, 244], [77, 210, 255], [120, 230, 120]];
+  const STATUS = ['', 'stable', 'new', 'enlarging', 'shrinking', 'resolved', 'in one mask only'];
+  const STATUS_COLOURS = [[0, 0, 0], AMBER, [255, 92, 92], [255, 92, 244], [77, 210, 255], [120, 230, 120], [176, 176, 176]];
   const LAYOUTS = { three: 3, axial: 0, coronal: 1, sagittal: 2 };
   const TILE_AXES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // across, up, through: axial, coronal, sagittal
   const MOST_OPEN = 2; // browsers keep a limited number of drawing contexts

@@ -23,7 +23,6 @@ def test_every_network_has_a_rule_of_its_defaults():
         'mssegdiff': 32,
         'swinunetr': 32,
         'unet': 16,
-        'guided': 16,
     }
     unet = build('unet', 1, {'channels': [4, 8, 12]})
     assert unet.multiple == edge_rule('unet', {'channels': [4, 8, 12]}).multiple

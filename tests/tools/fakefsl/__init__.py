@@ -46,6 +46,10 @@ def install(folder: Path, *, images: bool = True) -> dict[str, str]:
         program = folder / 'bin' / tool
         program.write_text(_SCRIPT.format(path=path, python=sys.executable, tool=tool))
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    for tool in ('bet2', 'fslval', 'fslstats', 'imtest', 'remove_ext', 'dc'):
+        program = folder / 'bin' / tool
+        program.write_text('#!/bin/sh\nexit 0\n')
+        program.chmod(0o755)
     _write_standard(folder / 'data' / 'standard', images)
     return {
         'FSLDIR': str(folder),

@@ -1,0 +1,110 @@
+"""Can two sessions be compared? Alignment of the brains' edges, contrast and resolution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Verdict = Literal['ok', 'suspect', 'failed']
+
+#: Mean distance of the brains' edges (mm) from which the comparison is suspect, and failed.
+EDGE_SUSPECT_MM, EDGE_FAILED_MM = 1.5, 4.0
+#: Correlation of the two FLAIRs within the brain below which it is suspect, and failed.
+CORRELATION_SUSPECT, CORRELATION_FAILED = 0.6, 0.2
+#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried.
+SMOOTHING_SUSPECT_MM = 1.7
+_MOST_POINTS = 60_000
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two sessions agree once they are aligned.
+
+    Attributes
+    ----------
+    edge_mm : float
+        Mean distance between the edges of the two brain masks, both ways.
+    correlation : float
+        Pearson correlation of the two FLAIRs within the brain, matched in resolution and
+        intensity.
+    smoothing_mm : float
+        How much the sharper FLAIR was smoothed.
+    verdict : {'ok', 'suspect', 'failed'}
+    reason : str
+        Why it is not ``ok``.
+    """
+
+    edge_mm: float
+    correlation: float
+    smoothing_mm: float
+    verdict: Verdict
+    reason: str = ''
+
+
+def judge_agreement(edge_mm: float, correlation: float, smoothing_mm: float = 0.0) -> Agreement:
+    """Judge the numbers by their limits."""
+    edge = _verdict(edge_mm, EDGE_SUSPECT_MM, EDGE_FAILED_MM)
+    similar = _verdict(-correlation, -CORRELATION_SUSPECT, -CORRELATION_FAILED)
+    reasons = []
+    if edge != 'ok':
+        reasons.append(f'the edges of the brains lie {edge_mm:.1f} mm apart')
+    if similar != 'ok':
+        reasons.append(f'the FLAIRs differ (correlation {correlation:.2f})')
+    blurred: Verdict = 'suspect' if smoothing_mm >= SMOOTHING_SUSPECT_MM else 'ok'
+    if blurred != 'ok':
+        reasons.append('the FLAIRs differ in resolution')
+    worst: Verdict = 'ok'
+    for verdict in (edge, similar, blurred):
+        if verdict == 'failed' or (verdict == 'suspect' and worst == 'ok'):
+            worst = verdict
+    return Agreement(edge_mm, correlation, smoothing_mm, worst, '; '.join(reasons))
+
+
+def _verdict(value: float, suspect: float, failed: float) -> Verdict:
+    if not np.isfinite(value) or value > failed:
+        return 'failed'
+    return 'suspect' if value > suspect else 'ok'
+
+
+def edge_distance(before: Any, after: Any, after_from_before: Affine) -> float:
+    """Return the mean distance (mm) between the edges of two brain masks, both ways.
+
+    Edges at the border of the other image's field of view are left out: there the mask ends
+    because the scan ends.
+
+    Parameters
+    ----------
+    before, after : nibabel images
+        Brain masks, each on its session's FLAIR.
+    """
+    there = _one_way(before, after, after_from_before)
+    back = _one_way(after, before, invert(after_from_before))
+    found = np.concatenate([there, back])
+    return float(found.mean()) if found.size else float('nan')
+
+
+def _one_way(source: Any, other: Any, other_from_source: Affine) -> Floats:
+    mask, target = (np.asanyarray(one.dataobj) > 0 for one in (source, other))
+    if not mask.any() or not target.any():
+        return np.zeros(0)
+    border = _edge(mask)
+    border[[0, -1]] = border[:, [0, -1]] = border[:, :, [0, -1]] = False
+    where = np.argwhere(border)
+    where = where[:: max(1, len(where) // _MOST_POINTS)]
+    index = apply_affine(compose(invert(other.affine), other_from_source, source.affine), where)
+    inside = np.all((index >= 1) & (index <= np.array(target.shape) - 2), axis=1)
+    size = np.linalg.norm(other.affine[:3, :3], axis=0)
+    distance = ndimage.distance_transform_edt(~_edge(target), sampling=size)
+    return np.asarray(ndimage.map_coordinates(distance, index[inside].T, order=1, mode='nearest'))
+
+
+def _edge(mask: Bools) -> Bools:
+    return np.asarray(mask & ~ndimage.binary_erosion(mask), dtype=bool)

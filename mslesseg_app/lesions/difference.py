@@ -1,0 +1,201 @@
+"""Where the FLAIRs of two sessions differ, in units of what they differ by for no reason.
+
+The images decide: change is a standardised difference of matched images (Lemieux et al.,
+NeuroImage 1998, and others after it) where at least one session shows lesion tissue and the
+other tissue at all, so that moving fluid, vessels and the edge of the brain do not count. The
+noise is measured in each pair, and place by place: near the skull base, or where sessions are
+aligned less well, a larger difference is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage as ndi
+
+from mslesseg_app.lesions.components import structure
+from mslesseg_app.spatial.matching import HalfWay, Matched, Window, match, robust_spread
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Labels = npt.NDArray[np.int32]
+
+#: Smoothing of the difference (standard deviation), mm.
+_SMOOTH_MM = 1.2
+#: Window of the local noise, and of normal tissue, mm (standard deviations).
+_NOISE_MM, _TISSUE_MM = 15.0, 15.0
+#: Differences beyond this many standard deviations count as this many in the local noise.
+_CAP = 3.0
+#: The noise is nowhere taken to be smaller than this share of that of the whole brain.
+_LEAST_NOISE = 0.5
+#: Nor smaller than this share of the median FLAIR of the brain, as of copies of one image.
+_NO_NOISE = 0.005
+#: Normal tissue, as a share of the commonest intensity of the brain.
+_NORMAL = (0.7, 1.3)
+#: Lesion tissue is brighter than normal tissue around it by this factor in one session, and
+#: the other session shows at least this share of it: fluid is darker.
+LESION_FACTOR, TISSUE_FACTOR = 1.1, 0.8
+
+
+@dataclass(frozen=True)
+class ChangeLimits:
+    """When a difference is a change.
+
+    Attributes
+    ----------
+    seed : float
+        Standard deviations that a change reaches somewhere.
+    extent : float
+        Standard deviations down to which it extends from there.
+    min_volume : float
+        Smallest change, mm³.
+    """
+
+    seed: float = 6.0
+    extent: float = 4.0
+    min_volume: float = 15.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The standardised difference of two sessions, in their half-way space.
+
+    Attributes
+    ----------
+    pair : HalfWay
+    matched : Matched
+    z : float32 array (X, Y, Z)
+        Later less expected FLAIR in standard deviations; 0 outside of the brain.
+    noise : float
+        Standard deviation of the difference over the brain, as a share of its median FLAIR.
+    normal : float32 array (X, Y, Z)
+        FLAIR of normal tissue around each place.
+    """
+
+    pair: HalfWay
+    matched: Matched
+    z: Floats
+    noise: float
+    normal: Floats
+
+    @property
+    def lesion_before(self) -> Bools:
+        """Where the earlier FLAIR shows lesion tissue."""
+        return np.asarray(self.matched.expected > LESION_FACTOR * self.normal)
+
+    @property
+    def lesion_after(self) -> Bools:
+        """Where the later FLAIR shows lesion tissue."""
+        return np.asarray(self.matched.later > LESION_FACTOR * self.normal)
+
+    @property
+    def tissue(self) -> Bools:
+        """Where both FLAIRs show tissue, not fluid."""
+        darker = np.minimum(self.matched.expected, self.matched.later)
+        return np.asarray((darker > TISSUE_FACTOR * self.normal) & self.pair.brain)
+
+
+def compute_difference(pair: HalfWay) -> Difference:
+    """Compute the standardised difference of two sessions.
+
+    Parameters
+    ----------
+    pair : HalfWay
+
+    Returns
+    -------
+    Difference
+    """
+    matched = match(pair)
+    widths = _SMOOTH_MM / pair.edges
+    residual = matched.later - matched.expected
+    smooth = np.asarray(ndi.gaussian_filter(residual, widths, truncate=3), dtype=np.float32)
+    overall = max(robust_spread(smooth[pair.brain]), _NO_NOISE)
+    z = np.where(pair.brain, smooth / _local_noise(smooth, pair, overall), 0)
+    return Difference(
+        pair, matched, z.astype(np.float32), overall, _normal_tissue(matched.later, pair)
+    )
+
+
+def _local_noise(smooth: Floats, pair: HalfWay, overall: float) -> Floats:
+    window = Window(pair.brain.shape, pair.edges, _NOISE_MM)
+    inside = pair.brain.astype(np.float32)
+    capped = np.clip(smooth, -_CAP * overall, _CAP * overall) * inside
+    variance = window.sums(capped * capped) / (window.sums(inside) + np.float32(1e-3))
+    local = np.sqrt(window.grow(variance))
+    return np.maximum(local, np.float32(_LEAST_NOISE * overall))
+
+
+def _normal_tissue(flair: Floats, pair: HalfWay) -> Floats:
+    """Return the local mean of the FLAIR over what is neither fluid nor lesion."""
+    counts, edges = np.histogram(flair[pair.brain], bins=200, range=(0, 2))
+    peak = int(np.argmax(ndi.gaussian_filter1d(counts.astype(float), 3)))
+    mode = float(edges[peak] + edges[1] / 2)
+    normal = pair.brain & (flair > _NORMAL[0] * mode) & (flair < _NORMAL[1] * mode)
+    window = Window(pair.brain.shape, pair.edges, _TISSUE_MM)
+    weight = normal.astype(np.float32)
+    total = window.sums(weight) + np.float32(1e-3)
+    level = (window.sums(weight * flair) + np.float32(1e-3 * mode)) / total
+    return window.grow(np.asarray(level, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class ChangedRegions:
+    """Connected regions of change.
+
+    Attributes
+    ----------
+    labels : int32 array (X, Y, Z)
+        Regions 1 to n on the half-way grid.
+    brighter : bool array (n,)
+        Whether the FLAIR became brighter there.
+    """
+
+    labels: Labels
+    brighter: Bools
+
+    @property
+    def count(self) -> int:
+        """Number of regions."""
+        return int(self.brighter.size)
+
+
+def find_changes(difference: Difference, limits: ChangeLimits) -> ChangedRegions:
+    """Find the regions that changed, in both directions.
+
+    Parameters
+    ----------
+    difference : Difference
+    limits : ChangeLimits
+
+    Returns
+    -------
+    ChangedRegions
+        Ordered by direction, brighter first, and then by place.
+    """
+    gate = difference.tissue & (difference.lesion_before | difference.lesion_after)
+    labels = np.zeros(difference.z.shape, dtype=np.int32)
+    brighter: list[bool] = []
+    for sign in (1, -1):
+        found, count = _connected(sign * difference.z, gate, limits, difference.pair.voxel_mm3)
+        labels[found > 0] = found[found > 0] + len(brighter)
+        brighter += [sign > 0] * count
+    return ChangedRegions(labels, np.array(brighter, dtype=bool))
+
+
+def _connected(
+    z: Floats, gate: Bools, limits: ChangeLimits, voxel_mm3: float
+) -> tuple[Labels, int]:
+    """Return the components above the lower limit that reach the upper one."""
+    found, count = ndi.label((z > limits.extent) & gate, structure(18))
+    if not count:
+        return found, 0
+    numbers = np.arange(1, count + 1)
+    highest = ndi.maximum(z, found, numbers)
+    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:] * voxel_mm3
+    keep = (highest >= limits.seed) & (sizes >= limits.min_volume * (1 - 1e-6))
+    lookup = np.zeros(count + 1, dtype=np.int32)
+    lookup[1:][keep] = np.arange(1, np.count_nonzero(keep) + 1)
+    return lookup[found], int(np.count_nonzero(keep))

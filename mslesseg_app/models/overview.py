@@ -1,0 +1,194 @@
+"""Models in words: a table of all, and a page of one."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mslesseg_app.errors import ModelError
+
+if TYPE_CHECKING:
+    from mslesseg_app.models.registry import ModelEntry
+
+HEADER = ('name', 'weights', 'size', 'sequences', 'DSC', 'exams')
+NOTHING = '–'
+_WIDTH = 96
+_POLICY = {
+    'refuse': 'the exam is refused',
+    'zero': 'its channel is empty',
+    'ignore': 'the method uses what is there',
+}
+_APART = ('title', 'description', 'figures', 'parameters')
+"""Keys of a card that have a place of their own on the page."""
+
+
+def table(entries: Iterable[ModelEntry]) -> str:
+    """Return a table of models, one a line under a header.
+
+    The DSC is that of the card, and the number of exams that it was measured on. Where a model has
+    no weights, its figure is that of a publication, and marked.
+    """
+    entries = list(entries)
+    rows = [HEADER, *(_row(entry) for entry in entries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        '  '.join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    if any(row[4].endswith('*') for row in rows):
+        lines += ['', '* of the publication, with the weights of its authors; not of mslesseg']
+    return '\n'.join(lines)
+
+
+def _row(entry: ModelEntry) -> tuple[str, ...]:
+    dsc, exams = _accuracy(entry.card.get('figures'))
+    published = entry.needs_weights and not entry.files
+    return (
+        entry.name,
+        _weights(entry),
+        _size(entry),
+        _sequences(entry),
+        NOTHING if dsc is None else f'{dsc:.3f}{"*" if published else ""}',
+        NOTHING if exams is None else str(exams),
+    )
+
+
+def _weights(entry: ModelEntry) -> str:
+    if not entry.needs_weights:
+        return 'not needed'
+    if not entry.files:
+        return 'none'
+    return 'not here' if entry.lacks else 'ready'
+
+
+def _size(entry: ModelEntry) -> str:
+    sizes = [path.stat().st_size for path in entry.weights_paths if path is not None]
+    return f'{sum(sizes) / 1e6:.1f} MB' if sizes else NOTHING
+
+
+def _sequences(entry: ModelEntry) -> str:
+    more = [name for name in entry.channels if name not in entry.required]
+    return ' '.join(entry.required) + (f' ({" ".join(more)})' if more else '')
+
+
+def _accuracy(figures: Any) -> tuple[float | None, int | None]:
+    """Return the DSC of a card and its number of exams.
+
+    That of the first figure that says its number of exams; else the mean of the figures of single
+    exams; else the first DSC there is.
+    """
+    known = [f for f in figures if _is_number(f.get('DSC'))] if _is_figures(figures) else []
+    if not known:
+        return None, None
+    counted = [f for f in known if _is_number(f.get('exams'))]
+    if counted:
+        return float(counted[0]['DSC']), int(counted[0]['exams'])
+    single = [float(f['DSC']) for f in known if 'exam' in f]
+    if single:
+        return sum(single) / len(single), len(single)
+    return float(known[0]['DSC']), None
+
+
+def _is_figures(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def page(entry: ModelEntry) -> str:
+    """Return all about one model, in sections of at most 96 characters a line."""
+    card = entry.card
+    lines = [f'{entry.name} {entry.version}']
+    lines += [*_wrapped(card.get('title', '')), '', *_wrapped(card.get('description', ''))]
+    lines += ['', *_facts(entry)]
+    for name, values in (('Options of the network', entry.options), ('Windows', entry.sampler)):
+        lines += _section(name, values)
+    lines += _figures(card.get('figures'))
+    lines += _section('Card', {key: v for key, v in card.items() if key not in _APART})
+    lines += ['', f'missing to run it: {entry.lacks or "nothing"}']
+    return '\n'.join(lines)
+
+
+def _facts(entry: ModelEntry) -> Iterator[str]:
+    more = [name for name in entry.channels if name not in entry.required]
+    files = ', '.join(name for name, _, _ in entry.files) or 'none'
+    facts = {
+        'architecture': entry.architecture,
+        'needs': ', '.join(entry.required),
+        'uses if present': ', '.join(more) or 'nothing more',
+        'if one is missing': _POLICY[entry.missing],
+        'order of inputs': ', '.join(entry.channels),
+        'normalisation': entry.normalisation,
+        'window': ' × '.join(map(str, entry.patch)) + ' voxels' if entry.patch else 'whole grid',
+        'threshold': entry.threshold,
+        'weights': files if not entry.files else f'{files} ({_size(entry)})',
+        'parameters': _parameters(entry),
+        'licence': entry.licence,
+        'digest': entry.digest,
+    }
+    yield from _pairs(facts, '')
+
+
+def _pairs(values: Mapping[str, Any], indent: str) -> Iterator[str]:
+    """Yield aligned ``key  value`` lines, long values wrapped under themselves."""
+    width = max(map(len, values), default=0) + 2
+    for key, value in values.items():
+        parts = _items(value)
+        for index, part in enumerate(parts):
+            head = indent + (key if index == 0 else '').ljust(width)
+            yield from textwrap.wrap(
+                part,
+                _WIDTH,
+                initial_indent=head,
+                subsequent_indent=' ' * len(head),
+                break_long_words=False,
+            ) or [head.rstrip()]
+
+
+def _items(value: Any) -> list[str]:
+    """Return a value as texts: a list of texts item by item, anything else as one."""
+    if isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
+        return [_plain(item) for item in value]
+    return [_plain(value)]
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return 'yes' if value else 'no'
+    if isinstance(value, list | tuple):
+        return ', '.join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return ', '.join(f'{key} {_plain(item)}' for key, item in value.items())
+    return ' '.join(str(value).split())
+
+
+def _section(title: str, values: Mapping[str, Any]) -> list[str]:
+    return ['', title, *_pairs(values, '  ')] if values else []
+
+
+def _figures(figures: Any) -> list[str]:
+    if not _is_figures(figures) or not figures:
+        return []
+    lines = ['', 'Figures']
+    for figure in figures:
+        words = [f'{key} {_plain(v)}' for key, v in figure.items() if not isinstance(v, str)]
+        heads = [str(v) for v in figure.values() if isinstance(v, str)]
+        lines += _wrapped('; '.join(heads), '  ') + _wrapped(', '.join(words), '    ')
+    return lines
+
+
+def _wrapped(text: Any, indent: str = '') -> list[str]:
+    words = ' '.join(str(text).split())
+    return textwrap.wrap(words, _WIDTH, initial_indent=indent, subsequent_indent=indent)
+
+
+def _parameters(entry: ModelEntry) -> str:
+    from mslesseg_app.models.size import parameter_count
+
+    try:
+        return f'{parameter_count(entry):,}'
+    except ModelError as error:
+        return f'unknown ({error})'
