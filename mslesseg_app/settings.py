@@ -88,8 +88,8 @@ class Settings:
     device: str = 'auto'
     rules: str = 'mslesseg'
     longitudinal: Literal['joint', 'independent'] = 'joint'
-    change_threshold: float = 6.0
-    change_extent: float = 4.0
+    change_threshold: float = 5.0
+    change_extent: float = 3.0
     min_change_volume: float = 15.0
     review: Path | None = None
     random_seed: int = 1

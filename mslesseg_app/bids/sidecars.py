@@ -45,7 +45,8 @@ class Sidecars:
         self.engine = engine
         self.uris = {name: self._uri(name) for name in exam.images}
         self.fsl = engine == 'fsl' and not exam.registered
-        self.template = template_origin(head=self.fsl and settings.strategy == 'independent')
+        self.paper = self.fsl and settings.strategy == 'independent'
+        self.template = template_origin(head=self.paper)
         edits = settings.derivatives.get('edited')
         self.edited = (
             [f'bids:edited:{exam.edited.relative_to(edits).as_posix()}']
@@ -71,8 +72,10 @@ class Sidecars:
         content = {
             'Type': 'Brain',
             'Description': 'Brain mask.',
-            # BET sees the FLAIR only; our own mask is made from all images.
-            'Sources': [self.uris['FLAIR']] if self.fsl else list(self.uris.values()),
+            # BET sees the FLAIR only, but in the paper's procedure, as our own mask, all images.
+            'Sources': [self.uris['FLAIR']]
+            if self.fsl and not self.paper
+            else list(self.uris.values()),
         }
         return content | self._space(space, 'FLAIR')
 

@@ -501,17 +501,17 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--change-threshold',
         type=parsing.number(0),
-        default=6.0,
+        default=5.0,
         metavar='SD',
         help='Difference between the FLAIRs of two sessions, in standard deviations, that a '
-        'change reaches at its strongest voxel (default: 6).',
+        'change reaches at its strongest voxel (default: 5).',
     )
     group.add_argument(
         '--change-extent',
         type=parsing.number(0),
-        default=4.0,
+        default=3.0,
         metavar='SD',
-        help='Difference down to which a change extends from there (default: 4).',
+        help='Difference down to which a change extends from there (default: 3).',
     )
     group.add_argument(
         '--min-change-volume',

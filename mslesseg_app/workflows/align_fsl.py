@@ -89,11 +89,11 @@ def init_fsl_align_wf(
 
 def _connect_commands(workflow: Workflow, judge: Node) -> None:
     """Hand the command lines of FLIRT and BET to the sidecars."""
-    names = sorted(workflow.list_node_names())
-    told = [name for name in names if name.startswith(('flirt_', 'bet_'))]
-    gather = Node(Merge(len(told)), name='align_commands', run_without_submitting=True)
-    for number, name in enumerate(told, start=1):
-        workflow.connect(workflow.get_node(name), 'command', gather, f'in{number}')
+    nodes = [workflow.get_node(name) for name in sorted(workflow.list_node_names())]
+    programs = [node for node in nodes if isinstance(node.interface, (ReportedFLIRT, ReportedBET))]
+    gather = Node(Merge(len(programs)), name='align_commands', run_without_submitting=True)
+    for number, node in enumerate(programs, start=1):
+        workflow.connect(node, 'command', gather, f'in{number}')
     workflow.connect(gather, 'out', judge, 'commands')
 
 

@@ -249,6 +249,17 @@ def test_images_that_bet_stripped_are_called_so(settings):
     assert texts.preproc('T1w', 'native')['SkullStripped'] is False
 
 
+@pytest.mark.parametrize(
+    ('engine', 'strategy', 'seen'),
+    [('fsl', 'anchored', 1), ('fsl', 'independent', 2), ('builtin', 'anchored', 2)],
+)
+def test_a_brain_mask_names_the_images_that_it_was_made_from(settings, engine, strategy, seen):
+    changed = dataclasses.replace(settings, strategy=strategy, engine=engine)
+    texts = Sidecars(exam_of(settings), changed, ENTRY, engine)
+    images = [f'{RAW}FLAIR.nii.gz', f'{RAW}T1w.nii.gz']
+    assert texts.brain('mni')['Sources'] == images[:seen]
+
+
 # ----------------------------------------------------------------------- validation
 
 

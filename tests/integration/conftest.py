@@ -217,7 +217,7 @@ def quick_run(shared: Path, registered: Path, run: Run) -> Path:
 
 #: Networks for whole runs, and how few windows and steps they need here.
 SAMPLERS = {
-    'swinunetr': {'overlap': 0.0},
+    'unetr': {'overlap': 0.0},
     'mssegdiff': {'overlap': 0.0, 'chains': 1, 'steps': 2, 'fusion': 'probability'},
 }
 

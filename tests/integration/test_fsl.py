@@ -110,6 +110,15 @@ class TestRun:
         )
         assert (mask['SpatialEngine'], mask['Strategy']) == ('fsl', strategy)
 
+    def test_commands_are_recorded(self, fsl_out, strategy):
+        """FLIRT takes each of the two images; BET the FLAIR, in the paper's procedure both."""
+        name = 'space-MNI152NLin6Asym_res-1_desc-preproc_T1w.json'
+        sidecar = json.loads(anat(fsl_out, name).read_text())
+        assert sidecar['FSLVersion'] == '6.0.0'
+        programs = [command.split()[0] for command in sidecar['FSLCommands']]
+        assert programs == ['bet'] * (1 + (strategy == 'independent')) + ['flirt'] * 2
+        assert not any('/' in command for command in sidecar['FSLCommands'])
+
     def test_the_validator_accepts_the_output(self, fsl_out):
         from mslesseg_app.bids.validation import find_validator
 

@@ -22,7 +22,7 @@ from mslesseg_app.cli.main import main
 from mslesseg_app.models.registry import file_sha256, get_entry
 from mslesseg_app.models.store import write_entry
 
-NETWORKS = ('swinunetr', pytest.param('mssegdiff', marks=pytest.mark.slow))
+NETWORKS = ('unetr', pytest.param('mssegdiff', marks=pytest.mark.slow))
 
 
 def values(path: Path) -> np.ndarray:
@@ -63,15 +63,15 @@ def test_a_network_runs_end_to_end(name, network_out, own_models):
 
 
 def test_the_validator_accepts_what_a_network_leaves(network_out):
-    assert accepted(network_out('swinunetr'))
+    assert accepted(network_out('unetr'))
 
 
 def test_a_network_from_python_is_the_app_bit_by_bit(network_out, three, own_models):
-    anat = network_out('swinunetr') / 'sub-01' / 'anat'
+    anat = network_out('unetr') / 'sub-01' / 'anat'
     images = {m.lower(): three / f'sub-01/anat/sub-01_{m}.nii.gz' for m in ('FLAIR', 'T1w', 'T2w')}
-    found = mslesseg_app.segment(**images, model='swinunetr', model_dir=own_models, threads=1)
+    found = mslesseg_app.segment(**images, model='unetr', model_dir=own_models, threads=1)
     for kind, image in (('mask', found.mask), ('probseg', found.probability)):
-        path = anat / f'sub-01_space-orig_label-lesion_desc-swinunetr_{kind}.nii.gz'
+        path = anat / f'sub-01_space-orig_label-lesion_desc-unetr_{kind}.nii.gz'
         assert np.array_equal(values(path), np.asanyarray(image.dataobj))
         assert nb.load(path).affine.tobytes() == image.affine.tobytes()
 
@@ -113,15 +113,15 @@ def test_a_real_exam(real_data, own_models, run, tmp_path):
     done = run(
         bids, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', '--nprocs', '2',
         '--participant-label', 'LJ12', '--session-label', '1',
-        '--model', 'swinunetr', '--model-dir', own_models,
+        '--model', 'unetr', '--model-dir', own_models,
     )  # fmt: skip
     assert done.code == 0, done.stderr
-    entry = get_entry('swinunetr', own_models)
+    entry = get_entry('unetr', own_models)
     anat = tmp_path / 'out' / 'sub-LJ12' / 'ses-1' / 'anat'
     check_outputs(anat, 'sub-LJ12_ses-1_', entry)
     assert accepted(tmp_path / 'out')
     raw = nb.load(bids / 'sub-LJ12/ses-1/anat/sub-LJ12_ses-1_FLAIR.nii.gz')
-    for path in anat.glob('*space-orig*desc-swinunetr*.nii.gz'):
+    for path in anat.glob('*space-orig*desc-unetr*.nii.gz'):
         made = nb.load(path)
         assert made.shape == raw.shape
         assert made.affine.tobytes() == raw.affine.tobytes()

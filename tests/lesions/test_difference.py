@@ -76,8 +76,9 @@ def test_the_one_lesion_that_appeared_or_went(direction):
     where = np.argwhere(regions.labels > 0)
     points = apply_affine(difference.pair.affine, where)
     assert np.linalg.norm(points.mean(axis=0) - NEW) < 1.0
+    # The difference is smoothed, so that a strong change seems wider: by 0.6 mm at most.
     size = len(where) * difference.pair.voxel_mm3
-    assert size == pytest.approx(4 / 3 * np.pi * 3.2**3, rel=0.35)
+    assert 4 / 3 * np.pi * 3.0**3 < size < 4 / 3 * np.pi * 3.8**3
 
 
 def test_moved_heads_are_compared_in_the_middle():

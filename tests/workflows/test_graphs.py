@@ -111,6 +111,15 @@ class TestLayouts:
         for node in built.graph.nodes():
             assert missing_inputs(built.graph, node) == [], node.fullname
 
+    def test_every_connection_begins_at_an_output(self, build, names, listed, options):
+        """Nipype does not look where a node of its own, like Merge, is the source."""
+        built = build(names, **options)
+        for source, target, sent in built.graph.edges(data='connect'):
+            outputs = source.outputs.copyable_trait_names()
+            for output, _ in sent:
+                name = output[0] if isinstance(output, tuple) else output
+                assert name in outputs, f'{source.fullname}.{name} to {target.fullname}'
+
     def test_nothing_is_computed_in_vain(self, build, names, listed, options):
         """Every node leads to a sink."""
         built = build(names, **options)
@@ -254,6 +263,16 @@ def test_fsl_independent_is_the_papers_procedure(build, fsl):
     assert edges(built, 'bet_masks', 'brain_union') == [('out', 'in_files')]
     assert edges(built, 'brain_union', 'brain') == [('out_file', 'in_file')]
     assert built.names('resample') == []
+
+
+@pytest.mark.usefixtures('fsl')
+@pytest.mark.parametrize('strategy', ['anchored', 'independent'])
+def test_the_commands_of_flirt_and_bet_are_told(build, strategy):
+    built = build(ALL, engine='fsl', strategy=strategy)
+    gather = built.nodes['sub_01_wf.align_wf.align_commands']
+    told = {node.name for node in built.graph.predecessors(gather)}
+    stripped = {'bet_flair', 'bet_t1w', 'bet_t2w'} if strategy == 'independent' else {'bet_flair'}
+    assert told == {'flirt_flair', 'flirt_t1w', 'flirt_t2w'} | stripped
 
 
 @pytest.mark.usefixtures('fsl')
