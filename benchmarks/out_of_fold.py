@@ -11,8 +11,10 @@ of public scans (`MSLESSEG_TEST_DATA`) and STEP one of
     Trains from the start on four folds and leaves one out.
 ``sources`` (or ``source-MS3SEG`` …)
     Trains from the start on two sources and leaves one out.
-``mean``
-    Writes the mean of the weights of folds 1 to 4: the shipped network.
+``long-1``
+    Goes on with fold 1 for 1,600 steps.
+``final``
+    Goes on from there with all exams for 1,000 steps: the shipped network.
 ``predict``
     Asks each network for the exams that it never saw, with all images, FLAIR and T1w, and FLAIR.
 ``planted``
@@ -33,7 +35,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file, save_file
 
 from mslesseg_app.inference.run import stack_channels
 from mslesseg_app.learning.cases import find_cases
@@ -59,7 +60,19 @@ SUBSETS = {
 }
 START = {'epochs': 30, 'steps_per_epoch': 25, 'warm_up': 2}
 RUN = {'epochs': 8, 'steps_per_epoch': 25, 'warm_up': 1, 'learning_rate': 1.5e-3}
-MEAN_OF = ('fold-1', 'fold-2', 'fold-3', 'fold-4')
+LONG = RUN | {
+    'epochs': 64, 'seed': 2, 'ema': 0.995, 'augmentation.plant': 0.2,
+    'augmentation.negatives': 0.2, 'augmentation.contrast': 0.4,
+}  # fmt: skip
+FINAL = LONG | {'epochs': 40, 'seed': 3, 'learning_rate': 1e-3}
+#: Of each kind of run: where it begins, its plan, and the threshold of its masks.
+RUNS: dict[str, tuple[str, dict[str, float], float]] = {
+    'start': ('', START, 0.5),
+    'fold': ('start', RUN, 0.9),
+    'source': ('start', RUN, 0.9),
+    'long': ('fold-1', LONG, 0.6),
+    'final': ('long-1', FINAL, 0.6),
+}
 SUFFIXES = {'FLAIR': 'FLAIR', 'T1': 'T1w', 'T2': 'T2w'}
 METRICS = ('DSC', 'TPR', 'PPV', 'LTPR', 'LFPR', 'AVD', 'ASSD', 'lesion_F1')
 
@@ -124,7 +137,7 @@ def one_exam(dataset: Path, subject: str, session: str, folder: Path, before: st
 def left_out(name: str) -> list[str]:
     """Return the participants that a run never sees."""
     kind, _, which = name.partition('-')
-    if kind == 'fold':
+    if kind in ('fold', 'long'):
         return FOLDS['folds'][int(which) - 1]
     return FOLDS['sources'][which] if kind == 'source' else []
 
@@ -136,6 +149,11 @@ def runs_of(step: str) -> list[str]:
     if step == 'sources':
         return [f'source-{name}' for name in FOLDS['sources']]
     return [step]
+
+
+def kind_of(run: str) -> str:
+    """Return the kind of a run, which is a key of `RUNS`."""
+    return run.partition('-')[0]
 
 
 def entry_name(run: str) -> str:
@@ -151,9 +169,9 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         if start
         else [work / 'registered', data / 'ms3seg-bids']
     )
-    plan = START if start else RUN
-    first = work / 'runs/start/weights.safetensors'
-    more = ['--unlabelled'] if start else ['--start-from', first]
+    first, plan, _ = RUNS[kind_of(name)]
+    weights = work / 'runs' / first / 'weights.safetensors'
+    more = ['--unlabelled'] if start else ['--start-from', weights]
     command = [
         sys.executable, '-m', 'mslesseg_app', 'train', *sets, work / 'runs' / name,
         '--preprocessed', work / 'preprocessed', '--cache', work / f'cache-{name}',
@@ -163,15 +181,6 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         '--omp-nthreads', threads, '--set', *(f'{key}={value}' for key, value in plan.items()),
     ]  # fmt: skip
     subprocess.run([str(part) for part in command], check=True)
-
-
-def mean_of_folds(work: Path) -> Path:
-    """Write the mean of the weights of four folds, which is shipped in half precision."""
-    files = [load_file(work / 'runs' / run / 'weights.safetensors') for run in MEAN_OF]
-    mean = {key: sum(file[key].float() for file in files) / len(files) for key in files[0]}
-    path = work / 'runs' / 'mean.safetensors'
-    save_file(mean, path)
-    return path
 
 
 # --------------------------------------------------------------------------------- prediction
@@ -266,20 +275,20 @@ def source_of(case: LabelledCase) -> str:
     return next(name for name, people in FOLDS['sources'].items() if person in people)
 
 
-def figures(
-    cases: Sequence[LabelledCase], work: Path, threshold: float
-) -> Iterator[dict[str, object]]:
+def figures(cases: Sequence[LabelledCase], work: Path) -> Iterator[dict[str, object]]:
     """Yield one row for each prediction."""
     for path in sorted(work.glob('predictions/*/*.npz')):
         name, _, subset = path.name.removesuffix('.npz').rpartition('_')
         case = next(c for c in cases if c.name == name)
-        entry = get_entry(entry_name(path.parent.name), work / 'models')
-        raw = read_case(case, entry)
+        run = path.parent.name
+        threshold = RUNS[kind_of(run)][2]
+        raw = read_case(case, get_entry(entry_name(run), work / 'models'))
         with np.load(path) as file:
             prob = file['prob'].astype(np.float32)
         found = evaluate(prob >= threshold, raw.mask, raw.spacing, 'mslesseg', prob).values
         yield {
-            'run': path.parent.name,
+            'run': run,
+            'threshold': threshold,
             'exam': name,
             'source': source_of(case),
             'images': subset,
@@ -289,46 +298,40 @@ def figures(
         }
 
 
-def report(cases: Sequence[LabelledCase], work: Path, threshold: float) -> None:
+def report(cases: Sequence[LabelledCase], work: Path) -> None:
     """Write the table of all predictions, and print its means."""
-    table = pd.DataFrame(figures(cases, work, threshold))
+    table = pd.DataFrame(figures(cases, work))
     table.to_csv(TABLE, sep='\t', index=False, float_format='%.4f', na_rep='n/a')
     print(table.to_string())
-    for kind in ('fold', 'source'):
-        rows = table[table['run'].str.startswith(kind)]
+    for kind, rows in table.groupby(table['run'].map(kind_of)):
         for columns in (['images'], ['images', 'source']):
             means = rows.groupby(columns)[list(METRICS)].agg('mean').round(3)
-            print(
-                f'{kind}s left out, mean by {" and ".join(columns)}', means.to_string(), sep='\n'
-            )
+            print(f'{kind}: mean by {" and ".join(columns)}', means.to_string(), sep='\n')
 
 
-def main() -> int:  # noqa: C901
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('step')
     parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
     parser.add_argument('--work', type=Path, required=True)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--threshold', type=float, default=0.9)
     args = parser.parse_args()
     if args.data is None:
         parser.error('--data, or MSLESSEG_TEST_DATA, names the folder of public scans')
     data, work = Path(args.data).resolve(), args.work.resolve()
     if args.step == 'data':
         assemble(data, work)
-    elif args.step == 'mean':
-        print(mean_of_folds(work))
     elif args.step in ('predict', 'planted'):
         cases = cases_of(data, work)
-        for run in [*runs_of('folds'), *runs_of('sources')]:
+        for run in [*runs_of('folds'), *runs_of('sources'), 'long-1']:
             if not (work / 'models' / f'{entry_name(run)}.toml').is_file():
                 continue
             if args.step == 'predict':
                 predict(run, cases, work, args.threads)
-            elif run.startswith('fold'):
+            elif kind_of(run) != 'source':
                 planted(run, cases, work, data, args.threads)
     elif args.step == 'report':
-        report(cases_of(data, work), work, args.threshold)
+        report(cases_of(data, work), work)
     else:
         for run in runs_of(args.step):
             train(run, data, work, args.threads)

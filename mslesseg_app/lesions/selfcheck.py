@@ -78,7 +78,8 @@ class Limits:
     least_share, poor_share : float
         ``check`` and ``fail`` where less than this share of the mask is hyperintense.
     fewest_ml : float
-        Smaller masks are not judged by their share.
+        Smaller masks are not judged by their share, and may share nothing with the hyperintense
+        tissue; a larger mask that shares nothing gets a ``check``.
     """
 
     bright: float = 4.0
@@ -126,6 +127,9 @@ SELFCHECK_COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 NO_LESION = 'No lesion detected: confirm.'
+NOTHING_SHARED = (
+    'None of the mask lies at clearly hyperintense tissue that the check can see: confirm.'
+)
 
 
 @dataclass(frozen=True)
@@ -402,6 +406,9 @@ def judge(
     if share is not None and lesion_ml >= limits.fewest_ml and share < limits.least_share:
         found.append('fail' if share < limits.poor_share else 'check')
         reasons.append(f'Only {100 * share:.0f} % of the mask is hyperintense on FLAIR.')
+    if share is not None and lesion_ml >= limits.fewest_ml and outside_ml >= hyperintense_ml:
+        found.append('check')
+        reasons.append(NOTHING_SHARED)
     order: tuple[Status, ...] = get_args(Status)
     return max(found, key=order.index), tuple(reasons)
 

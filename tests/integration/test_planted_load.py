@@ -71,8 +71,8 @@ def test_a_load_of_sixty_millilitres_is_found(real_data, run, tmp_path):
     assert done.code == 0, done.stderr
     path = next((tmp_path / 'out').rglob('*MNI152NLin6Asym*label-lesion_desc-unet_mask.nii.gz'))
     found = accuracy(np.asarray(nb.load(path).dataobj) > 0, truth, (1, 1, 1))
-    assert found['DSC'] >= 0.75
+    assert found['DSC'] > 0.7
     with next((tmp_path / 'out').rglob('*_metrics.tsv')).open() as file:
         (row,) = csv.DictReader(file, delimiter='\t')
-    assert 40 < float(row['lesion_volume_ml']) < 100
+    assert 0.72 < float(row['lesion_volume_ml']) / (truth.sum() / 1000) < 1.8
     assert row['selfcheck_status'] == 'pass'

@@ -169,6 +169,9 @@ RULE = Limits(
         (50.0, 10.0, 0.0, 0.9, 'pass'),
         (51.0, 10.0, 0.0, 0.9, 'check'),
         (0.0, 0.0, 0.0, None, 'check'),
+        (1.4, 0.0, 0.0, 1.0, 'check'),
+        (1.4, 1.5, 1.5, 1.0, 'check'),
+        (1.4, 1.5, 1.4, 1.0, 'pass'),
     ],
 )
 def test_the_rule(lesion_ml, hyperintense_ml, outside_ml, share, status):

@@ -28,10 +28,11 @@ def rows() -> list[dict[str, str]]:
 def test_the_card_states_the_means_of_the_table() -> None:
     entry = get_entry('unet')
     assert entry.weights_path.stat().st_size < 25e6
-    table = [row for row in rows() if row['run'].startswith('fold')]
+    table = [row for row in rows() if row['run'].startswith('long')]
     for figure in entry.card['figures']:
         chosen = [float(r['DSC']) for r in table if r['images'] == figure['modalities']]
         assert figure['exams'] == len(chosen)
+        assert entry.threshold == float(table[0]['threshold'])
         assert figure['DSC'] == pytest.approx(np.mean(chosen), abs=5e-4)
 
 
@@ -44,7 +45,7 @@ def test_everybody_is_left_out_of_the_run_that_judges_them() -> None:
     for row in rows():
         kind, _, which = row['run'].partition('-')
         person = row['exam'].split('_')[0].removeprefix('sub-')
-        left = folds['folds'][int(which) - 1] if kind == 'fold' else folds['sources'][which]
+        left = folds['sources'][which] if kind == 'source' else folds['folds'][int(which) - 1]
         assert person in left
 
 
