@@ -18,10 +18,10 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from mslesseg_app.errors import DataError
+from mslesseg_app.spatial.shapes import Bools, dilate, fill_holes, grow, largest_piece
 from mslesseg_app.spatial.similarity import shrink
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, is_template_grid, load_template
 
-Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 
 #: The mask may leave the template's by this much (mm).
@@ -92,11 +92,11 @@ def looks_stripped(img: Any) -> bool:
     if is_template_grid(img):
         return _stripped_on_template(_clean(img))
     data, affine = shrink(img, 2.0)
-    piece = _largest(_not_zero(data))
+    piece = largest_piece(_not_zero(data))
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     if not _brain_sized(piece, float(np.prod(zooms)) / 1e6):
         return False
-    depth = ndi.distance_transform_edt(np.pad(ndi.binary_fill_holes(piece), 1), zooms)
+    depth = ndi.distance_transform_edt(np.pad(fill_holes(piece), 1), zooms)
     depth = depth[1:-1, 1:-1, 1:-1]
     typical = np.median(data[depth > min(20.0, 0.5 * depth.max())])
     below = data[(depth > 4) & (depth < 12)]
@@ -135,16 +135,7 @@ def _stripped_on_template(data: Floats) -> bool:
 def _union(images: list[Floats]) -> Bools:
     """Return where any image is not zero, without holes and crumbs."""
     whole = np.any([_not_zero(one) for one in images], axis=0)
-    filled: Bools = ndi.binary_fill_holes(_largest(whole))
-    return filled
-
-
-def _largest(mask: Bools) -> Bools:
-    """Return the largest 6-connected piece."""
-    labels, count = ndi.label(mask)
-    if count < 2:
-        return mask
-    return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
+    return fill_holes(largest_piece(whole))
 
 
 @cache
@@ -165,29 +156,34 @@ def _segment(images: list[Floats]) -> Bools:
     seen = [_field_of_view(one) for one in parts]
     probability = _estimate(parts, seen, distance)
     mask = np.zeros(_distance().shape, dtype=bool)
-    mask[box] = _tidy(probability > 0.5, ndi.binary_fill_holes(np.any(seen, axis=0)))
+    mask[box] = _tidy(probability > 0.5, fill_holes(np.any(seen, axis=0)))
     return mask
 
 
 def _field_of_view(data: Floats) -> Bools:
     """Return where an image has values; air within the head belongs to it."""
-    closed: Bools = ndi.binary_closing(data != 0, iterations=2)
-    return closed | (data != 0)
+    there = data != 0
+    open_air = np.pad(~dilate(there, 2), 1, constant_values=True)
+    return ~dilate(open_air, 2)[1:-1, 1:-1, 1:-1] | there
 
 
 def _estimate(parts: list[Floats], seen: list[Bools], distance: Floats) -> Floats:
     """Return the probability of brain within the box of the template's surroundings."""
-    prior = -distance / np.float32(_BORDER_MM)
     near = distance < _REACH_MM
-    binned = [_to_bins(one, view & (distance < -6)) for one, view in zip(parts, seen, strict=True)]
-    probability = _logistic(prior)
+    probability = _logistic(-distance / np.float32(_BORDER_MM))
+    prior = -distance[near] / np.float32(_BORDER_MM)
+    codes = [
+        np.where(view, _to_bins(one, view & (distance < -6)), _BINS)[near].astype(np.intp)
+        for one, view in zip(parts, seen, strict=True)
+    ]
     for _ in range(_ROUNDS):
-        odds = prior + _NEIGHBOURS * (
-            2 * ndi.gaussian_filter(probability, _NEIGHBOUR_MM, truncate=3.0) - 1
-        )
-        for bins, view in zip(binned, seen, strict=True):
-            odds += np.where(view, _evidence(bins, probability, view & near)[bins], 0)
-        probability = np.where(near, _logistic(odds), np.float32(0))
+        around = ndi.gaussian_filter(probability, _NEIGHBOUR_MM, truncate=3.0)[near]
+        odds = prior + _NEIGHBOURS * (2 * around - 1)
+        weight = probability[near].astype(np.float64)
+        for bins in codes:
+            odds += _evidence(bins, weight)[bins]
+        probability = np.zeros_like(probability)
+        probability[near] = _logistic(odds)
     return probability
 
 
@@ -202,18 +198,15 @@ def _to_bins(data: Floats, inner: Bools) -> npt.NDArray[np.int16]:
     return np.clip(scaled, 0, _BINS - 1).astype(np.int16)
 
 
-def _evidence(bins: npt.NDArray[np.int16], probability: Floats, where: Bools) -> Floats:
-    """Return the log odds that each intensity bin gives for brain."""
-    chosen, weight = bins[where], probability[where].astype(np.float64)
-    inside, outside = _histogram(chosen, weight), _histogram(chosen, 1.0 - weight)
-    odds = np.clip(np.log(inside / outside), -_MOST_EVIDENCE, _MOST_EVIDENCE)
-    return np.asarray(odds, dtype=np.float32)
+def _evidence(bins: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Floats:
+    """Return the log odds that each intensity bin gives for brain; none beyond the last."""
+    inside = np.bincount(bins, weight, _BINS)[:_BINS]
+    outside = np.bincount(bins, 1.0 - weight, _BINS)[:_BINS]
+    odds = np.log(_density(inside) / _density(outside))
+    return np.append(np.clip(odds, -_MOST_EVIDENCE, _MOST_EVIDENCE), 0).astype(np.float32)
 
 
-def _histogram(
-    bins: npt.NDArray[np.int16], weight: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    counts = np.bincount(bins, weights=weight, minlength=_BINS)
+def _density(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     soft = ndi.gaussian_filter1d(counts, 1.0, mode='nearest') + 1e-4 * counts.sum() + 1e-9
     density: npt.NDArray[np.float64] = soft / soft.sum()
     return density
@@ -221,13 +214,12 @@ def _histogram(
 
 def _tidy(mask: Bools, seen: Bools) -> Bools:
     """Cut thin bridges, keep the largest piece, fill sulci and holes."""
-    core = _largest(ndi.distance_transform_edt(mask) > _OPEN_MM)
+    core = largest_piece(~grow(~mask, _OPEN_MM))
     if not core.any():
         return core
-    mask = mask & (ndi.distance_transform_edt(~core) <= _OPEN_MM + 1.0)
+    mask = mask & grow(core, _OPEN_MM + 1.0)
     width = int(np.ceil(_CLOSE_MM)) + 2
     padded = np.pad(mask, width)
-    grown = ndi.distance_transform_edt(~padded) <= _CLOSE_MM
-    closed = (ndi.distance_transform_edt(grown) > _CLOSE_MM) | padded
+    closed = ~grow(~grow(padded, _CLOSE_MM), _CLOSE_MM) | padded
     inner = tuple(slice(width, -width) for _ in range(3))
-    return _largest(ndi.binary_fill_holes(closed[inner]) & seen)
+    return largest_piece(fill_holes(closed[inner]) & seen)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-from scipy import ndimage as ndi
 
 from mslesseg_app.errors import AlignmentError
 from mslesseg_app.spatial import quality
@@ -18,6 +17,7 @@ from mslesseg_app.spatial.between import disagreement
 from mslesseg_app.spatial.pose import nearest_rigid
 from mslesseg_app.spatial.registration import Alignment, align
 from mslesseg_app.spatial.resample import resample
+from mslesseg_app.spatial.shapes import grow
 from mslesseg_app.spatial.template import load_template
 
 Strategy = Literal['anchored', 'independent']
@@ -86,8 +86,8 @@ class ExamAlignment:
 def search_region() -> Any:
     """Return the template's brain mask, grown by a rim, as an image (uint8)."""
     mask = load_template().mask
-    far = ndi.distance_transform_edt(np.asarray(mask.dataobj) == 0)
-    return nib.Nifti1Image((far <= _RIM_MM).astype(np.uint8), mask.affine)
+    grown = grow(np.asarray(mask.dataobj) > 0, _RIM_MM)
+    return nib.Nifti1Image(grown.astype(np.uint8), mask.affine)
 
 
 def align_exam(

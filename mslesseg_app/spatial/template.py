@@ -14,9 +14,9 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage as ndi
 
 from mslesseg_app.errors import NoInputError
+from mslesseg_app.spatial.shapes import fill_holes, largest_piece
 
 TEMPLATE_NAME = 'MNI152NLin6Asym'
 TEMPLATE_SHAPE = (182, 218, 182)
@@ -176,10 +176,7 @@ def _brain_mask(source: _Source, brain: npt.NDArray[np.float32]) -> npt.NDArray[
     mask: npt.NDArray[Any] | None = None
     if source.mask is not None and source.mask.is_file() and source.mask.stat().st_size:
         mask = _load_on_grid(source.mask)
-    labels, _ = ndi.label((brain if mask is None else mask) > 0)
-    largest = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
-    filled: npt.NDArray[np.bool_] = ndi.binary_fill_holes(largest)
-    return filled
+    return fill_holes(largest_piece((brain if mask is None else mask) > 0))
 
 
 @cache
