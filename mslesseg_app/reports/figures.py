@@ -7,16 +7,18 @@ how to read it.  :func:`read_figure` gives the same from the file alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes, distance_transform_edt, gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
 from ..errors import DataError
+from ..spatial.shapes import fill_holes
 from . import svg
 from .content import Figure
 from .labels import Spot, place_labels
@@ -201,12 +203,11 @@ def alignment_flicker(
         If an image is not 3D, the grids differ, or the mask is empty.
     """
     volume = oriented(moving_on_template)
-    target = oriented_like(template_brain, volume, 'The template')
-    brain = _filled(oriented_like(mask, volume, "The template's brain mask"), "template's mask")
-    brain = binary_fill_holes(brain)
+    oriented_like(template_brain, volume, 'The template')
+    oriented_like(mask, volume, "The template's brain mask")
+    target, brain, fluid = _template_side(template_brain, mask)
     stage = stage_of(volume, brain, brain, convention)
     other = stage_of(target, brain, brain, convention)
-    fluid = _ventricles(target, brain)
     panels = [
         _flicker_panel(stage, other, axis, index, brain, fluid)
         for axis, index in _three_planes(brain)
@@ -304,6 +305,16 @@ def _side_words(convention: Convention) -> str:
         f"{convention.capitalize()} convention: the patient's left (L) is on the {side} of the "
         'picture.'
     )
+
+
+@lru_cache(maxsize=1)
+def _template_side(
+    template_brain: SpatialImage, mask: SpatialImage
+) -> tuple[Volume, NDArray[np.bool_], NDArray[np.float32]]:
+    """Template, its brain and its ventricles: the same for all images of a run."""
+    target = oriented(template_brain)
+    brain = fill_holes(_filled(oriented(mask), "template's mask"))
+    return target, brain, _ventricles(target, brain)
 
 
 def _ventricles(template: Volume, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
