@@ -344,11 +344,12 @@ def _look_up(
 def _windows(fraction: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], ...]:
     """Return the weights of the four bins around a value (cubic B-spline)."""
     t, u = fraction, 1.0 - fraction
+    t2, u2 = t * t, u * u  # a third power would cost ten times as much
     return (
-        u**3 / 6,
-        (4 - 6 * t**2 + 3 * t**3) / 6,
-        (4 - 6 * u**2 + 3 * u**3) / 6,
-        t**3 / 6,
+        u2 * u / 6,
+        (4 - t2 * (6 - 3 * t)) / 6,
+        (4 - u2 * (6 - 3 * u)) / 6,
+        t2 * t / 6,
     )
 
 
