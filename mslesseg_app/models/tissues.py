@@ -228,9 +228,14 @@ def _no_tissues() -> DataError:
 def _samples(channel: Array, brain: Bools, points: Array) -> Array:
     """Return the smoothed image at the points, tails cut, mean zero and variance one."""
     low, high = np.percentile(channel[brain], (1, 99))
-    filled = np.where(brain, np.clip(channel, low, high), low)
+    reach = int(4 * _FIT_SIGMA) + 1  # of the filter; beyond the brain there is one value
+    first = np.maximum(points.min(axis=0).astype(int) - reach, 0)
+    box = tuple(
+        slice(a, b) for a, b in zip(first, points.max(axis=0).astype(int) + reach + 1, strict=True)
+    )
+    filled = np.where(brain[box], np.clip(channel[box], low, high), low)
     smooth = ndimage.gaussian_filter(filled, _FIT_SIGMA)
-    values = smooth[tuple(points.astype(int).T)]
+    values = smooth[tuple((points.astype(int) - first).T)]
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
 
 

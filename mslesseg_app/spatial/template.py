@@ -227,16 +227,21 @@ def template_origin(*, head: bool = False) -> dict[str, str]:
 
 
 def _nilearn_map(tissue: Literal['gm', 'wm']) -> npt.NDArray[np.float32]:
-    """Fetch one of nilearn's own 1 mm maps and carry it to the template grid."""
-    from nilearn import datasets
+    """Read one of nilearn's own 1 mm maps and carry it to the template grid.
 
+    The package itself is not imported: that would take seconds.
+    """
     from mslesseg_app.spatial.resample import resample
 
-    load = {'gm': datasets.load_mni152_gm_template, 'wm': datasets.load_mni152_wm_template}
-    moved = resample(
-        load[tissue](resolution=1), TEMPLATE_SHAPE, TEMPLATE_AFFINE, ICBM2009A_FROM_TEMPLATE
-    )
-    return np.clip(np.asarray(moved.dataobj, dtype=np.float32), 0.0, 1.0)
+    spec = find_spec('nilearn')
+    for root in (spec.submodule_search_locations or ()) if spec else ():
+        name = f'mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz'
+        stored = nib.load(Path(root) / 'datasets' / 'data' / name)
+        data = np.asarray(stored.dataobj).astype(np.float32)
+        scaled = nib.Nifti1Image(data / data.max(), stored.affine)
+        moved = resample(scaled, TEMPLATE_SHAPE, TEMPLATE_AFFINE, ICBM2009A_FROM_TEMPLATE)
+        return np.clip(np.asarray(moved.dataobj, dtype=np.float32), 0.0, 1.0)
+    raise NoInputError('The tissue maps were not found.', 'Install the package nilearn.')
 
 
 @cache
