@@ -41,9 +41,9 @@ def foreground(data: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nib.Nifti1Image:
     """Divide an image by the smooth bias field that N4 estimates.
 
-    Method: Tustison et al., N4ITK, IEEE Trans Med Imaging 29 (2010). It gives what ITK
-    gives (to 0.1 % within the brain) in a tenth of the time: the voxels lie on a grid, so the
-    splines are fitted along one axis after the other.
+    Method: Tustison et al., N4ITK, IEEE Trans Med Imaging 29 (2010). From the same
+    voxels it gives the field of ITK's filter (to 1e-4), in less time: the voxels lie on a grid,
+    so the splines are fitted along one axis after the other.
 
     Parameters
     ----------

@@ -206,7 +206,7 @@ def _evidence(bins: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Fl
     return np.append(np.clip(odds, -_MOST_EVIDENCE, _MOST_EVIDENCE), 0).astype(np.float32)
 
 
-def _density(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _density(counts: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     soft = ndi.gaussian_filter1d(counts, 1.0, mode='nearest') + 1e-4 * counts.sum() + 1e-9
     density: npt.NDArray[np.float64] = soft / soft.sum()
     return density
