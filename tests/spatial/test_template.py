@@ -8,6 +8,7 @@ import pytest
 
 from mslesseg_app.errors import NoInputError
 from mslesseg_app.spatial import template
+from mslesseg_app.spatial.resample import resample
 
 
 @pytest.fixture
@@ -98,3 +99,19 @@ def test_without_any_source_the_hint_says_what_to_do(fresh):
     with pytest.raises(NoInputError) as caught:
         template.load_template()
     assert 'FSLDIR' in caught.value.hint
+
+
+@pytest.mark.parametrize('tissue', ['gm', 'wm'])
+def test_tissue_maps_are_those_of_nilearn(tissue):
+    """They are read from its files, because importing the package takes seconds."""
+    from nilearn import datasets
+
+    load = {'gm': datasets.load_mni152_gm_template, 'wm': datasets.load_mni152_wm_template}
+    theirs = resample(
+        load[tissue](resolution=1),
+        template.TEMPLATE_SHAPE,
+        template.TEMPLATE_AFFINE,
+        template.ICBM2009A_FROM_TEMPLATE,
+    )
+    expected = np.clip(np.asarray(theirs.dataobj), 0, 1)
+    np.testing.assert_allclose(template._nilearn_map(tissue), expected, atol=1e-5)
