@@ -163,7 +163,7 @@ def _software(engine: str) -> list[dict[str, str]]:
 
     if engine == 'fsl':
         return [{'Name': 'FSL', 'Version': fsl_version()}]
-    return [{'Name': 'SimpleITK', 'Version': version('SimpleITK')}]
+    return [{'Name': 'SciPy', 'Version': version('scipy')}]
 
 
 def _descriptions(out_dir: Path, entry: AnyModel) -> str:

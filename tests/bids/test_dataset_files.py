@@ -93,7 +93,7 @@ def test_description_says_what_made_the_dataset(settings):
     assert (app['Name'], app['Version']) == ('mslesseg', __version__)
     assert model['Name'] == 'model hyperintensity'
     assert ENTRY.digest in model['Description']
-    assert [item['Name'] for item in software] == ['SimpleITK']
+    assert [item['Name'] for item in software] == ['SciPy']
     assert content['DatasetType'] == 'derivative'
     assert content['DatasetLinks'] == {'raw': '../bids'}
     assert content['License'] == 'CC0'
@@ -104,7 +104,7 @@ def test_description_keeps_other_models_and_drops_their_older_versions(settings)
     for entry in (other, ENTRY, other):
         write_dataset_files(settings, entry, 'builtin')
     names = [item['Name'] for item in description(settings)['GeneratedBy']]
-    assert names == ['mslesseg', 'model other', 'SimpleITK', 'model hyperintensity']
+    assert names == ['mslesseg', 'model other', 'SciPy', 'model hyperintensity']
     rows = (settings.out_dir / 'descriptions.tsv').read_text().splitlines()
     assert rows[0] == 'desc_id\tdescription'
     labels = [row.split('\t')[0] for row in rows[1:]]
