@@ -25,7 +25,7 @@ from .bids.review import (
     marked_exams,
 )
 from .bids.validation import validate
-from .errors import MSLesSegError, NothingSelectedError
+from .errors import MSLesSegError, NoInputError, NothingSelectedError
 from .files import check_temporary_folder
 from .inference.ensemble import AnyModel, choose, models_of
 from .models.registry import get_entry
@@ -104,10 +104,21 @@ def _forget(exam: Exam, settings: Settings) -> None:
 
 
 def write_reports(settings: Settings, *, quiet: bool = False) -> int:
-    """Write the subject pages again from the records in the output folder."""
+    """Write the subject pages again from the records in the output folder.
+
+    Raises
+    ------
+    NoInputError
+        If there is no record of any of them.
+    """
     from .pages import write_pages
 
     pages = write_pages(settings, {exam.subject for exam in find_exams(settings)})
+    if not pages:
+        raise NoInputError(
+            f'{settings.out_dir} holds no finished exam of these participants.',
+            'Run the participant level first, without --reports-only.',
+        )
     _say('\n'.join(f'Wrote {page}' for page in pages), quiet)
     return 0
 

@@ -13,7 +13,7 @@ from . import __version__
 from .bids.dataset import CITATION
 from .bids.exams import Exam
 from .bids.names import output_path
-from .errors import MSLesSegError, NoInputError
+from .errors import MSLesSegError
 from .extras import gather_extras
 from .files import write_json, write_text
 from .inference.ensemble import AnyModel
@@ -59,13 +59,7 @@ def record_failures(
 
 
 def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
-    """Write ``sub-<label>.html`` for each subject from the records in the output folder.
-
-    Raises
-    ------
-    NoInputError
-        If there is no record of any of them.
-    """
+    """Write ``sub-<label>.html`` for each subject that has records in the output folder."""
     pages = []
     for subject in sorted(subjects):
         records = sorted((settings.out_dir / f'sub-{subject}').glob('**/log/*_exam.json'))
@@ -82,11 +76,6 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
         page = page_path(settings, subject)
         extras = gather_extras(exams, subject, settings.out_dir)
         pages.append(write_subject_page(content, page, extras=extras))
-    if not pages:
-        raise NoInputError(
-            f'{settings.out_dir} holds no finished exam of these participants.',
-            'Run the participant level first, without --reports-only.',
-        )
     return pages
 
 

@@ -7,6 +7,7 @@ many jobs there are.
 from __future__ import annotations
 
 import gc
+import re
 from bisect import insort
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -286,6 +287,9 @@ def _is_done(step: Step) -> bool:
 def _run_here(step: Step) -> str:
     try:
         step.run()
-    except Exception as error:  # noqa: BLE001 - it stops its job only
-        return ''.join(format_exception(error))
+    except Exception as error:
+        text = ''.join(format_exception(error))
+        if re.search(r'^\s*KeyboardInterrupt', text, re.MULTILINE):  # Nipype makes it a failure
+            raise KeyboardInterrupt from error
+        return text
     return ''

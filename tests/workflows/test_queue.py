@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import networkx as nx
 import pytest
+from nipype import Function, Node
 from stubs import PlainStep, chain
 
 from mslesseg_app.workflows.queue import Job, Resources, Scheduler
@@ -182,6 +183,19 @@ def test_short_steps_run_here_and_may_fail() -> None:
     assert play([one]).log == []
     assert heard[-1] == ('broken', 'exception', True)
     assert ('short', 'end', False) in heard
+
+
+def interrupted() -> None:
+    """Be interrupted, as the main process may be at any time."""
+    raise KeyboardInterrupt
+
+
+def test_an_interruption_in_a_short_step_of_nipype_is_one(tmp_path) -> None:
+    """Nipype catches it, and would have the exam fail."""
+    node = Node(Function(function=interrupted), name='short', base_dir=str(tmp_path))
+    node.run_without_submitting = True
+    with pytest.raises(KeyboardInterrupt):
+        play([job(node)])
 
 
 def test_an_empty_job_ends_at_once() -> None:
