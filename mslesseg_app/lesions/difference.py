@@ -45,6 +45,10 @@ _NORMAL = (0.7, 1.3)
 LESION_FACTOR, TISSUE_FACTOR = 1.1, 0.8
 
 
+#: A change has at least so many voxels: one or two of a coarse grid are no evidence.
+_LEAST_VOXELS = 3
+
+
 @dataclass(frozen=True)
 class ChangeLimits:
     """When a difference is a change.
@@ -56,7 +60,7 @@ class ChangeLimits:
     extent : float
         Standard deviations down to which it extends from there.
     min_volume : float
-        Smallest change, mm³.
+        Smallest change, mm³; in any case three voxels of the half-way grid.
     """
 
     seed: float = 5.0
@@ -219,8 +223,9 @@ def _connected(
         return found, 0
     numbers = np.arange(1, count + 1)
     highest = ndi.maximum(z, found, numbers)
-    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:] * voxel_mm3
-    keep = (highest >= limits.seed) & (sizes >= limits.min_volume * (1 - 1e-6))
+    sizes = np.bincount(found.ravel(), minlength=count + 1)[1:]
+    least = max(limits.min_volume / voxel_mm3 * (1 - 1e-6), _LEAST_VOXELS)
+    keep = (highest >= limits.seed) & (sizes >= least)
     lookup = np.zeros(count + 1, dtype=np.int32)
     lookup[1:][keep] = np.arange(1, np.count_nonzero(keep) + 1)
     return lookup[found], int(np.count_nonzero(keep))

@@ -248,6 +248,16 @@ def test_limits_of_a_change():
     assert count() == 0, 'neither FLAIR is brighter there than normal tissue'
 
 
+@pytest.mark.parametrize('voxels', [1, 2, 3])
+def test_a_change_has_three_voxels(voxels):
+    """On coarse grids two of them would be enough for the smallest volume."""
+    difference = pictured(session(), session(B))
+    kept = np.argwhere(difference.z > 0)[:voxels]
+    difference.z[:] = 0
+    difference.z[tuple(kept.T)] = 10
+    assert find_changes(difference, ChangeLimits(min_volume=0)).count == (voxels == 3)
+
+
 def test_moving_fluid_is_no_change():
     before, after = session(), session(B)
     difference = pictured(before, after)
