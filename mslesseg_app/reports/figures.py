@@ -29,6 +29,7 @@ from .slices import (
     Convention,
     Volume,
     bounding_box,
+    demand_grid,
     foreground,
     grey_window,
     lesion_slices,
@@ -203,9 +204,8 @@ def alignment_flicker(
         If an image is not 3D, the grids differ, or the mask is empty.
     """
     volume = oriented(moving_on_template)
-    oriented_like(template_brain, volume, 'The template')
-    oriented_like(mask, volume, "The template's brain mask")
     target, brain, fluid = _template_side(template_brain, mask)
+    demand_grid(target, volume, 'The template')
     stage = stage_of(volume, brain, brain, convention)
     other = stage_of(target, brain, brain, convention)
     panels = [
@@ -313,7 +313,8 @@ def _template_side(
 ) -> tuple[Volume, NDArray[np.bool_], NDArray[np.float32]]:
     """Template, its brain and its ventricles: the same for all images of a run."""
     target = oriented(template_brain)
-    brain = fill_holes(_filled(oriented(mask), "template's mask"))
+    on_grid = oriented_like(mask, target, "The template's brain mask")
+    brain = fill_holes(_filled(on_grid, "template's mask"))
     return target, brain, _ventricles(target, brain)
 
 

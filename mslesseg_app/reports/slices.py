@@ -92,10 +92,15 @@ def oriented_like(image: nib.spatialimages.SpatialImage, volume: Volume, what: s
         If shapes or affines differ.
     """
     second = oriented(image)
+    demand_grid(second, volume, what)
+    return second
+
+
+def demand_grid(second: Volume, volume: Volume, what: str) -> None:
+    """Raise a DataError if two volumes differ in shape or affine."""
     same_shape = second.data.shape == volume.data.shape
     if not (same_shape and np.allclose(second.affine, volume.affine, atol=1e-3)):
         raise DataError(f'{what} is not on the grid of the image that it is drawn on.')
-    return second
 
 
 def picture(

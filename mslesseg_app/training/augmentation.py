@@ -19,7 +19,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as fn
-from torch.utils.data import Dataset
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.inference.normalise import scale_of
@@ -35,7 +34,7 @@ from mslesseg_app.training.fields import (
     thick_slices,
     transform,
 )
-from mslesseg_app.training.patches import Key, place_seed, steps_of
+from mslesseg_app.training.patches import Cases, Key, place_seed
 from mslesseg_app.training.plan import Augmentation, Plan
 
 FLAIR = 0
@@ -385,7 +384,7 @@ def normalised(
     return result
 
 
-class AugmentedFeed(Dataset[dict[str, Tensor]]):
+class AugmentedFeed(Cases):
     """Augmented patches of exams; see the top of this module.
 
     Parameters
@@ -405,21 +404,9 @@ class AugmentedFeed(Dataset[dict[str, Tensor]]):
         entry: ModelEntry,
         shapes: LesionShapes | None = None,
     ) -> None:
-        self.cases, self.plan, self.entry, self.shapes = tuple(cases), plan, entry, shapes
+        super().__init__(cases, plan)
+        self.entry, self.shapes = entry, shapes
         self.volumes: dict[int, Volume] = {}
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the cases."""
-        return [case.name for case in self.cases]
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self.cases))
-
-    def __len__(self) -> int:
-        return len(self.cases)
 
     def prepare(self) -> Iterator[str]:
         """Read every case and yield its name; an unfit one is an error."""

@@ -293,7 +293,27 @@ def random_transforms(plan: Plan) -> Compose:
     return Compose(steps)
 
 
-class CaseFeed(Dataset[dict[str, Tensor]]):
+class Cases(Dataset[dict[str, Tensor]]):
+    """Cases that patches are drawn from: what is the same however they are drawn."""
+
+    def __init__(self, cases: Sequence[LabelledCase], plan: Plan) -> None:
+        self.cases, self.plan = tuple(cases), plan
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the cases."""
+        return [case.name for case in self.cases]
+
+    @property
+    def steps(self) -> int:
+        """Steps of an epoch."""
+        return steps_of(self.plan, len(self))
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+
+class CaseFeed(Cases):
     """Patches of exams as they are.
 
     Parameters
@@ -316,26 +336,13 @@ class CaseFeed(Dataset[dict[str, Tensor]]):
         cache: Path,
         judged: bool = False,
     ) -> None:
-        self.cases, self.plan = tuple(cases), plan
+        super().__init__(cases, plan)
         read = _reader(plan, entry, judged)
         items = [_item(case, read) for case in cases]
         self.read = PersistentDataset(
             items, read, cache, hash_func=pickle_hashing, weights_only=True
         )
         self.change = random_transforms(plan)
-
-    @property
-    def files(self) -> list[str]:
-        """Names of the cases."""
-        return [case.name for case in self.cases]
-
-    @property
-    def steps(self) -> int:
-        """Steps of an epoch."""
-        return steps_of(self.plan, len(self.cases))
-
-    def __len__(self) -> int:
-        return len(self.cases)
 
     def prepare(self) -> Iterator[str]:
         """Read every case into the cache and yield its name; an unfit one is an error."""
