@@ -162,7 +162,8 @@ class CompareSessions(GuardedInterface):
         except DataError as error:
             return _Result(Agreement(edge, np.nan, np.nan, 'failed', error.message))
         matched = difference.matched
-        agreement = judge_agreement(edge, matched.correlation, matched.width_mm)
+        in_plane = float(np.median(difference.pair.edges))
+        agreement = judge_agreement(edge, matched.correlation, matched.width_mm, in_plane)
         if agreement.verdict == 'failed':
             return _Result(agreement)
         before, after = _session(given.before_labels), _session(given.after_labels)

@@ -19,7 +19,8 @@ Verdict = Literal['ok', 'suspect', 'failed']
 EDGE_SUSPECT_MM, EDGE_FAILED_MM = 1.5, 4.0
 #: Correlation of the two FLAIRs within the brain below which it is suspect, and failed.
 CORRELATION_SUSPECT, CORRELATION_FAILED = 0.6, 0.2
-#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried.
+#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried. Less than
+#: a voxel says nothing: interpolation between coarse voxels blurs as much.
 SMOOTHING_SUSPECT_MM = 1.7
 _MOST_POINTS = 60_000
 
@@ -49,8 +50,10 @@ class Agreement:
     reason: str = ''
 
 
-def judge_agreement(edge_mm: float, correlation: float, smoothing_mm: float = 0.0) -> Agreement:
-    """Judge the numbers by their limits."""
+def judge_agreement(
+    edge_mm: float, correlation: float, smoothing_mm: float = 0.0, voxel_mm: float = 1.0
+) -> Agreement:
+    """Judge the numbers by their limits; ``voxel_mm`` is the edge of a voxel in plane."""
     edge = _verdict(edge_mm, EDGE_SUSPECT_MM, EDGE_FAILED_MM)
     similar = _verdict(-correlation, -CORRELATION_SUSPECT, -CORRELATION_FAILED)
     reasons = []
@@ -58,7 +61,8 @@ def judge_agreement(edge_mm: float, correlation: float, smoothing_mm: float = 0.
         reasons.append(f'the edges of the brains lie {edge_mm:.1f} mm apart')
     if similar != 'ok':
         reasons.append(f'the FLAIRs differ (correlation {correlation:.2f})')
-    blurred: Verdict = 'suspect' if smoothing_mm >= SMOOTHING_SUSPECT_MM else 'ok'
+    least = max(SMOOTHING_SUSPECT_MM, voxel_mm)
+    blurred: Verdict = 'suspect' if smoothing_mm >= least else 'ok'
     if blurred != 'ok':
         reasons.append('the FLAIRs differ in resolution')
     worst: Verdict = 'ok'

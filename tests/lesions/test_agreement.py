@@ -69,5 +69,6 @@ def test_verdicts(edge, correlation, verdict, words):
 
 def test_another_resolution_is_marked():
     assert judge_agreement(0.5, 0.9, 1.0).verdict == 'ok'
+    assert judge_agreement(0.5, 0.9, 1.7, voxel_mm=3.0).verdict == 'ok', 'less than a voxel'
     found = judge_agreement(0.5, 0.9, 1.7)
     assert (found.verdict, 'resolution' in found.reason) == ('suspect', True)
