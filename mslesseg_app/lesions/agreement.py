@@ -19,8 +19,8 @@ Verdict = Literal['ok', 'suspect', 'failed']
 EDGE_SUSPECT_MM, EDGE_FAILED_MM = 1.5, 4.0
 #: Correlation of the two FLAIRs within the brain below which it is suspect, and failed.
 CORRELATION_SUSPECT, CORRELATION_FAILED = 0.6, 0.2
-#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried. Less than
-#: a voxel says nothing: interpolation between coarse voxels blurs as much.
+#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried.
+#: Less than a voxel says nothing: interpolation between coarse voxels blurs as much.
 SMOOTHING_SUSPECT_MM = 1.7
 _MOST_POINTS = 60_000
 
