@@ -11,8 +11,8 @@ of public scans (`MSLESSEG_TEST_DATA`) and STEP one of
     Trains from the start on four folds and leaves one out.
 ``sources`` (or ``source-MS3SEG`` …)
     Trains from the start on two sources and leaves one out.
-``long-1``
-    Goes on with fold 1 for 1,600 steps.
+``long-1``, ``long-2``
+    Goes on with fold 1 for 1,600 steps, with fold 2 for 900.
 ``final``
     Goes on from there with all exams for 1,000 steps: the shipped network.
 ``predict``
@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mslesseg_app.inference.location import only_in_white_matter
 from mslesseg_app.inference.run import stack_channels
 from mslesseg_app.learning.cases import find_cases
 from mslesseg_app.metrics.evaluation import evaluate
@@ -65,14 +66,16 @@ LONG = RUN | {
     'augmentation.negatives': 0.2, 'augmentation.contrast': 0.4,
 }  # fmt: skip
 FINAL = LONG | {'epochs': 40, 'seed': 3, 'learning_rate': 1e-3}
-#: Of each kind of run: where it begins, its plan, and the threshold of its masks.
+#: Of each run or kind of run: where it begins, its plan, and the threshold of its masks.
 RUNS: dict[str, tuple[str, dict[str, float], float]] = {
     'start': ('', START, 0.5),
     'fold': ('start', RUN, 0.9),
     'source': ('start', RUN, 0.9),
-    'long': ('fold-1', LONG, 0.6),
+    'long-1': ('fold-1', LONG, 0.6),
+    'long-2': ('fold-2', LONG | {'epochs': 36}, 0.6),
     'final': ('long-1', FINAL, 0.6),
 }
+LEAST_WHITE_MATTER = get_entry('unet').least_white_matter
 SUFFIXES = {'FLAIR': 'FLAIR', 'T1': 'T1w', 'T2': 'T2w'}
 METRICS = ('DSC', 'TPR', 'PPV', 'LTPR', 'LFPR', 'AVD', 'ASSD', 'lesion_F1')
 
@@ -152,8 +155,13 @@ def runs_of(step: str) -> list[str]:
 
 
 def kind_of(run: str) -> str:
-    """Return the kind of a run, which is a key of `RUNS`."""
+    """Return the kind of a run."""
     return run.partition('-')[0]
+
+
+def settings_of(run: str) -> tuple[str, dict[str, float], float]:
+    """Return where a run begins, its plan, and the threshold of its masks."""
+    return RUNS[run] if run in RUNS else RUNS[kind_of(run)]
 
 
 def entry_name(run: str) -> str:
@@ -169,7 +177,7 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         if start
         else [work / 'registered', data / 'ms3seg-bids']
     )
-    first, plan, _ = RUNS[kind_of(name)]
+    first, plan, _ = settings_of(name)
     weights = work / 'runs' / first / 'weights.safetensors'
     more = ['--unlabelled'] if start else ['--start-from', weights]
     command = [
@@ -245,8 +253,9 @@ def planted(run: str, cases: Sequence[LabelledCase], work: Path, data: Path, thr
             read_case(case, entry), shapes, chance.uniform(40, 80), chance
         )
         used = {n: i for n, i, p in zip(entry.channels, images, present, strict=True) if p}
-        prob = predictor(stack_channels(entry, used, brain), brain, present)
-        found = evaluate(prob * brain >= entry.threshold, label, (1, 1, 1)).values
+        prob = predictor(stack_channels(entry, used, brain), brain, present) * brain
+        prob = only_in_white_matter(prob, entry.threshold, LEAST_WHITE_MATTER)
+        found = evaluate(prob >= entry.threshold, label, (1, 1, 1)).values
         print(
             f'{run}\t{case.name}\t{label.sum() / 1000:.1f} ml\tDSC {found["DSC"]:.3f}', flush=True
         )
@@ -281,10 +290,11 @@ def figures(cases: Sequence[LabelledCase], work: Path) -> Iterator[dict[str, obj
         name, _, subset = path.name.removesuffix('.npz').rpartition('_')
         case = next(c for c in cases if c.name == name)
         run = path.parent.name
-        threshold = RUNS[kind_of(run)][2]
+        threshold = settings_of(run)[2]
         raw = read_case(case, get_entry(entry_name(run), work / 'models'))
         with np.load(path) as file:
             prob = file['prob'].astype(np.float32)
+        prob = only_in_white_matter(prob, threshold, LEAST_WHITE_MATTER)
         found = evaluate(prob >= threshold, raw.mask, raw.spacing, 'mslesseg', prob).values
         yield {
             'run': run,
@@ -323,7 +333,7 @@ def main() -> int:
         assemble(data, work)
     elif args.step in ('predict', 'planted'):
         cases = cases_of(data, work)
-        for run in [*runs_of('folds'), *runs_of('sources'), 'long-1']:
+        for run in [*runs_of('folds'), *runs_of('sources'), 'long-1', 'long-2']:
             if not (work / 'models' / f'{entry_name(run)}.toml').is_file():
                 continue
             if args.step == 'predict':

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.inference.device import choose_device
+from mslesseg_app.inference.location import only_in_white_matter
 from mslesseg_app.inference.normalise import JOINT, normalise
 from mslesseg_app.inference.prediction import Prediction
 from mslesseg_app.inference.presets import DEFAULT, has_presets, resolve
@@ -109,6 +111,8 @@ def segment_detailed(
     for values in (found.prob, found.variance):
         if values is not None:
             values[~brain] = 0
+    prob = only_in_white_matter(found.prob, entry.threshold, entry.least_white_matter)
+    found = replace(found, prob=prob)
     info = {
         'model': entry.name,
         'version': entry.version,

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..files import write_text
+from ..inference.location import only_in_white_matter
 from ..inference.presets import resolve
 from ..metrics.evaluation import evaluate
 from ..models.registry import ModelEntry, load_predictor
@@ -47,7 +48,8 @@ def evaluate_cases(
     for case in cases:
         loaded = load_case(case, entry)
         prob = predictor(loaded.channels, loaded.brain, loaded.present)
-        found = (prob >= entry.threshold) & loaded.brain
+        prob = only_in_white_matter(prob * loaded.brain, entry.threshold, entry.least_white_matter)
+        found = prob >= entry.threshold
         for rules in RULES:
             values = evaluate(found, loaded.mask, loaded.spacing, rules).values
             yield {

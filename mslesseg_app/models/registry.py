@@ -97,6 +97,9 @@ class ModelEntry:
         A method of `mslesseg_app.inference.normalise`.
     threshold : float
         Probability from which a voxel is lesion.
+    least_white_matter : float
+        Findings with a lower mean of the template's white matter are left out
+        (`mslesseg_app.inference.location`); 0 keeps all.
     licence : str
         SPDX name for the model and its weights.
     options : dict
@@ -126,6 +129,7 @@ class ModelEntry:
     normalisation: str
     threshold: float
     licence: str
+    least_white_matter: float = 0.0
     options: dict[str, Any] = field(default_factory=dict, hash=False)
     patch: tuple[int, int, int] | None = None
     sampler: dict[str, Any] = field(default_factory=dict, hash=False)
@@ -432,6 +436,9 @@ def _problem_of_numbers(entry: ModelEntry) -> str:
         return 'threshold is not a number'
     if not 0 < threshold < 1:
         return 'threshold does not lie between 0 and 1'
+    least = entry.least_white_matter
+    if isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least < 1:
+        return 'least_white_matter is not a number from 0 to 1'
     patch = entry.patch
     if patch is not None and not (
         isinstance(patch, tuple)

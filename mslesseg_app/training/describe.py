@@ -41,6 +41,7 @@ def wishes_of(plan: Plan) -> Mapping[str, Any]:
         'missing': plan.missing,
         'normalisation': plan.normalisation,
         'threshold': plan.threshold,
+        'least_white_matter': plan.least_white_matter,
         'licence': 'NOASSERTION',
         'options': plan.options,
         'patch': plan.patch,

@@ -63,7 +63,7 @@ class Plan:
 
     Attributes
     ----------
-    architecture, options, channels, normalisation, sampler, threshold
+    architecture, options, channels, normalisation, sampler, threshold, least_white_matter
         As in `mslesseg_app.models.registry.ModelEntry`.
     validation : dict
         Sampler by which exams are judged during training; without one, that of the preset
@@ -146,6 +146,7 @@ class Plan:
     sampler: dict[str, Any] = field(default_factory=dict)
     validation: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
+    least_white_matter: float = 0.0
     augment: str = 'basic'
     augmentation: Augmentation = field(default_factory=Augmentation)
     patch: Triple = (96, 96, 96)

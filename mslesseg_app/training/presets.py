@@ -173,6 +173,7 @@ UNET: dict[str, Any] = {
     'sampler': {'overlap': 0.25, 'blending': 'gaussian', 'multiple': 16, 'fit': True},
     'validate_every': 0,
     'keep': 'last',
+    'least_white_matter': 0.25,
 }
 """What the default model was trained with, beside `MENDED`."""
 
