@@ -8,13 +8,12 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
-from nibabel.openers import ImageOpener
 
 from ..errors import DataError
 from .affines import without_shear
 from .intensity import zero_based
 from .reading import UNREADABLE as UNREADABLE
-from .reading import open_image, three_dimensional
+from .reading import open_image, raw_header, three_dimensional
 
 #: Fewer slices than this cannot be aligned to the template.
 MIN_SLICES = 8
@@ -137,8 +136,7 @@ def _edges(image: nb.Nifti1Image) -> npt.NDArray[np.float64]:
     header: Any = image.header
     name = image.get_filename()
     if name:
-        with ImageOpener(name) as file:
-            header = type(image.header).from_fileobj(file, check=False)
+        header = raw_header(Path(name))
     return np.asarray(header['pixdim'][1:4], dtype=np.float64)
 
 
@@ -167,13 +165,18 @@ def _read(image: nb.Nifti1Image, path: Path) -> np.ndarray:
         with np.errstate(all='ignore'):
             # Single precision would round an offset and what lies on it.
             kind = image.get_data_dtype()
-            wide = kind.itemsize > (4 if kind.kind == 'f' else 2)
+            wide = kind.itemsize > (4 if kind.kind == 'f' else 2) or _inter(image) != 0
             data = np.asanyarray(image.dataobj, dtype=np.float64 if wide else np.float32)
     except UNREADABLE as error:
         raise DataError(
             f'{path} is truncated or damaged: {error}', 'Copy or convert the image again.'
         ) from error
     return data
+
+
+def _inter(image: nb.Nifti1Image) -> float:
+    """Return the intercept of the scaling of stored values."""
+    return float(getattr(image.dataobj, 'inter', 0.0))
 
 
 def _check_forms_agree(image: nb.Nifti1Image, path: Path) -> None:
