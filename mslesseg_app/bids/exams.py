@@ -22,7 +22,8 @@ from ..errors import (
 from ..files import too_long
 from ..settings import Settings
 from ..spatial.checks import check_header
-from ..spatial.reading import damaged_qform, lacking, open_image
+from ..spatial.nifti_header import damaged_qform
+from ..spatial.reading import lacking, open_image
 from ..spatial.registered import came_registered
 from .choice import choose_image
 from .ignore import IgnoredFiles
@@ -292,8 +293,8 @@ def _in_place(
             prefix = '_'.join(part for part in folders if part != 'anat')
             here = folders[1].removeprefix('ses-') if len(folders) > 2 else None
             if item.entities.get('extension') in _FOREIGN:
-                text = f'{modality}: {item.filename} is not used: images in BIDS are .nii or .nii.gz.'
-                misplaced.append((here, text))
+                text = f'{modality}: {item.filename} is not used: '
+                misplaced.append((here, text + 'images in BIDS are .nii or .nii.gz.'))
                 continue
             if item.filename.startswith(prefix + '_') and item.entities.get('session') == here:
                 kept[modality].append(item)

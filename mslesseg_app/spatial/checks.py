@@ -12,8 +12,9 @@ import numpy.typing as npt
 from ..errors import DataError
 from .affines import without_shear
 from .intensity import zero_based
-from .reading import UNREADABLE as UNREADABLE
-from .reading import open_image, raw_header, three_dimensional
+from .nifti_header import UNREADABLE as UNREADABLE
+from .nifti_header import raw_header
+from .reading import open_image, three_dimensional
 
 #: Fewer slices than this cannot be aligned to the template.
 MIN_SLICES = 8

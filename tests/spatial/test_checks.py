@@ -12,7 +12,7 @@ import pytest
 from mslesseg_app.errors import DataError, NoInputError
 from mslesseg_app.metrics.images import read_mask
 from mslesseg_app.spatial.checks import MAX_HEADER_DISAGREEMENT, MIN_SLICES, check_image
-from mslesseg_app.spatial.reading import damaged_qform
+from mslesseg_app.spatial.nifti_header import damaged_qform
 from mslesseg_app.spatial.registered import came_registered
 
 SHAPE = (20, 21, 12)
@@ -372,6 +372,18 @@ def turn(angle: float) -> np.ndarray:
             [0, 0, 1],
         ]
     )
+
+
+@pytest.mark.parametrize('sform', [True, False])
+def test_a_damaged_qform_of_nifti_2(tmp_path, sform):
+    affine = np.diag([2.0, -2, -3, 1])
+    made = nb.Nifti2Image(sample(), affine)
+    made.set_qform(affine, 1)
+    made.set_sform(affine if sform else None, 1 if sform else 0)
+    path = with_header(tmp_path, made, {352: np.array([1.2, 0, 0], '<f8').tobytes()})
+    checked = check_image(path)
+    assert np.allclose(checked.affine, affine, atol=1e-5)
+    assert damaged_qform(path) == sform
 
 
 def test_without_an_sform_a_damaged_qform_is_refused(tmp_path):
