@@ -18,6 +18,7 @@ from ..errors import (
     NoInputError,
     NothingSelectedError,
     OutputError,
+    unforeseen,
 )
 from ..files import too_long
 from ..settings import Settings
@@ -261,7 +262,12 @@ def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
             for modality, images in found.items()
         }
         notes = [text for place, text in misplaced if place in (session, None)]
-        exams.append(_make_exam(subject, session, candidates, notes, dataset))
+        try:
+            exams.append(_make_exam(subject, session, candidates, notes, dataset))
+        except Exception as error:  # noqa: BLE001 - the other exams must not be lost
+            exam = Exam(subject, session, {}, settings.modalities, tuple(notes))
+            problem = unforeseen(f'The images of {exam.label} cannot be looked at', error)
+            exams.append(replace(exam, problem=problem))
     if not exams and not settings.sessions:
         problem = NoInputError(
             f'sub-{subject} has no FLAIR, T1w or T2w image.',

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from skeleton import TEMPLATE, THICK, THIN, write_dataset
 
+from mslesseg_app.bids import exams as exams_module
 from mslesseg_app.bids.exams import (
     Exam,
     find_exams,
@@ -196,7 +197,7 @@ def test_sidecars_of_other_encodings_count(settings):
     )
     folder = settings.bids_dir / 'sub-01/anat'
     text = '{"ProtocolName": "Sch\u00e4del",\r\n"MRAcquisitionType": "%s"}'
-    (folder / 'sub-01_acq-a_FLAIR.json').write_bytes((text % '3D').encode('latin-1'))
+    (folder / 'sub-01_acq-a_FLAIR.json').write_bytes((text % '3d').encode('latin-1'))
     (folder / 'sub-01_acq-b_FLAIR.json').write_bytes((text % '2D').encode('utf-16'))
     exam = find(settings)[0]
     assert chosen(exam)['FLAIR'] == 'sub-01_acq-a_FLAIR.nii.gz'
@@ -217,6 +218,22 @@ def test_a_damaged_header_does_not_stop_the_search(settings, change):
     content[place : place + value.nbytes] = value.tobytes()
     path.write_bytes(gzip.compress(bytes(content)))
     assert [exam.label for exam in find(settings)] == ['sub-01', 'sub-02']
+
+
+def test_what_nobody_thought_of_costs_one_exam(settings, monkeypatch):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    real = exams_module.came_registered
+
+    def came_registered(images):
+        if 'sub-01' in str(images['FLAIR']):
+            raise ZeroDivisionError('by zero')
+        return real(images)
+
+    monkeypatch.setattr(exams_module, 'came_registered', came_registered)
+    first, second = find(settings)
+    assert 'sub-01 cannot be looked at: ZeroDivisionError: by zero' in str(first.problem)
+    assert first.problem.exit_code == 1
+    assert second.problem is None
 
 
 def test_a_damaged_qform_is_noted(settings):
