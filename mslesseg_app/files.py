@@ -134,11 +134,11 @@ def read_any_text(path: Path) -> str:
     OSError
         If the file cannot be read.
     ValueError
-        If it holds null characters, as no text does.
+        If it is no text: null characters, or half a character of UTF-16.
     """
     content = path.read_bytes()
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        text = content.decode('utf-16', errors='replace')
+        text = content.decode('utf-16')
     else:
         try:
             text = content.decode('utf-8-sig')
