@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import nibabel as nb
 import numpy as np
+import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
@@ -33,6 +35,8 @@ UNREADABLE = (
     ImageFileError,
     WrapStructError,
 )
+#: qform and sform may differ by this much, in mm, at the corners of the image.
+MAX_HEADER_DISAGREEMENT = 1.0
 COPY_AGAIN = 'Copy or convert the image again.'
 
 #: How NIfTI-1 and NIfTI-2 files begin, in both byte orders.
@@ -92,20 +96,35 @@ def _most_expansion(name: str) -> float:
 
 
 def damaged_qform(path: Path) -> bool:
-    """Whether a NIfTI file has a qform that cannot be used, beside an sform that can.
+    """Whether a NIfTI file has a qform that is no rotation, and an sform that was taken for it.
 
-    A file that cannot be read has none.
+    One that shortening would bring to the place of the sform does not count, nor does a file
+    that cannot be read.
     """
     try:
         header = raw_header(path)
+        set_both = int(header['qform_code']) > 0 and _has_sform(header)
+        if not (set_both and _is_damaged(header)):
+            return False
+        _shorten_quaternion(header)
+        if _is_damaged(header):  # still: something is not finite
+            return True
+        shape = header.get_data_shape()
+        distance = corner_distance(shape, header.get_qform(), header.get_sform())
     except UNREADABLE:
         return False
-    return (
-        isinstance(header, nb.Nifti1Header)
-        and int(header['qform_code']) > 0
-        and _is_damaged(header)
-        and _has_sform(header)
-    )
+    return not distance <= MAX_HEADER_DISAGREEMENT
+
+
+def corner_distance(
+    shape: Sequence[int], first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> float:
+    """Return how far apart two affines put a corner of a grid, in mm."""
+    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
+    corners[:, :3] *= np.asarray(shape[:3], dtype=float) - 1
+    with np.errstate(all='ignore'):
+        moved = ((first - second) @ corners.T)[:3]
+    return float(np.linalg.norm(moved, axis=0).max())
 
 
 def _is_damaged(header: Any) -> bool:
