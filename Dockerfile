@@ -108,14 +108,15 @@ RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
 USER 1000:1000
 
 # --------------------------------------------------- flirt, bet2, avwutils, standard data
-# Versions: those of the packages that fMRIPrep and others install for the same two programs.
-# avwutils and data_standard are not pinned. This project has not resolved them against FSL's
-# channel; what it has run is FSL 6.0.0, built from source (docs/workflow.md).
+# Versions: flirt, bet2 and avwutils as the lock file of fMRIPrep (pixi.lock, August 2025) has them
+# resolved together from the same channel; data_standard as fMRIPrep pinned it when it used it.
+# This project has no access to the channel, and has neither resolved nor run these packages;
+# what it has run is FSL 6.0.0, built from source (docs/workflow.md).
 # The self-test of `full` runs `bet -R` on an image, and ends the build if it fails.
 FROM ${CONDA_IMAGE} AS fsl
 ARG FSL_CHANNEL=https://fsl.fmrib.ox.ac.uk/fsldownloads/fslconda/public/
 ARG CONDA_CHANNEL=conda-forge
-ARG FSL_PACKAGES="fsl-flirt=2111.4 fsl-bet2=2111.8 fsl-avwutils fsl-data_standard"
+ARG FSL_PACKAGES="fsl-flirt=2111.4 fsl-bet2=2111.8 fsl-avwutils=2209.3 fsl-data_standard=2208.0"
 USER 0:0
 # The licence files that the packages bring are kept beside the programs.
 # hadolint ignore=SC2086

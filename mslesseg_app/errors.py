@@ -88,3 +88,22 @@ class BusyError(MSLesSegError):
     """Something else holds what is needed; trying again later may work."""
 
     exit_code = 75
+
+
+def unforeseen(what: str, error: Exception) -> MSLesSegError:
+    """Return what is said of a failure that nobody thought of.
+
+    Parameters
+    ----------
+    what : str
+        What could not be done, as the beginning of a sentence.
+    error : Exception
+        One of ours is returned as it is.
+    """
+    if isinstance(error, MSLesSegError):
+        return error
+    text = ' '.join(str(error).split()) or 'no message'
+    return MSLesSegError(
+        f'{what}: {type(error).__name__}: {text}',
+        'Look at the files of this exam, and please report it with the version of mslesseg.',
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import json
 import os
@@ -123,6 +124,29 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def read_any_text(path: Path) -> str:
+    """Read text that others wrote: UTF-8, UTF-16 with a byte order mark, else Latin-1.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no text: null characters, or half a character of UTF-16.
+    """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = content.decode('utf-16')
+    else:
+        try:
+            text = content.decode('utf-8-sig')
+        except UnicodeDecodeError:
+            text = content.decode('latin-1')
+    if '\0' in text:
+        raise ValueError('it is not a text file')
+    return text
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -13,7 +13,7 @@ import networkx as nx
 from . import finished
 from .bids.exams import Exam, share_template
 from .bids.names import expected_outputs
-from .errors import BusyError, MSLesSegError
+from .errors import BusyError, MSLesSegError, unforeseen
 from .interfaces.base import _marked
 from .locks import locked
 from .pages import page_path, record_failures, write_pages
@@ -89,8 +89,9 @@ class Subject:
             workflow = base.init_run_wf(
                 exams=unit, settings=settings, engine=batch.engine, entry=batch.entry
             )
-        except MSLesSegError as error:
-            batch.outcome.problems |= {exam.label: error for exam in unit}
+        except Exception as error:  # noqa: BLE001 - the other exams must not be lost
+            problem = unforeseen(f'{unit_name(unit)} cannot be prepared', error)
+            batch.outcome.problems |= {exam.label: problem for exam in unit}
             return next(iter(self._one_less()), None)
         graph = base.take_graph(workflow)
         owners = {exam_name(exam): [exam.label] for exam in unit}
@@ -181,7 +182,12 @@ class Subject:
         visits: list[Visit] = []
         if self.units and any(exam.session for exam in self.exams):
             visits = find_visits(self.name, self._settings, self.batch.entry.name)
-        job = self._change_job(visits) if len(visits) > 1 else None
+        job = None
+        try:
+            job = self._change_job(visits) if len(visits) > 1 else None
+        except Exception as error:  # noqa: BLE001 - the other subjects must not be lost
+            problem = unforeseen(f'The sessions of sub-{self.name} cannot be compared', error)
+            self.batch.outcome.others[f'sub-{self.name}, change'] = problem
         return [job] if job else self._page()
 
     def _change_job(self, visits: list[Visit]) -> Job | None:

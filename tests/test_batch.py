@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from skeleton import write_dataset
 from stubs import Recorder, StubPage, result_of, stub_workflow
+from traits.api import TraitError
 
 from mslesseg_app import subjects
 from mslesseg_app.batch import Batch, Outcome
@@ -132,6 +133,23 @@ def test_order_flight_failures_and_resume(study) -> None:
         ['sub-002.align', 'sub-002.segment', 'sub-002.ds_result', 'sub-007.align']
     ), 'the cache knows the steps before the failure'
     assert len(outcome.pages) == 12
+
+
+def test_an_exam_whose_graph_cannot_be_built_is_lost_alone(study, monkeypatch) -> None:
+    """Such as one whose image vanished since it was found: Nipype raises an error of its own."""
+    made = study(3)
+
+    def build(*, exams: list[Exam], **others: object) -> object:
+        if exams[0].label == 'sub-001':
+            raise TraitError('The "in_file" trait must be the path of a file')
+        return made.build(exams=exams, **others)
+
+    monkeypatch.setattr(base, 'init_run_wf', build)
+    outcome, _ = made.run()
+    assert list(outcome.problems) == ['sub-001']
+    assert 'cannot be prepared: TraitError' in str(outcome.problems['sub-001'])
+    assert outcome.problems['sub-001'].hint
+    assert len(outcome.pages) == 3
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from mslesseg_app import files
 from mslesseg_app.errors import DiskError, MSLesSegError, OutputError, UsageError
-from mslesseg_app.files import write_text
+from mslesseg_app.files import read_any_text, write_text
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
@@ -46,6 +46,21 @@ def test_other_errors_of_the_system():
     error = files.explain_os_error(OSError(errno.EIO, os.strerror(errno.EIO)), '/out')
     assert isinstance(error, DiskError)
     assert 'Input/output error' in str(error)
+
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'latin-1', 'utf-16'])
+def test_text_of_other_programs_is_read(tmp_path, encoding):
+    path = tmp_path / 'text.tsv'
+    path.write_bytes('Schädel\t1'.encode(encoding))
+    assert read_any_text(path) == 'Schädel\t1'
+
+
+@pytest.mark.parametrize('content', [b'\x00\x01', b'P\x00\xff'])
+def test_what_is_no_text_is_told(tmp_path, content):
+    path = tmp_path / 'text.tsv'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match='text'):
+        read_any_text(path)
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):

@@ -194,7 +194,7 @@ def _is_3d(path: Path, entities: Mapping[str, Any], said: Mapping[str, Any]) -> 
     label = str(entities.get('acquisition', ''))
     if '3d' in label.lower() or '2d' in label.lower():
         return '3d' in label.lower(), f'acq-{label}'
-    kind = said.get('MRAcquisitionType')
+    kind = str(said.get('MRAcquisitionType')).strip().upper()
     if kind in ('2D', '3D'):
         return kind == '3D', 'MRAcquisitionType'
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import OutputError
-from ..files import write_json, write_text
+from ..files import read_any_text, write_json, write_text
 from ..fsl import fsl_version
 from ..inference.ensemble import AnyModel, Ensemble, models_of
 from ..lesions.lookup import lookup_files
@@ -94,7 +94,7 @@ def _read_description(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = json.loads(read_any_text(path))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

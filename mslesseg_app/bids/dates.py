@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from datetime import datetime
 from pathlib import Path
+
+from ..files import read_any_text
 
 _DAYS_OF_A_YEAR = 365.25
 
@@ -72,7 +75,7 @@ def _time(text: str | None) -> datetime | None:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding='utf-8-sig', newline='') as file:
-            return list(csv.DictReader(file, delimiter='\t'))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        text = io.StringIO(read_any_text(path), newline='')
+        return list(csv.DictReader(text, delimiter='\t'))
+    except (OSError, ValueError, csv.Error):
         return []

@@ -18,10 +18,12 @@ from ..errors import (
     NoInputError,
     NothingSelectedError,
     OutputError,
+    unforeseen,
 )
 from ..files import too_long
 from ..settings import Settings
 from ..spatial.checks import check_header
+from ..spatial.nifti_header import damaged_qform
 from ..spatial.reading import lacking, open_image
 from ..spatial.registered import came_registered
 from .choice import choose_image
@@ -37,6 +39,13 @@ if TYPE_CHECKING:
 #: Labels up to this length cannot make names too long.
 _SURELY_SHORT = 100
 _LABEL = re.compile(r'[A-Za-z0-9+]+')
+_SUFFIXES = ('.nii', '.nii.gz')
+#: Formats of images that BIDS does not have, and spellings of those that it has.
+_FOREIGN = (
+    '.NII', '.NII.GZ', '.Nii', '.Nii.gz', '.nii.GZ', '.nii.bz2', '.nii.zst', '.hdr', '.img',
+    '.img.gz', '.mgh', '.mgz', '.mnc', '.nrrd', '.mha',
+)  # fmt: skip
+_SFORM_USED = 'Warning: {}: its qform is damaged (it is no rotation); the sform was used.'
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -187,12 +196,13 @@ def check_dataset(root: Path) -> None:
             f'{root} is not a BIDS dataset: it has no dataset_description.json.',
             'Give the folder that holds dataset_description.json and the sub-* folders.',
         )
+    path = root / 'dataset_description.json'
     try:
-        json.loads((root / 'dataset_description.json').read_text(encoding='utf-8-sig'))
-    except ValueError as error:
+        if not isinstance(json.loads(path.read_text(encoding='utf-8-sig')), dict):
+            raise ValueError('it is no JSON object with names and values')
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidBIDSError(
-            f'The file {root / "dataset_description.json"} is damaged: {error}.',
-            'Write it as JSON, encoded in UTF-8.',
+            f'The file {path} is damaged: {error}.', 'Write it as JSON, encoded in UTF-8.'
         ) from error
 
 
@@ -252,7 +262,12 @@ def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
             for modality, images in found.items()
         }
         notes = [text for place, text in misplaced if place in (session, None)]
-        exams.append(_make_exam(subject, session, candidates, notes, dataset))
+        try:
+            exams.append(_make_exam(subject, session, candidates, notes, dataset))
+        except Exception as error:  # noqa: BLE001 - the other exams must not be lost
+            exam = Exam(subject, session, {}, settings.modalities, tuple(notes))
+            problem = unforeseen(f'The images of {exam.label} cannot be looked at', error)
+            exams.append(replace(exam, problem=problem))
     if not exams and not settings.sessions:
         problem = NoInputError(
             f'sub-{subject} has no FLAIR, T1w or T2w image.',
@@ -266,12 +281,12 @@ def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
 def _in_place(
     found: dict[str, list[BIDSImageFile]], root: Path
 ) -> tuple[dict[str, list[BIDSImageFile]], list[tuple[str | None, str]]]:
-    """Leave out files whose name does not agree with their folder: whose are they?
+    """Leave out files of other formats, and those whose name does not agree with their folder.
 
     Returns
     -------
     found : dict
-        The files that lie in their place, by modality.
+        The NIfTI files that lie in their place, by modality.
     misplaced : list of (session or None, text)
         What is said of the others, with the session of their folder.
     """
@@ -283,6 +298,10 @@ def _in_place(
             folders = Path(item.path).relative_to(root).parts[:-1]
             prefix = '_'.join(part for part in folders if part != 'anat')
             here = folders[1].removeprefix('ses-') if len(folders) > 2 else None
+            if item.entities.get('extension') in _FOREIGN:
+                text = f'{modality}: {item.filename} is not used: '
+                misplaced.append((here, text + 'images in BIDS are .nii or .nii.gz.'))
+                continue
             if item.filename.startswith(prefix + '_') and item.entities.get('session') == here:
                 kept[modality].append(item)
                 continue
@@ -295,7 +314,7 @@ def _query(
     layout: BIDSLayout, ignored: IgnoredFiles, modality: str, settings: Settings
 ) -> dict[str, list[BIDSImageFile]]:
     """Find the images of a modality by the folder of their subject, but for ignored ones."""
-    filters: dict[str, Any] = {'suffix': modality, 'extension': ['.nii', '.nii.gz']}
+    filters: dict[str, Any] = {'suffix': modality, 'extension': [*_SUFFIXES, *_FOREIGN]}
     filters |= _as_queries(settings.bids_filters.get(modality.lower(), {}))
     filters.pop('subject', None)
     if 0 < len(settings.participants) <= MOST_NAMED:  # else looking through all is quicker
@@ -358,9 +377,9 @@ def _make_exam(
     if problem := _problem(exam, settings):
         return replace(exam, problem=problem)
     registered, why_not = came_registered(images)
-    return replace(
-        exam, registered=registered, notes=(*exam.notes, why_not) if why_not else exam.notes
-    )
+    more = [_SFORM_USED.format(name) for name, path in images.items() if damaged_qform(path)]
+    more += [why_not] if why_not else []
+    return replace(exam, registered=registered, notes=(*exam.notes, *more))
 
 
 def _problem(exam: Exam, settings: Settings) -> MSLesSegError | None:

@@ -75,9 +75,13 @@ def _rule(line: str) -> _Rule | None:
     text = text.removeprefix('!').removeprefix('\\')
     folders_only = text.endswith('/')
     text = text.rstrip('/')
-    anchored = '/' in text
-    body = _as_regex(text.removeprefix('/'))
-    return _Rule(re.compile(body if anchored else f'(?:.*/)?{body}'), folders_only, negated)
+    start = '' if '/' in text else '(?:.*/)?'
+    text = text.removeprefix('/')
+    try:
+        pattern = re.compile(start + _as_regex(text))
+    except re.error:  # such as the class [z-a]: it means itself
+        pattern = re.compile(start + re.escape(text))
+    return _Rule(pattern, folders_only, negated)
 
 
 def _as_regex(pattern: str) -> str:

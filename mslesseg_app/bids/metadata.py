@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import read_any_text
+
 
 class Metadata:
     """Metadata of the images of a dataset; each folder is listed once.
@@ -60,7 +62,7 @@ def _folders(folder: Path, root: Path) -> Iterator[Path]:
 
 def _read(sidecar: Path) -> dict[str, Any]:
     try:
-        content = json.loads(sidecar.read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError):
+        content = json.loads(read_any_text(sidecar))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError, NoInputError
-from ..files import write_json, write_text
+from ..files import read_any_text, write_json, write_text
 from ..settings import Settings
 from .exams import Exam
 from .names import group_path
@@ -67,10 +67,10 @@ def read_review(path: Path) -> Review:
         If it cannot be read, lacks a column, has an unknown mark, or names an exam twice.
     """
     try:
-        text = path.read_text(encoding='utf-8-sig')
+        text = read_any_text(path)
     except FileNotFoundError as error:
         raise NoInputError(f'{path} does not exist.', 'Check --review.') from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f'{path} cannot be read: {error}', _HINT) from error
     reader = csv.DictReader(text.splitlines(), delimiter='\t', quoting=csv.QUOTE_NONE)
     if not {'participant_id', 'mark'} <= set(reader.fieldnames or ()):

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..files import read_any_text
+
 USAGE = 64
 UNKNOWN_LEVEL = 17
 
@@ -107,8 +109,8 @@ def labels(prefix: str) -> type[argparse.Action]:
 def _labels_in(value: str, prefix: str, parser: argparse.ArgumentParser) -> list[str]:
     path = Path(value)
     try:
-        words = path.read_text(encoding='utf-8').split() if path.is_file() else [value]
-    except (OSError, UnicodeDecodeError) as error:
+        words = read_any_text(path).split() if path.is_file() else [value]
+    except (OSError, ValueError) as error:
         parser.error(f'the file of labels {value} cannot be read: {error}')
     if not words:  # or everything would be processed
         parser.error(f'the file of labels {value} is empty')
@@ -127,8 +129,8 @@ def filters(text: str) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         raise argparse.ArgumentTypeError(f'the file {text} does not exist')
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+        content = json.loads(read_any_text(path))
+    except (OSError, ValueError) as error:
         raise argparse.ArgumentTypeError(f'{text} is not JSON: {error}') from error
     known = {'flair', 't1w', 't2w'}
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):

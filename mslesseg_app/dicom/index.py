@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import DiskError
 from .header import COLUMNS, DAMAGED, TRUNCATED, Header, read_header
 from .progress import Progress
-from .sources import Archive, Found, Skipped, unpack, walk
+from .sources import NAMED_AS_DICOM, Archive, Found, Skipped, unpack, walk
 
 _BATCH = 64
 _SCHEMA = f"""
@@ -48,6 +48,7 @@ _MAY_BE_IMAGES = (
     'damaged',
     'folder cannot be read',
     'larger than',
+    NAMED_AS_DICOM,
     TRUNCATED,
 )
 

@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import DiskError
@@ -25,6 +25,10 @@ MAX_MEMBER = 8 << 30
 MAX_RATIO = 200
 _SLACK = 256 << 20
 
+#: Beginning of the reason of a file that should be DICOM and is none.
+NAMED_AS_DICOM = 'named as DICOM, but'
+
+_DICOM_SUFFIXES = {'.dcm', '.dic', '.dicom', '.ima'}
 _HEAD = 264
 _BROKEN = (
     tarfile.TarError,
@@ -120,7 +124,7 @@ def _classify(path: Path) -> Found | Skipped | Archive:
         if not stat.S_ISREG(kind.st_mode):
             return Skipped(printable(path), 'no regular file')
         if kind.st_size == 0:
-            return Skipped(printable(path), 'empty file')
+            return Skipped(printable(path), _unlike_dicom(path.name, empty=True))
         with path.open('rb') as stream:
             head = stream.read(_HEAD)
     except OSError as error:
@@ -129,8 +133,16 @@ def _classify(path: Path) -> Found | Skipped | Archive:
     if is_archive(head):
         return Archive(path)
     if not may_be_dicom(head):
-        return Skipped(printable(path), 'no DICOM')
+        return Skipped(printable(path), _unlike_dicom(path.name, empty=False))
     return Found(path, printable(path))
+
+
+def _unlike_dicom(name: str, *, empty: bool) -> str:
+    """Say why a file is no DICOM; one that its name calls so may be an image that was lost."""
+    path = PurePosixPath(name)
+    if path.suffix.lower() in _DICOM_SUFFIXES and not path.name.startswith('.'):
+        return f'{NAMED_AS_DICOM} {"empty" if empty else "none"}'
+    return 'empty file' if empty else 'no DICOM'
 
 
 def is_archive(head: bytes) -> bool:
@@ -232,7 +244,7 @@ def _take(stream: IO[bytes], size: int, shown: str, target: Path) -> Found | Ski
     if is_archive(head):
         return Skipped(shown, 'archive within an archive; unpack it first')
     if not may_be_dicom(head):
-        return Skipped(shown, 'no DICOM' if head else 'empty file')
+        return Skipped(shown, _unlike_dicom(shown.rpartition('!')[2], empty=not head))
     if size > MAX_MEMBER:
         return Skipped(shown, f'larger than {MAX_MEMBER >> 30} GiB')
     if shutil.disk_usage(target.parent).free < size + _SLACK:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Container, Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..files import read_any_text
 from ..metrics.columns import metric_columns
 from ..reports.records import read_record
 
@@ -298,7 +300,8 @@ def read_participants(path: Path) -> pd.DataFrame:
 
     hint = 'Correct the file; it must have the column participant_id, each participant once.'
     try:
-        people = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
+        text = io.StringIO(read_any_text(path))
+        people = pd.read_csv(text, sep='\t', dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise DataError(f'{path} cannot be read: {error}', hint) from error
     if 'participant_id' not in people:
@@ -316,7 +319,7 @@ def participant_columns(path: Path | None, names: Iterable[str]) -> dict[str, di
     known: dict[str, Any] = {}
     if path is not None and (sidecar := path.with_suffix('.json')).is_file():
         try:
-            content = json.loads(sidecar.read_text(encoding='utf-8'))
+            content = json.loads(read_any_text(sidecar))
         except (ValueError, OSError):
             content = {}
         known = content if isinstance(content, dict) else {}

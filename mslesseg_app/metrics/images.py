@@ -73,8 +73,9 @@ def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _small(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return labels that programs store as 64-bit integers as 32-bit ones."""
-    return data.astype(np.int32) if np.array_equal(data.astype(np.int32), data) else data
+    """Return labels that programs store as 64-bit integers as 32-bit ones, or as floats."""
+    small = data.astype(np.int32)
+    return small if np.array_equal(small, data) else data.astype(np.float64)
 
 
 def read_mask(path: Path, label: int | None = None) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mslesseg_app.errors import DataError, NoInputError, UsageError
+from mslesseg_app.files import read_any_text
 
 _ENDINGS = ('.nii.gz', '.nii')
 #: Words at the end of a name that say what a file is, not whose it is.
@@ -95,8 +96,8 @@ def _from_table(path: Path) -> tuple[Pair, ...]:
             f'{path} has no reference to be compared with.', 'Give PRED and REF, or a TSV.'
         )
     try:
-        text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_any_text(path)
+    except (OSError, ValueError) as error:
         raise DataError(f'{path} is not a table of text: {error}') from error
     rows = list(csv.DictReader(text.splitlines(), delimiter='\t'))
     if not rows:

@@ -81,8 +81,13 @@ def _image(path: Path, metadata: Metadata) -> dict[str, float]:
 
 
 def _float(value: Any) -> float:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if ok else math.nan
+    """Return a number, also one that was written as text; NaN for all else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def _geometry(path: Path) -> dict[str, float]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError, NoInputError
+from ..files import read_any_text
 
 #: Patients up to this number are the training set of the release.
 LAST_TRAINING_PATIENT = 53
@@ -152,13 +153,11 @@ def number(text: str, where: str) -> float:
 
 
 def _read(path: Path) -> _Sheet:
-    raw = path.read_bytes()
     try:
-        text = raw.decode('utf-8-sig')
-    except UnicodeDecodeError:
-        text = raw.decode('latin-1')
-    lines = text.splitlines()
-    if not lines or '\0' in text:
+        lines = read_any_text(path).splitlines()
+    except ValueError:
+        lines = []
+    if not lines:
         raise DataError(f'{path} is no table of text.', 'Give a CSV or TSV file.')
     delimiter = max(';\t,', key=lines[0].count)
     header, *rows = list(csv.reader(lines, delimiter=delimiter))

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..bids.names import group_path
 from ..errors import DataError, MSLesSegError, NoInputError
+from ..files import read_any_text
 from ..metrics.consensus import Method, consensus
 from ..metrics.exam import voxel_agreement
 from ..metrics.images import on_grid_of, read_mask
@@ -631,8 +632,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         raise NoInputError(f'{path} does not exist.')
     try:
-        text = path.read_text(encoding='utf-8-sig')
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_any_text(path)
+    except (OSError, ValueError) as error:
         raise DataError(f'{path} cannot be read as text: {error}') from error
     rows = csv.DictReader(text.splitlines(), delimiter='\t')
     return [{str(key): str(value or '') for key, value in row.items() if key} for row in rows]

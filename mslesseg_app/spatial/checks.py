@@ -8,18 +8,17 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
-from nibabel.openers import ImageOpener
 
 from ..errors import DataError
 from .affines import without_shear
 from .intensity import zero_based
-from .reading import UNREADABLE as UNREADABLE
+from .nifti_header import MAX_HEADER_DISAGREEMENT as MAX_HEADER_DISAGREEMENT
+from .nifti_header import UNREADABLE as UNREADABLE
+from .nifti_header import corner_distance, raw_header
 from .reading import open_image, three_dimensional
 
 #: Fewer slices than this cannot be aligned to the template.
 MIN_SLICES = 8
-#: qform and sform may differ by this much, in mm, at the corners of the image.
-MAX_HEADER_DISAGREEMENT = 1.0
 
 #: Codes of units that are no millimetres; without a unit, millimetres are meant.
 _UNITS = {1: 'metres', 3: 'micrometres'}
@@ -137,8 +136,7 @@ def _edges(image: nb.Nifti1Image) -> npt.NDArray[np.float64]:
     header: Any = image.header
     name = image.get_filename()
     if name:
-        with ImageOpener(name) as file:
-            header = type(image.header).from_fileobj(file, check=False)
+        header = raw_header(Path(name))
     return np.asarray(header['pixdim'][1:4], dtype=np.float64)
 
 
@@ -167,7 +165,7 @@ def _read(image: nb.Nifti1Image, path: Path) -> np.ndarray:
         with np.errstate(all='ignore'):
             # Single precision would round an offset and what lies on it.
             kind = image.get_data_dtype()
-            wide = kind.itemsize > (4 if kind.kind == 'f' else 2)
+            wide = kind.itemsize > (4 if kind.kind == 'f' else 2) or _inter(image) != 0
             data = np.asanyarray(image.dataobj, dtype=np.float64 if wide else np.float32)
     except UNREADABLE as error:
         raise DataError(
@@ -176,9 +174,14 @@ def _read(image: nb.Nifti1Image, path: Path) -> np.ndarray:
     return data
 
 
+def _inter(image: nb.Nifti1Image) -> float:
+    """Return the intercept of the scaling of stored values."""
+    return float(getattr(image.dataobj, 'inter', 0.0))
+
+
 def _check_forms_agree(image: nb.Nifti1Image, path: Path) -> None:
     qform = image.get_qform()
-    distance = _farthest(image, qform, image.get_sform())
+    distance = corner_distance(image.shape, qform, image.get_sform())
     if not distance <= MAX_HEADER_DISAGREEMENT:
         raise DataError(
             f'{path}: qform and sform disagree by {distance:.1f} mm.',
@@ -189,7 +192,7 @@ def _check_forms_agree(image: nb.Nifti1Image, path: Path) -> None:
 
 def _check_shear(image: nb.Nifti1Image, path: Path) -> None:
     """Refuse edges that are not perpendicular: programs read such an affine in different ways."""
-    distance = _farthest(image, image.affine, without_shear(image.affine))
+    distance = corner_distance(image.shape, image.affine, without_shear(image.affine))
     if distance > MAX_HEADER_DISAGREEMENT:
         raise DataError(
             f'{path} has voxels whose edges are not perpendicular: its affine holds a shear, '
@@ -197,12 +200,3 @@ def _check_shear(image: nb.Nifti1Image, path: Path) -> None:
             'Give the image as it was scanned, or resample it to a grid without shear, for '
             'example with "nilearn.image.resample_img" or "flirt -applyxfm".',
         )
-
-
-def _farthest(
-    image: Any, first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
-) -> float:
-    """Return how far apart two affines put a corner of the image, in mm."""
-    corners = np.array([[i, j, k, 1] for i in (0, 1) for j in (0, 1) for k in (0, 1)], dtype=float)
-    corners[:, :3] *= np.asarray(image.shape[:3], dtype=float) - 1
-    return float(np.linalg.norm(((first - second) @ corners.T)[:3], axis=0).max())

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any
 
 import nibabel as nb
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 
 from ..errors import DataError, MSLesSegError, NoInputError
-
-#: What nibabel raises for a file that is no image, or only part of one.
-UNREADABLE = (OSError, EOFError, ValueError, zlib.error, ImageFileError)
+from .nifti_header import COPY_AGAIN, begins_as_nifti, check_storage, mend_qform, raw_header
+from .nifti_header import UNREADABLE as UNREADABLE
 
 #: How files begin that only stand for content which is kept elsewhere.
 _POINTERS = {b'/annex/objects/': 'git-annex', b'version https://git-lfs': 'Git LFS'}
-_QUATERNION = ('quatern_b', 'quatern_c', 'quatern_d')
+_GZIP = b'\x1f\x8b'
 
 
 def open_image(path: Path) -> Any:
     """Open an image file without reading its voxels.
 
-    Axes of length one behind the third are dropped. A quaternion that is longer than one, as
-    rounding leaves it, is shortened to one, which is what the NIfTI library of the format's
-    authors does.
+    Axes of length one behind the third are dropped. A qform that describes no rotation, because
+    its quaternion is longer than one, or that holds values that are not finite, is made anew from
+    the sform, where there is one (see :func:`mslesseg_app.spatial.nifti_header.damaged_qform`).
+    Without an sform a quaternion that is too long is shortened, which is what the NIfTI library
+    of the format's authors does.
 
     Parameters
     ----------
@@ -47,10 +46,10 @@ def open_image(path: Path) -> Any:
         raise problem
     try:
         image = _load(path)
+        if isinstance(image, nb.Nifti1Image):
+            check_storage(path)
     except UNREADABLE as error:
-        raise DataError(
-            f'{path} is not a readable image: {error}', 'Copy or convert the image again.'
-        ) from error
+        raise DataError(f'{path} is not a readable image: {error}', COPY_AGAIN) from error
     return three_dimensional(image)
 
 
@@ -62,6 +61,8 @@ def lacking(path: Path) -> MSLesSegError | None:
             return NoInputError(f'{path} is a link to content that is not here.', fetch)
         if path.is_dir():
             return DataError(f'{path} is a folder, not an image.')
+        if path.exists():
+            return DataError(f'{path} is no regular file.')
         return NoInputError(f'{path} does not exist.')
     try:
         with path.open('rb') as file:
@@ -73,7 +74,23 @@ def lacking(path: Path) -> MSLesSegError | None:
             hint = fetch if system == 'git-annex' else 'Fetch it with "git lfs pull".'
             return NoInputError(f'{path} is a pointer of {system}; its content is not here.', hint)
     if not start:
-        return DataError(f'{path} is empty (0 bytes).', 'Copy or convert the image again.')
+        return DataError(f'{path} is empty (0 bytes).', COPY_AGAIN)
+    return _wrong_suffix(path, start)
+
+
+def _wrong_suffix(path: Path, start: bytes) -> DataError | None:
+    """Say that a file is not compressed although its name says so, or the other way round."""
+    packed, named = start.startswith(_GZIP), path.name.lower().endswith('.gz')
+    if named and not packed and begins_as_nifti(start):
+        return DataError(
+            f'{path} is not compressed, although its name ends in ".gz".',
+            'Compress it with gzip, or name it ".nii".',
+        )
+    if packed and path.name.lower().endswith('.nii'):
+        return DataError(
+            f'{path} is compressed, although its name does not end in ".gz".',
+            'Name it ".nii.gz", or unpack it with gunzip.',
+        )
     return None
 
 
@@ -112,27 +129,29 @@ def _load(path: Path) -> Any:
     except ValueError as error:  # nibabel asks the quaternion for the affine
         if 'w2' not in str(error):
             raise
-        image = _Lenient.from_filename(path)
+        second = isinstance(raw_header(path), nb.Nifti2Header)
+        image = (_LenientNifti2 if second else _LenientNifti1).from_filename(path)
     header = image.header
     if isinstance(header, nb.Nifti1Header):
-        _shorten_quaternion(header)
+        mend_qform(header)
     return image
 
 
-def _shorten_quaternion(header: Any) -> None:
-    """Shorten a quaternion that is longer than one to one, in place."""
-    vector = np.array([header[name] for name in _QUATERNION], dtype=np.float64)
-    length = float(np.linalg.norm(vector))
-    if np.isfinite(length) and length > 1:
-        for name, value in zip(_QUATERNION, vector / length, strict=True):
-            header[name] = value
-
-
-class _LenientHeader(nb.Nifti1Header):
+class _LenientHeader1(nb.Nifti1Header):
     def get_qform_quaternion(self) -> Any:
-        _shorten_quaternion(self)
+        mend_qform(self)
         return super().get_qform_quaternion()
 
 
-class _Lenient(nb.Nifti1Image):
-    header_class = _LenientHeader
+class _LenientHeader2(nb.Nifti2Header):
+    def get_qform_quaternion(self) -> Any:
+        mend_qform(self)
+        return super().get_qform_quaternion()
+
+
+class _LenientNifti1(nb.Nifti1Image):
+    header_class = _LenientHeader1
+
+
+class _LenientNifti2(nb.Nifti2Image):
+    header_class = _LenientHeader2

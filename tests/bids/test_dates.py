@@ -46,6 +46,16 @@ def test_no_date(tmp_path):
     assert session_date(tmp_path, '01', '1', FLAIR) is None
 
 
+@pytest.mark.parametrize('encoding', ['utf-8-sig', 'latin-1', 'utf-16'])
+@pytest.mark.parametrize('end', ['\n', '\r\n'])
+def test_tables_of_other_programs(tmp_path, encoding, end):
+    path = tmp_path / 'sub-01/sub-01_sessions.tsv'
+    path.parent.mkdir()
+    rows = ['session_id\tacq_time\tsite', 'ses-1\t2020-05-01T09:30:00\tK\u00f6ln', '']
+    path.write_bytes(end.join(rows).encode(encoding))
+    assert session_date(tmp_path, '01', '1', FLAIR) == DAY
+
+
 def test_years():
     later = datetime.fromisoformat('2022-05-01T09:30:00')
     assert years_between(DAY, later) == pytest.approx(2, abs=0.002)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from skeleton import TEMPLATE, THICK, THIN, write_dataset
 
+from mslesseg_app.bids import exams as exams_module
 from mslesseg_app.bids.exams import (
     Exam,
     find_exams,
@@ -185,6 +188,83 @@ def test_damaged_sidecars_do_not_stop_the_search(settings):
     assert chosen(find(settings)[0])['FLAIR'] == 'sub-01_acq-b_FLAIR.nii.gz'
 
 
+def test_sidecars_of_other_encodings_count(settings):
+    """BIDS asks for UTF-8; what other programs wrote is read all the same."""
+    write_dataset(
+        settings.bids_dir,
+        {'sub-01_acq-a_FLAIR': THIN, 'sub-01_acq-b_FLAIR': THIN},
+        {'sub-01_acq-a_FLAIR': {}, 'sub-01_acq-b_FLAIR': {}},
+    )
+    folder = settings.bids_dir / 'sub-01/anat'
+    text = '{"ProtocolName": "Sch\u00e4del",\r\n"MRAcquisitionType": "%s"}'
+    (folder / 'sub-01_acq-a_FLAIR.json').write_bytes((text % '3d').encode('latin-1'))
+    (folder / 'sub-01_acq-b_FLAIR.json').write_bytes((text % '2D').encode('utf-16'))
+    exam = find(settings)[0]
+    assert chosen(exam)['FLAIR'] == 'sub-01_acq-a_FLAIR.nii.gz'
+    assert any('2D by MRAcquisitionType' in note for note in exam.notes)
+
+
+@pytest.mark.parametrize('change', ['type', 'intercept', 'bits'])
+def test_a_damaged_header_does_not_stop_the_search(settings, change):
+    """Headers are read before any exam is processed; one that is damaged fails alone, later."""
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    path = settings.bids_dir / 'sub-01/anat/sub-01_FLAIR.nii.gz'
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    place, value = {
+        'type': (70, np.int16([1536])),  # 128-bit floats, which the platform may lack
+        'intercept': (116, np.float32([np.nan])),
+        'bits': (72, np.int16([64])),
+    }[change]
+    content[place : place + value.nbytes] = value.tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+    assert [exam.label for exam in find(settings)] == ['sub-01', 'sub-02']
+
+
+def test_what_nobody_thought_of_costs_one_exam(settings, monkeypatch):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    real = exams_module.came_registered
+
+    def came_registered(images):
+        if 'sub-01' in str(images['FLAIR']):
+            raise ZeroDivisionError('by zero')
+        return real(images)
+
+    monkeypatch.setattr(exams_module, 'came_registered', came_registered)
+    first, second = find(settings)
+    assert 'sub-01 cannot be looked at: ZeroDivisionError: by zero' in str(first.problem)
+    assert first.problem.exit_code == 1
+    assert second.problem is None
+
+
+def test_a_damaged_qform_is_noted(settings):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    path = settings.bids_dir / 'sub-01/anat/sub-01_FLAIR.nii.gz'
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[252:256] = np.int16([1, 1]).tobytes()
+    content[256:268] = np.array([0, 0.8, 0.8], '<f4').tobytes()
+    path.write_bytes(gzip.compress(bytes(content)))
+    first, second = find(settings)
+    assert any('qform is damaged' in note and 'sform' in note for note in first.notes)
+    assert not any('qform' in note for note in second.notes)
+
+
+@pytest.mark.parametrize('name', ['sub-01_FLAIR.NII.GZ', 'sub-01_FLAIR.mgz', 'sub-01_FLAIR.img'])
+def test_images_of_other_suffixes_are_named(settings, name):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    path = settings.bids_dir / 'sub-01/anat/sub-01_FLAIR.nii.gz'
+    path.rename(path.with_name(name))
+    first, second = find(settings)
+    assert any(f'{name} is not used' in note for note in first.notes)
+    assert isinstance(first.problem, NoInputError)
+    assert second.problem is None
+
+
+def test_patterns_of_bidsignore_that_are_none_mean_themselves(settings):
+    write_dataset(settings.bids_dir, ['sub-01_FLAIR', 'sub-02_FLAIR'])
+    (settings.bids_dir / '.bidsignore').write_bytes(b'\xff[z-a]\r\n[\r\nsub-02/\r\n')
+    assert [exam.label for exam in find(settings)] == ['sub-01']
+
+
 # ------------------------------------------------------------------ filter files
 
 FILTERED = ['sub-01_FLAIR', 'sub-01_acq-3D_FLAIR', 'sub-01_ce-gd_FLAIR', 'sub-01_acq-3D_T1w']
@@ -331,7 +411,9 @@ def test_empty_folder(settings):
     assert caught.value.exit_code == 16
 
 
-@pytest.mark.parametrize('content', [b'{"Name": "M\xfcnchen"}', b'{"Name": ', b''])
+@pytest.mark.parametrize(
+    'content', [b'{"Name": "M\xfcnchen"}', b'{"Name": ', b'', b'["Name"]', b'null', b'[' * 100_000]
+)
 def test_damaged_description(settings, content):
     root = write_dataset(settings.bids_dir, ['sub-01_FLAIR'])
     (root / 'dataset_description.json').write_bytes(content)

@@ -355,10 +355,12 @@ def test_files_that_cannot_be_read_set_the_exit_code(
     scan(tmp_path / 'source')
     (tmp_path / 'source' / 'annex').symlink_to('../.git/annex/objects/x')
     (tmp_path / 'source' / 'archive.zip').write_bytes(b'PK\x03\x04 nothing of the kind')
+    (tmp_path / 'source' / 'IM0099.dcm').touch()  # the last slice, lost in a copy: no gap
     assert convert('source', 'bids') == 1
     shown = capsys.readouterr().err
-    assert '2 files could not be read' in shown
+    assert '3 files could not be read' in shown
     assert '1 × broken link' in shown
+    assert '1 × named as DICOM, but empty' in shown
     assert rows()['2']['decision'] == 'converted'
 
 

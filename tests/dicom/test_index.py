@@ -54,6 +54,9 @@ def test_everything_that_is_no_image_has_its_reason(source: Path) -> None:
     scan(source)
     (source / 'notes.txt').write_text('Anna Muster, see the film')
     (source / 'empty.dcm').touch()
+    (source / 'page.IMA').write_text('<html>not found</html>')
+    (source / '._resource.dcm').write_bytes(b'Mac OS X')
+    (source / 'done').touch()
     (source / 'gone.dcm').symlink_to(source / 'nowhere')
     os.mkfifo(source / 'pipe')
     noise = bytearray(os.urandom(4000))
@@ -73,7 +76,10 @@ def test_everything_that_is_no_image_has_its_reason(source: Path) -> None:
     reasons = {Path(name).name: reason for name, reason in index.left_out()}
     assert reasons == {
         'notes.txt': 'no DICOM',
-        'empty.dcm': 'empty file',
+        'empty.dcm': 'named as DICOM, but empty',
+        'page.IMA': 'named as DICOM, but none',
+        '._resource.dcm': 'no DICOM',
+        'done': 'empty file',
         'gone.dcm': 'broken link',
         'pipe': 'no regular file',
         'noise.dcm': reasons['noise.dcm'],

@@ -80,6 +80,18 @@ def test_a_slope_changes_no_number(tmp_path, capsys):
     assert np.array_equal(np.asarray(nb.load(out).dataobj), prediction)
 
 
+@pytest.mark.parametrize('kind', [np.int64, np.uint64])
+@pytest.mark.parametrize('other', [7, 2**40])
+def test_labels_of_64_bits(tmp_path, kind, other):
+    labels = truth().astype(kind)
+    labels[0, 0, 0] = other
+    path = tmp_path / 'm.nii'
+    nb.Nifti1Image(labels, np.diag([1, 1, 3, 1.0]), dtype=kind).to_filename(path)
+    assert np.array_equal(read_mask(path, label=1).dataobj, truth())
+    with pytest.raises(DataError, match='is not a mask'):
+        read_mask(path)
+
+
 def test_a_soft_mask_is_still_none(tmp_path):
     path = save(tmp_path / 'm.nii.gz', truth() * np.float32(0.9))
     with pytest.raises(DataError, match='is not a mask'):

@@ -186,7 +186,7 @@ def test_table_2_by_hand(tmp_path: Path) -> None:
         {'sub-01_FLAIR': 'thick', 'sub-02_ses-1_FLAIR': 'thick', 'sub-01_T1w': 'thin'},
         {
             'sub-01_FLAIR': {'RepetitionTime': 9, 'EchoTime': 0.12, 'InversionTime': 2.5},
-            'sub-02_ses-1_FLAIR': {'RepetitionTime': 8, 'FlipAngle': 90, 'SliceThickness': 3.0},
+            'sub-02_ses-1_FLAIR': {'RepetitionTime': 8, 'FlipAngle': '90', 'SliceThickness': 3.0},
         },
     )
     (root / 'T1w.json').write_text(json.dumps({'FlipAngle': 8, 'RepetitionTime': 2.0}))

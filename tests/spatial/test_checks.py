@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 
 from mslesseg_app.errors import DataError, NoInputError
+from mslesseg_app.metrics.images import read_mask
 from mslesseg_app.spatial.checks import MAX_HEADER_DISAGREEMENT, MIN_SLICES, check_image
+from mslesseg_app.spatial.nifti_header import damaged_qform
+from mslesseg_app.spatial.registered import came_registered
 
 SHAPE = (20, 21, 12)
 
@@ -323,6 +326,150 @@ def test_a_quaternion_longer_than_one(tmp_path, length, sform):
     checked = check_image(path)
     assert np.allclose(checked.affine, affine, atol=1e-5)
     assert np.allclose(checked.get_qform(), affine, atol=1e-5)
+
+
+def with_header(folder: Path, made: nb.Nifti1Image, changes: dict[int, bytes]) -> Path:
+    """Write an image, then bytes into its header at some places."""
+    path = folder / 'image.nii'
+    made.to_filename(path)
+    content = bytearray(path.read_bytes())
+    for start, new in changes.items():
+        content[start : start + len(new)] = new
+    path.write_bytes(bytes(content))
+    return path
+
+
+QUATERNION, OFFSETS = 256, 268
+NOT_A_NUMBER = np.array([np.nan], '<f4').tobytes()
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {QUATERNION: np.array([0, 0.707109, 0.707109], '<f4').tobytes()},  # squares: 1 + 6e-6
+        {QUATERNION: np.array([3, 0, 0], '<f4').tobytes()},
+        {QUATERNION: NOT_A_NUMBER},
+        {QUATERNION: np.array([np.inf], '<f4').tobytes()},
+        {OFFSETS: NOT_A_NUMBER},
+    ],
+)
+def test_a_damaged_qform_is_made_anew_from_the_sform(tmp_path, changes):
+    affine = nb.affines.from_matvec(np.diag([-2.0, 2, 3]) @ turn(0.2), [7, -8, 9])
+    made = image(sample(), affine)
+    path = with_header(tmp_path, made, changes)
+    checked = check_image(path)
+    assert np.allclose(checked.affine, affine, atol=1e-4)
+    assert np.allclose(checked.get_qform(), checked.affine, atol=1e-3)
+    assert damaged_qform(path)
+
+
+def test_a_quaternion_that_rounding_made_too_long_is_not_worth_a_note(tmp_path):
+    made = image(sample(), np.diag([2.0, -2, -3, 1]))
+    path = with_header(tmp_path, made, {QUATERNION: np.array([1 + 1e-6], '<f4').tobytes()})
+    check_image(path)
+    assert not damaged_qform(path)
+
+
+def turn(angle: float) -> np.ndarray:
+    """Turn about the third axis, before a scaling that leaves the first two alike."""
+    return np.array(
+        [
+            [np.cos(angle), -np.sin(angle), 0],
+            [np.sin(angle), np.cos(angle), 0],
+            [0, 0, 1],
+        ]
+    )
+
+
+@pytest.mark.parametrize('sform', [True, False])
+def test_a_damaged_qform_of_nifti_2(tmp_path, sform):
+    affine = np.diag([2.0, -2, -3, 1])
+    made = nb.Nifti2Image(sample(), affine)
+    made.set_qform(affine, 1)
+    made.set_sform(affine if sform else None, 1 if sform else 0)
+    path = with_header(tmp_path, made, {352: np.array([1.2, 0, 0], '<f8').tobytes()})
+    checked = check_image(path)
+    assert np.allclose(checked.affine, affine, atol=1e-5)
+    assert np.allclose(checked.get_qform(), affine, atol=1e-5)
+
+
+def test_without_an_sform_a_damaged_qform_is_refused(tmp_path):
+    made = image(sample())
+    made.set_sform(None, 0)
+    path = with_header(tmp_path, made, {OFFSETS: NOT_A_NUMBER})
+    refused(path)
+    assert not damaged_qform(path)
+
+
+def test_a_sound_qform_is_not_called_damaged(tmp_path):
+    made = image(sample())
+    assert not damaged_qform(write(made, tmp_path))
+    assert not damaged_qform(tmp_path / 'absent.nii')
+    made.to_filename(tmp_path / 'packed.nii.gz')
+    (tmp_path / 'packed.nii.gz').rename(tmp_path / 'packed.nii')
+    assert not damaged_qform(tmp_path / 'packed.nii')
+
+
+# ------------------------------------------------------------------------ damaged headers
+
+DIM, TYPE, BITS, OFFSET, INTERCEPT = 40, 70, 72, 108, 116
+
+
+@pytest.mark.parametrize(
+    ('changes', 'words'),
+    [
+        ({TYPE: np.int16([0]).tobytes()}, 'data code 0'),
+        ({TYPE: np.int16([1536]).tobytes()}, 'data code 1536'),
+        ({TYPE: np.int16([2]).tobytes()}, '32 bits a voxel, then 8'),
+        ({INTERCEPT: NOT_A_NUMBER}, 'intercept'),
+        ({OFFSET: np.array([0], '<f4').tobytes()}, 'within the header'),
+        ({OFFSET: np.array([64], '<f4').tobytes()}, 'vox offset 64'),
+        ({OFFSET: np.array([1e38], '<f4').tobytes()}, 'damaged'),
+        ({DIM: np.int16([3, 32767, 32767, 32767]).tobytes()}, 'truncated'),
+        ({DIM: np.int16([3, 20, -21, 12]).tobytes()}, 'slices'),
+        ({DIM: np.int16([0]).tobytes()}, 'shape'),
+    ],
+)
+def test_damaged_headers_are_refused_in_every_place_that_reads(tmp_path, changes, words):
+    path = with_header(tmp_path, image(sample()), changes)
+    assert words in str(refused(path))
+    assert came_registered({'FLAIR': path}) == (False, '')  # before any exam is processed
+    with pytest.raises(DataError):
+        read_mask(path)
+
+
+def test_an_empty_size_of_a_voxel_does_no_harm(tmp_path):
+    check_image(with_header(tmp_path, image(sample()), {BITS: np.int16([0]).tobytes()}))
+
+
+@pytest.mark.parametrize('kind', [nb.Nifti1Image, nb.Nifti2Image])
+@pytest.mark.parametrize('order', ['<', '>'])
+def test_both_versions_and_byte_orders(tmp_path, kind, order):
+    header = kind.header_class(endianness=order)
+    made = kind(sample(), np.diag([1, 1, 3, 1.0]), header)
+    made.set_qform(made.affine, 1)
+    path = write(made, tmp_path)
+    expected = sample() - sample().min()  # the background lies at zero
+    assert np.allclose(np.asarray(check_image(path).dataobj), expected, rtol=0, atol=1e-4)
+    assert not damaged_qform(path)
+
+
+def test_a_suffix_that_does_not_say_how_the_file_is_packed(tmp_path):
+    plain = write(image(sample()), tmp_path, 'image.nii')
+    plain.rename(tmp_path / 'plain.nii.gz')
+    error = refused(tmp_path / 'plain.nii.gz')
+    assert 'not compressed' in str(error)
+    assert 'gzip' in error.hint
+    write(image(sample()), tmp_path, 'packed.nii.gz').rename(tmp_path / 'packed.NII')
+    assert 'is compressed' in str(refused(tmp_path / 'packed.NII'))
+
+
+def test_a_large_intercept_loses_nothing(tmp_path):
+    data = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    made = image(data)
+    made.header.set_slope_inter(1, 2**26)
+    changed = check_image(write(made, tmp_path))
+    assert np.array_equal(np.asarray(changed.dataobj), data)
 
 
 # ----------------------------------------------------------------- content that is elsewhere
