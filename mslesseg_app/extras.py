@@ -14,6 +14,7 @@ import pandas as pd
 from .bids.exams import Exam
 from .bids.names import output_path, sidecar_of
 from .errors import MSLesSegError
+from .lesions.change_record import PairRecord
 from .reports.beside import lesion_map, lesions_beside, sessions_beside
 from .reports.content import ExamContent, table_rows
 from .reports.extra import Change, Drawing, Extra
@@ -96,7 +97,7 @@ def exam_files(
 
     images = {name: there('preproc_native', suffix=name) for name in key.images}
     to_mni = {name: there('to_mni', **{'from': name}) for name in key.images}
-    change = _change_image(key, model, out_dir)
+    change = there('change_native', desc=model)
     before = _before(exam, subject, out_dir) if change else None
     earlier = [one for one in others if one.session and f'ses-{one.session}' == before]
     return ExamFiles(
@@ -107,7 +108,8 @@ def exam_files(
         probability=there('prob_native', desc=model),
         uncertainty=there('uncertainty_native', desc=model),
         change=change,
-        difference=_difference_image(change),
+        change_next=there('change_next_native', desc=model),
+        difference=there('difference_native', desc=model) if change else None,
         before=exam_files(earlier[0], subject, out_dir) if earlier else None,
         session=exam.session,
     )
@@ -123,7 +125,11 @@ def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']
-        drawn.append(sessions_beside(*pair, images.brain, images.change, names, images.difference))
+        drawn.append(
+            sessions_beside(
+                *pair, images.brain, images.change, names, images.difference, images.outlines
+            )
+        )
     return [drawing for drawing in drawn if drawing is not None]
 
 
@@ -164,24 +170,8 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _change_table(exam: ExamContent, subject: str, out_dir: Path) -> Path:
-    """Return the path of the change table, which is named as the lesion table is."""
     assert exam.model is not None
-    path = out_dir / output_path(_key(exam, subject), 'lesions', desc=exam.model.name)
-    return path.with_name(re.sub(r'_lesions\.tsv$', '_change.tsv', path.name))
-
-
-def _change_image(key: Exam, model: str, out_dir: Path) -> Path | None:
-    instances = out_dir / output_path(key, 'instances_native', desc=model)
-    path = instances.with_name(instances.name.replace('_seg-lesions_', '_seg-change_'))
-    return path if path.is_file() else None
-
-
-def _difference_image(change: Path | None) -> Path | None:
-    """Return the path of the difference of both FLAIRs, which is named as the change image."""
-    if change is None:
-        return None
-    path = change.with_name(change.name.replace('_dseg.nii', '_difference.nii'))
-    return path if path.is_file() else None
+    return out_dir / output_path(_key(exam, subject), 'change', desc=exam.model.name)
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
@@ -192,9 +182,10 @@ def _sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _before(exam: ExamContent, subject: str, out_dir: Path) -> str:
+def _before(exam: ExamContent, subject: str, out_dir: Path) -> str | None:
+    """Return the session that an exam was compared with."""
     about = _sidecar(_change_table(exam, subject, out_dir))
-    return str(about.get('session_before') or about.get('PreviousSession') or '')
+    return PairRecord.from_metadata(about).session_before
 
 
 def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:

@@ -1,4 +1,4 @@
-"""Pictures that a page draws itself: modalities and sessions side by side, and a lesion map.
+"""Figures that a report draws itself: modalities and sessions side by side, and a lesion map.
 
 They show what the slice viewer shows, for print and for browsers that cannot draw it.
 """
@@ -37,7 +37,7 @@ STATUS_COLOURS = {
     5: ('resolved', '#78e678'),
     6: ('in one mask only', '#b0b0b0'),
 }
-#: Rows of pictures; the largest lesions are shown.
+#: Rows of panels; the largest lesions are shown.
 MOST_ROWS = 6
 #: Views of the lesion map, and the letters of their left and right edges.
 _VIEWS = {
@@ -50,7 +50,7 @@ _VIEWS = {
 def lesions_beside(
     images: Mapping[str, Any], brain: Any, labels: Any, most: int = MOST_ROWS
 ) -> Drawing | None:
-    """Draw the largest lesions on all modalities, one slice a row.
+    """Draw the largest lesions on all modalities, one slice per row.
 
     Parameters
     ----------
@@ -86,9 +86,9 @@ def lesions_beside(
         kind='beside',
         path='',
         title='Lesions on all images' if len(images) > 1 else 'The largest lesions',
-        caption=f'The {PLANES[axis]} slices with the largest cuts of the largest lesions: '
-        f'{names}, brought to the grid of the FLAIR by the transforms found against the '
-        'template. Orange: lesion outlines. Radiological convention.',
+        caption=f'{PLANES[axis].capitalize()} slices through the largest lesions: {names}'
+        f'{_RESAMPLED if len(images) > 1 else ""}. Orange: lesion outlines. Radiological '
+        'convention.',
         alt=f'{len(chosen)} {PLANES[axis]} slices, each on {names}, with lesion outlines.',
         modality='',
     )
@@ -102,6 +102,7 @@ def sessions_beside(
     change: Any,
     names: tuple[str, str],
     difference: Any = None,
+    own: tuple[Any, Any] | None = None,
     most: int = MOST_ROWS,
 ) -> Drawing | None:
     """Draw the FLAIRs of two sessions side by side, where lesions changed most.
@@ -113,7 +114,11 @@ def sessions_beside(
     names : (str, str)
         Sessions, earlier first.
     difference : image (X, Y, Z), optional
-        Later less earlier FLAIR in standard deviations, on the same grid; drawn beside them.
+        Later less earlier FLAIR in standard deviations, on the same grid; drawn beside them,
+        with ``change``.
+    own : pair of images (X, Y, Z), optional
+        Lesions of the earlier and of the later mask with the codes of ``change``; each is drawn
+        on the image of its session. Without them both get ``change``.
 
     Returns
     -------
@@ -135,8 +140,11 @@ def sessions_beside(
     }
     if difference is not None:
         stages['difference'] = _stage(_bounded(difference), first, brain, codes > 0)
+    drawn = dict.fromkeys(stages, codes)
+    for name, image in zip(names, own or (), strict=False):
+        drawn[name] = np.asarray(oriented_like(image, first, 'Outlines').data).astype(np.int32)
     panels = [
-        _panel(stage, axis, index, name, codes, colours)
+        _panel(stage, axis, index, name, drawn[name], colours)
         for index in chosen
         for name, stage in stages.items()
     ]
@@ -147,7 +155,7 @@ def sessions_beside(
         title=f'Lesions in {names[0]} and {names[1]}',
         caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
         f'largest changed lesions are largest{_BESIDE if difference is not None else ""}. '
-        f'Outlines: {key}. Radiological convention.',
+        f'{_OWN if own else ""}Outlines: {key}. Radiological convention.',
         alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
         'of stable and changed lesions.',
         modality='FLAIR',
@@ -156,6 +164,8 @@ def sessions_beside(
 
 
 _COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green', 6: 'grey'}
+_RESAMPLED = ', resampled to the grid of the FLAIR'
+_OWN = 'Each session shows the outlines of its own mask. '
 _BESIDE = ', and the difference of both after matching (bright: the FLAIR became brighter)'
 #: Differences are drawn up to this many standard deviations.
 _MOST_SD = 8.0
@@ -167,7 +177,7 @@ def _bounded(difference: Any) -> Any:
 
 
 def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
-    """Draw the lesions in three dimensions through the veiled brain, from three sides.
+    """Draw the lesions in three dimensions in a transparent brain, from three sides.
 
     Parameters
     ----------
@@ -196,9 +206,9 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         kind='map',
         path='',
         title='Lesion map',
-        caption='All lesions (orange) through the faded brain, on the template grid; parallel '
-        "projection. Seen from above, the front is at the top and the patient's left on the left.",
-        alt='Three views of the brain with all lesions shining through.',
+        caption='All lesions (orange) in a transparent brain, MNI space. View from above: '
+        "anterior at the top, the patient's left on the left.",
+        alt='Three views of a transparent brain with all lesions.',
         modality='',
     )
     return Drawing(figure, svg.mosaic(panels, columns=len(panels)), len(panels))

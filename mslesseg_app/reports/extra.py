@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from ..lesions.change_record import PairRecord
 from .content import ExamContent, Figure, QCNumber, Verdict
 from .viewer import ViewerScene
 
@@ -19,6 +20,8 @@ REGIONS = {
 }
 CRITERIA = {'dissemination_2017': '2017', 'dissemination_2024': '2024'}
 STATUSES = ('new', 'enlarging', 'stable', 'shrinking', 'resolved', 'one-mask')
+#: Statuses of lesions that changed.
+MOVED = ('new', 'enlarging', 'shrinking', 'resolved')
 _WORDS = {'one-mask': 'in one mask only'}
 
 #: What trust rests on: heading, and how the names of its quality numbers begin.
@@ -50,61 +53,67 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of the lesions since the session before.
+    """What became of the lesions since the previous session.
 
     Attributes
     ----------
     rows : tuple of dict
-        One row a lesion, with the columns of the change table.
+        One row per lesion, with the columns of the change table.
     about : mapping
-        Sidecar of that table: sessions, interval, verdict, and columns.
+        Sidecar of that table: the pair of sessions, notes, and columns.
     """
 
     rows: tuple[dict[str, Any], ...]
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def words(self) -> str:
-        """Tell the numbers of lesions by status, since when."""
-        before = self._of('session_before', 'PreviousSession') or 'the session before'
-        years = self._of('years', 'IntervalYears')
-        since = f'Since {before}'
-        if isinstance(years, int | float):
-            since += f' ({years:.2f} years before)'
-        if self.verdict == 'failed':
-            return f'{since}: not compared, because {self.reason or "the images disagree"}.'
+    @property
+    def pair(self) -> PairRecord:
+        """The pair of sessions, as the comparison wrote it."""
+        return PairRecord.from_metadata(self.about)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the images of the two sessions could be compared."""
+        return self.pair.verdict != 'failed'
+
+    @property
+    def moved(self) -> bool:
+        """Whether any lesion is new, enlarging, shrinking or resolved."""
+        return any(row.get('status') in MOVED for row in self.rows)
+
+    def interval(self) -> str:
+        """Return the time since the previous session in words; empty where it is not known."""
+        years = self.pair.years
+        if years is None:
+            return ''
+        return f'{years:.1f} years' if years >= 1.95 else f'{years * 12:.0f} months'
+
+    def counts(self) -> str:
+        """Return the number of lesions of each status."""
         found = [str(row.get('status') or '') for row in self.rows]
-        counts = [
+        parts = [
             f'{found.count(status)} {_WORDS.get(status, status)}'
             for status in STATUSES
             if status in found
         ]
         unjudged = sum(status not in STATUSES for status in found)
-        counts += [f'{unjudged} not judged'] if unjudged else []
-        return f'{since}: {", ".join(counts) or "no lesion to compare"}.'
+        parts += [f'{unjudged} not judged'] if unjudged else []
+        return ', '.join(parts) or 'no lesion to compare'
 
-    @property
-    def verdict(self) -> str:
-        """Whether the sessions could be compared."""
-        return str(self._of('verdict') or self._guard('Verdict'))
-
-    @property
-    def reason(self) -> str:
-        """Why they could not, or only with care."""
-        return str(self._of('reason') or self._guard('Reason'))
+    def words(self) -> str:
+        """Return the number of lesions by status, and since when."""
+        pair, interval = self.pair, self.interval()
+        since = f'Since {pair.session_before or "the previous session"}'
+        since += f' ({interval})' if interval else ''
+        if not self.compared:
+            return f'{since}: not compared, because {pair.reason or "the images disagree"}.'
+        return f'{since}: {self.counts()}.'
 
     @property
     def columns(self) -> list[str]:
         """Columns that hold anything."""
         names = list(self.rows[0]) if self.rows else []
         return [name for name in names if any(row.get(name) is not None for row in self.rows)]
-
-    def _guard(self, name: str) -> str:
-        guard = self.about.get('Guard')
-        found = guard.get(name) if isinstance(guard, dict) else None
-        return '' if found in (None, 'n/a') else str(found)
-
-    def _of(self, *names: str) -> Any:
-        return next((self.about[name] for name in names if self.about.get(name)), None)
 
 
 @dataclass(frozen=True)

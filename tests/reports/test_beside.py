@@ -89,6 +89,18 @@ def test_sessions_side_by_side_show_only_change() -> None:
     assert 'ses-2' in second.get('aria-label')
     strokes = {part.get('stroke') for part in second.iter(f'{{{svg.SVG}}}path')}
     assert strokes == {'#ff5c5c'}
+    own = [
+        nib.Nifti1Image((labels == number).astype(np.uint8) * code, pagetree.affine())
+        for number, code in ((1, 5), (3, 2))
+    ]
+    apart = sessions_beside(*pair, change, ('ses-1', 'ses-2'), own=(own[0], own[1]))
+    assert apart is not None
+    found = [
+        {part.get('stroke') for part in panel.iter(f'{{{svg.SVG}}}path')} - {None}
+        for panel in apart.root
+    ]
+    assert found[0] <= {'#78e678'}, 'the earlier image shows nothing of the later mask'
+    assert found[1] == {'#ff5c5c'}
     stable = nib.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
     assert sessions_beside(*pair, stable, ('ses-1', 'ses-2')) is None
 

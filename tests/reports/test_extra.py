@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.reports import ExamContent, LesionSummary, QCNumber
 from mslesseg_app.reports.extra import Change, Extra, findings, trust
 
@@ -72,17 +73,19 @@ def test_dissemination_says_what_was_not_assessed(value: Any, word: str) -> None
 
 def test_change_in_words() -> None:
     rows = tuple({'status': name} for name in ('new', 'stable', 'new', None))
-    about = {'session_before': 'ses-1', 'years': 1.5, 'verdict': 'ok'}
-    assert Change(rows, about).words() == (
-        'Since ses-1 (1.50 years before): 2 new, 1 stable, 1 not judged.'
+    about = PairRecord(session_before='ses-1', years=2.5, verdict='ok').to_metadata()
+    change = Change(rows, about)
+    assert change.words() == 'Since ses-1 (2.5 years): 2 new, 1 stable, 1 not judged.'
+    assert change.moved
+    assert not Change(({'status': 'stable'}, {'status': 'one-mask'})).moved
+    months = PairRecord(years=0.5).to_metadata()
+    assert Change((), months).words() == (
+        'Since the previous session (6 months): no lesion to compare.'
     )
-    assert Change((), {}).words() == 'Since the session before: no lesion to compare.'
-    written = {'PreviousSession': 'ses-1', 'Guard': {'Verdict': 'suspect', 'Reason': 'far off'}}
-    real = Change((), written)
-    assert (real.verdict, real.reason) == ('suspect', 'far off')
-    assert real.words().startswith('Since ses-1')
-    failed = {'session_before': 'ses-1', 'verdict': 'failed', 'reason': 'they do not overlap'}
-    assert 'not compared, because they do not overlap' in Change((), failed).words()
+    failed = PairRecord(session_before='ses-1', verdict='failed', reason='they do not overlap')
+    told = Change((), failed.to_metadata())
+    assert not told.compared
+    assert 'not compared, because they do not overlap' in told.words()
 
 
 def test_columns_without_content_are_left_out() -> None:

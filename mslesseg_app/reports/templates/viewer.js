@@ -121,6 +121,8 @@
       const { overlays } = this.scene;
       this.lesions = await labelsOf(overlays.lesions);
       this.change = overlays.change ? await labelsOf(overlays.change) : null;
+      this.outline = overlays.outline ? await labelsOf(overlays.outline) : null;
+      this.outlineBefore = overlays.outline_before ? await labelsOf(overlays.outline_before) : null;
       for (const holder of this.box.querySelectorAll('.nv-pane')) {
         const make = holder.dataset.image === 'map' ? this.makeMap : this.makePane;
         this.panes.push(await make.call(this, Niivue, holder));
@@ -184,7 +186,10 @@
           if (map) await add(name, map, { colormap, opacity: 0, cal_min: 0.05 * map.high, cal_max: map.high });
         }
       }
-      pane.labels = this.change && (wide || holder.dataset.image === 'before') ? this.change : this.lesions;
+      // Each session shows the lesions of its own mask; all images of a session the same.
+      pane.labels = holder.dataset.image === 'before' ? this.outlineBefore ?? this.change
+        : this.outline ?? this.lesions;
+      pane.coded = pane.labels !== this.lesions;
       pane.lines = document.createElement('canvas');
       pane.lines.className = 'nv-lines';
       pane.lines.setAttribute('aria-hidden', 'true');
@@ -279,7 +284,7 @@
       context.rect(left, top, width, height);
       context.clip();
       for (const [value, segments] of labels.cache.get(key)) {
-        const colour = labels === this.change ? STATUS_COLOURS[value] ?? AMBER : AMBER;
+        const colour = pane.coded ? STATUS_COLOURS[value] ?? AMBER : AMBER;
         context.strokeStyle = `rgb(${colour.join(' ')})`;
         context.beginPath();
         for (const [a, b, c, d] of segments) {
