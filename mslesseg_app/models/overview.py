@@ -90,6 +90,16 @@ def _accuracy(figures: Any) -> tuple[float | None, int | None]:
     return float(known[0]['DSC']), None
 
 
+def accuracy_in_words(figures: Any) -> str:
+    """Return the DSC of a card and what it was measured on; empty without one."""
+    dsc, exams = _accuracy(figures)
+    if dsc is None:
+        return ''
+    if exams is None:
+        return f'DSC {dsc:.2f}'
+    return f'DSC {dsc:.2f}, mean of {exams} exam{"s" if exams > 1 else ""} not used for training'
+
+
 def _is_figures(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 

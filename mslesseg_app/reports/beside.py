@@ -5,6 +5,7 @@ They show what the slice viewer shows, for print and for browsers that cannot dr
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .rendering import View, make_scene, render
 from .slices import (
     PLANES,
     WORLD_AXES,
+    Box,
     Volume,
     oriented,
     oriented_like,
@@ -95,6 +97,108 @@ def lesions_beside(
     return Drawing(figure, svg.mosaic(panels, columns=len(images)), len(images))
 
 
+def lesions_zoomed(
+    images: Mapping[str, Any],
+    brain: Any,
+    labels: Any,
+    own: tuple[Any, Any] | None = None,
+    before: str = '',
+    most: int = 3,
+) -> Drawing | None:
+    """Draw a few lesions enlarged: those that changed first, then the largest.
+
+    Parameters
+    ----------
+    images : dict
+        Column heading to an image, all on one grid; the first is the FLAIR.
+    brain, labels : image (X, Y, Z)
+        On the same grid.
+    own : pair of images (X, Y, Z), optional
+        Lesions of the previous and of this session with the codes of :data:`STATUS_COLOURS`.
+    before : str
+        Heading of the previous FLAIR among ``images``; it gets the lesions of its own mask.
+
+    Returns
+    -------
+    Drawing or None
+        None where there is no lesion.
+    """
+    first = oriented(next(iter(images.values())))
+    ids = np.asarray(oriented_like(labels, first, 'The lesion map').data).astype(np.int32)
+    codes = [
+        np.asarray(oriented_like(one, first, 'Outlines').data).astype(np.int32)
+        for one in own or ()
+    ] or [(ids > 0).astype(np.int32)] * 2
+    spots = _notable(ids, codes, most)
+    if not spots:
+        return None
+    axis = first.thick_axis
+    stages = {name: _stage(image, first, brain, ids > 0) for name, image in images.items()}
+    colours = {code: colour for code, (_, colour) in STATUS_COLOURS.items()}
+    panels = []
+    for spot in spots:
+        index, box = _around(spot, axis, first)
+        for name, stage in stages.items():
+            near = dataclasses.replace(stage, box=box)
+            shown = codes[0] if name == before else codes[1]
+            panels.append(_panel(near, axis, index, name, shown, colours))
+    columns = len(stages) if len(stages) > 1 else most
+    what = 'that changed, or the largest' if own else 'that are largest'
+    figure = Figure(
+        kind='overview',
+        path='',
+        title='Lesions in detail',
+        caption=f'The {len(spots)} lesions {what}; {_ZOOM_MM:.0f} mm across. Radiological '
+        'convention.' + (f' {_OWN.strip()} {_key()}.' if own else ''),
+        alt=f'{len(panels)} enlarged {PLANES[axis]} slices with lesion outlines.',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=columns), columns)
+
+
+#: Width and height of an enlarged part of a slice, in mm.
+_ZOOM_MM = 70.0
+
+
+def _notable(
+    ids: NDArray[np.int32], codes: list[NDArray[np.int32]], most: int
+) -> list[NDArray[np.bool_]]:
+    """Return masks of the lesions to show: new, enlarging, resolved, shrinking, then large."""
+    earlier, later = codes
+    found: list[NDArray[np.bool_]] = []
+    changed = ((later, 2), (later, 3), (earlier, 5), (earlier, 4))
+    groups = [_components(np.where(image == code, 1, 0)) for image, code in changed]
+    for group in (*groups, ids):
+        sizes = np.bincount(group.ravel())[1:]
+        for place in np.argsort(-sizes, kind='stable'):
+            if len(found) == most or sizes[place] == 0:
+                break
+            spot = group == place + 1
+            if not any((one & spot).any() for one in found):
+                found.append(spot)
+    return found
+
+
+def _around(spot: NDArray[np.bool_], axis: int, volume: Volume) -> tuple[int, Box]:
+    """Return the slice with the largest cut of a lesion, and a box around it there."""
+    others = tuple(other for other in range(3) if other != axis)
+    index = int(np.argmax(spot.sum(axis=others)))
+    inside = np.argwhere(np.take(spot, index, axis=axis))
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
+    box = [slice(None)] * 3
+    for other, centre in zip(others, middle, strict=True):
+        size, edge = spot.shape[other], volume.spacing[other]
+        width = min(size, round(_ZOOM_MM / edge))
+        start = int(np.clip(round(centre - width / 2), 0, size - width))
+        box[other] = slice(start, start + width)
+    return index, (box[0], box[1], box[2])
+
+
+def _key() -> str:
+    """Return the colours of the outlines in words."""
+    parts = (f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
+    return ', '.join(parts)
+
+
 def sessions_beside(
     before: Any,
     after: Any,
@@ -148,14 +252,13 @@ def sessions_beside(
         for index in chosen
         for name, stage in stages.items()
     ]
-    key = ', '.join(f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
     figure = Figure(
         kind='change',
         path='',
         title=f'Lesions in {names[0]} and {names[1]}',
         caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
         f'largest changed lesions are largest{_BESIDE if difference is not None else ""}. '
-        f'{_OWN if own else ""}Outlines: {key}. Radiological convention.',
+        f'{_OWN if own else ""}Outlines: {_key()}. Radiological convention.',
         alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
         'of stable and changed lesions.',
         modality='FLAIR',
@@ -206,7 +309,7 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         kind='map',
         path='',
         title='Lesion map',
-        caption='All lesions (orange) in a transparent brain, MNI space. View from above: '
+        caption='All lesions (orange) in a transparent brain, MNI space. Seen from above with '
         "anterior at the top, the patient's left on the left.",
         alt='Three views of a transparent brain with all lesions.',
         modality='',

@@ -1,4 +1,4 @@
-"""What a subject page says: plain records that go to JSON and come back unchanged.
+"""What the report of a participant states: plain records that go to JSON and come back unchanged.
 
 The records know neither HTML nor files.  One :class:`ExamContent` is stored per exam, so that
 a page can be written again later, or be put together from exams that ran in different jobs.
@@ -22,8 +22,8 @@ from ..lesions.selfcheck import NO_LESION, SelfCheck
 
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
-#: Kinds of figure in the order in which a page shows them.
-FIGURE_KINDS = ('beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
+#: Kinds of figure in the order of the report.
+FIGURE_KINDS = ('overview', 'beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
 
 _GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
 #: Colours of the states of the self-check are those of the verdicts.
@@ -122,7 +122,13 @@ class ImageUsed(Record):
 
 @dataclass(frozen=True)
 class ModelInfo(Record):
-    """The model that made the probabilities."""
+    """The segmentation model.
+
+    Attributes
+    ----------
+    accuracy : str
+        What it reached on exams that its training did not see, in words.
+    """
 
     name: str
     version: str = ''
@@ -132,6 +138,7 @@ class ModelInfo(Record):
     description: str = ''
     citation: str = ''
     channels: tuple[str, ...] = ()
+    accuracy: str = ''
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class QCNumber(Record):
 
 @dataclass(frozen=True)
 class LesionSummary(Record):
-    """The three numbers at the top of a page; volumes on the native FLAIR grid."""
+    """The three numbers at the top of a report; volumes on the native FLAIR grid."""
 
     count: int
     volume_ml: float
@@ -196,7 +203,7 @@ class Provenance(Record):
 
 @dataclass(frozen=True)
 class ExamContent(Record):
-    """All that the page says about one exam (subject × session).
+    """All that the report states about one exam (subject × session).
 
     Attributes
     ----------
@@ -213,6 +220,10 @@ class ExamContent(Record):
     selfcheck : dict or None
         :class:`~mslesseg_app.lesions.selfcheck.SelfCheck` as plain values; None in records of
         earlier versions.
+    date : str
+        When the exam took place, ISO 8601; empty where that is not known.
+    computing : tuple of str
+        Notes on how the result was computed that do not affect it.
     timings : dict
         Stage to seconds.  Left out of the page by default, as they differ from run to run.
     """
@@ -234,7 +245,15 @@ class ExamContent(Record):
     failure: Failure | None = None
     provenance: Provenance | None = None
     selfcheck: dict[str, Any] | None = None
+    date: str = ''
+    computing: tuple[str, ...] = ()
     timings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def day(self) -> str:
+        """The date in words; dates of before 1926 were shifted for de-identification."""
+        day = self.date[:10]
+        return f'{day} (shifted date)' if day and day < '1926' else day
 
     @property
     def checked(self) -> SelfCheck | None:
@@ -283,7 +302,7 @@ class ExamContent(Record):
 
 @dataclass(frozen=True)
 class SubjectContent(Record):
-    """Everything on the page of one subject.
+    """Everything in the report of one participant.
 
     Attributes
     ----------
@@ -294,7 +313,13 @@ class SubjectContent(Record):
     boilerplate : str
         Methods text in Markdown.
     citation : str
-        How to cite, one reference a line.
+        How to cite, one reference per line.
+    links : dict
+        Addresses of the ``previous`` and ``next`` report and of the ``group`` report, those
+        that there are.
+    marks : dict
+        Session label (empty without sessions) to the stored review: ``mark``, ``marked``,
+        ``note``.
     """
 
     subject: str
@@ -302,6 +327,8 @@ class SubjectContent(Record):
     provenance: Provenance = field(default_factory=Provenance)
     boilerplate: str = ''
     citation: str = ''
+    links: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Any] = field(default_factory=dict)
 
 
 def table_rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:

@@ -51,7 +51,7 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'brain_volume_mni_ml': {
         'Description': 'Volume of the brain mask on the template grid, after scaling to it.',
-        'Units': 'mL',
+        'Units': 'ml',
     },
     'flair_slice_thickness_mm': {
         'Description': 'Longest voxel edge of the FLAIR.',
@@ -108,8 +108,8 @@ def exam_quality(
     plausible = low <= native_ml <= high or coverage < _COVERAGE[0]
     numbers.append(
         _number('brain_volume_mni_ml', 'Brain volume on the template grid', volume,
-                'ok' if plausible else 'suspect', 'mL',
-                f'suspect where the native volume is outside {low:g} to {high:g} mL')
+                'ok' if plausible else 'suspect', 'ml',
+                f'suspect where the native volume is outside {low:g} to {high:g} ml')
     )  # fmt: skip
     thickness = float(nb.affines.voxel_sizes(flair.affine).max())
     numbers.append(

@@ -104,7 +104,7 @@
 
     start() {
       this.starting ??= this.begin().catch((error) => {
-        this.note.textContent = `The slice viewer could not start (${error.message}). The pictures show the same slices.`;
+        this.note.textContent = `The slice viewer could not start (${error.message}). The images below show the same slices.`;
         this.note.hidden = false;
         this.box.classList.remove('is-open');
         this.box.dataset.state = 'failed';
@@ -144,7 +144,7 @@
       this.starting = null;
       this.box.classList.remove('is-open');
       this.box.dataset.state = 'closed';
-      this.note.textContent = 'Closed to spare memory, because another viewer was opened.';
+      this.note.textContent = 'Closed to save memory because another viewer was opened.';
       this.note.hidden = false;
     }
 
@@ -392,6 +392,17 @@
         this.shown = control.checked;
         for (const pane of this.panes) pane.nv.drawScene();
         this.opacity('spots', control.checked ? 1 : 0);
+      } else if (what === 'cross') {
+        for (const pane of this.panes) {
+          if (pane.holder.dataset.image !== 'map') pane.nv.setCrosshairWidth(control.checked ? 0.6 : 0);
+        }
+      } else if (what === 'window') {
+        for (const pane of this.panes) {
+          const own = pane.nv.volumes[0];
+          own.cal_min = 0;
+          own.cal_max = this.scene.images[pane.holder.dataset.image === 'map' ? 'FLAIR' : pane.holder.dataset.image].high;
+          pane.nv.updateGLVolume();
+        }
       } else this.opacity(what, control.checked ? Number(control.dataset.opacity || 1) : 0);
     }
 
@@ -416,7 +427,7 @@
   for (const box of document.querySelectorAll('.nv')) {
     if (!able) {
       box.dataset.state = 'unable';
-      box.querySelector('.nv-note').textContent = 'This browser cannot draw the slice viewer (it needs WebGL 2). The pictures show the same slices.';
+      box.querySelector('.nv-note').textContent = 'This browser cannot draw the slice viewer (it needs WebGL 2). The images below show the same slices.';
       continue;
     }
     const viewer = new Viewer(box);
