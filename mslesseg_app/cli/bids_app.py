@@ -24,14 +24,13 @@ _KNOWN_DERIVATIVES = ('manual', 'edited')
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; it asks nothing of the network and imports nothing heavy."""
-    from .main import VERBS
+    from .main import commands
 
-    verbs = '\n'.join(f'  mslesseg {name:10} {text}' for name, (_, text) in VERBS.items())
     parser = parsing.Parser(
         prog='mslesseg',
-        description='Find the lesions of multiple sclerosis in a BIDS dataset.',
-        epilog=f'other commands (first word):\n{verbs}\n\n'
-        'For research use only; not a medical device.',
+        usage='mslesseg BIDS_DIR OUTPUT_DIR {participant,group} ... [options]\n'
+        '       mslesseg COMMAND ... (see below)',
+        description=commands(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

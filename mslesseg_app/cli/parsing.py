@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..text import did_you_mean
+
 USAGE = 64
 UNKNOWN_LEVEL = 17
 
@@ -22,12 +24,34 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that exits with 64 (usage) instead of 2, which belongs to the shell."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to get help, and leave."""
+        """Print what is wrong, what was probably meant and how to get help, and leave."""
         print(f'{self.prog}: error: {message}', file=sys.stderr)
+        meant = did_you_mean(*_mistyped(message, self))
+        if meant:
+            print(f'  {meant}', file=sys.stderr)
         print(f'  See "{self.prog} --help".', file=sys.stderr)
         unknown = '{participant,group}: invalid choice' in message
         code = UNKNOWN_LEVEL if unknown else USAGE
         sys.exit(code)
+
+
+def _mistyped(message: str, parser: argparse.ArgumentParser) -> tuple[str, list[str]]:
+    """Return the wrong word of an error message of argparse, and what could stand there."""
+    choice = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
+    if choice:
+        return choice[1], [word.strip(" '") for word in choice[2].split(',')]
+    unknown = re.search(r'unrecognized arguments: .*?(--[\w-]+)', message)
+    return (unknown[1], _options_of(parser)) if unknown else ('', [])
+
+
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a parser and of the parsers below it."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                names += _options_of(below)
+    return names
 
 
 def memory_gb(text: str) -> float:
@@ -86,7 +110,7 @@ def device(text: str) -> str:
 
 
 def labels(prefix: str) -> type[argparse.Action]:
-    """Return an action that collects labels, given one by one or in a file, one a line."""
+    """Return an action that collects labels, given one by one or in a file, one per line."""
 
     class Collect(argparse.Action):
         def __call__(

@@ -209,4 +209,3 @@ def _dissemination(measures: Mapping[str, Any]) -> list[str]:
     words = '; '.join(f'{year} criteria: {value}' for year, value in known.items())
     unseen = 'Spinal cord and optic nerve: not assessed.'
     return [f'Dissemination in space on these brain images, {words}. {unseen}']
-
