@@ -85,7 +85,7 @@ class Sidecars:
         return content | self._space(space, 'FLAIR')
 
     def lesion(self, kind: str, space: str) -> dict[str, Any]:
-        """Sidecar of a lesion mask, probability map, map of doubt, instances or regions."""
+        """Sidecar of a lesion mask, probability map, uncertainty map, instances or regions."""
         own = kind in ('prob', 'uncertainty')
         text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
         content: dict[str, Any] = {

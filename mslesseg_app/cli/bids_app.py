@@ -280,7 +280,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default=(),
         action=parsing.labels('sub-'),
         metavar='LABEL',
-        help='A space delimited list of participant identifiers, or a file with one a line (the '
+        help='Participant labels, separated by spaces, or a text file with one label per line (the '
         'sub- prefix can be removed).',
     )
     group.add_argument(
@@ -441,26 +441,26 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         default=[DEFAULT_MODEL],
         metavar='NAME',
         help='Model of the registry; see "mslesseg models list" (default: %(default)s). '
-        'Several are joined, see --ensemble.',
+        'Several are combined, see --ensemble.',
     )
     group.add_argument(
         '--ensemble',
         choices=['mean', 'majority', 'staple'],
-        help='How several models are joined: mean of their probabilities, majority vote or STAPLE '
+        help='How several models are combined: mean of their probabilities, majority vote or STAPLE '
         "(default: mean). Results carry this name instead of a model's.",
     )
     group.add_argument(
         '--preset',
         choices=['fast', 'exact'],
         default='fast',
-        help='exact asks a network as its publication did; fast gives nearly the same mask for a '
-        'fraction of the time (default: fast).',
+        help='exact: inference settings of the publication; fast: nearly the same mask in a fraction '
+        'of the time (default: fast).',
     )
     group.add_argument(
         '--uncertainty',
         choices=['none', 'entropy', 'variance'],
         default='none',
-        help='Write a map of doubt, and its mean for each lesion: entropy of the probability, or '
+        help='Write an uncertainty map, and its mean per lesion: entropy of the probability, or '
         'its variance over diffusion chains, flips, folds or models (default: none).',
     )
     group.add_argument(

@@ -20,7 +20,7 @@ _STATUSES = {
 CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     'change_id': {'Description': 'Number of the row.'},
     'status': {
-        'Description': 'What became of the lesion; n/a where that cannot be judged.',
+        'Description': 'Change of the lesion; n/a where it cannot be judged.',
         'Levels': _STATUSES,
     },
     'lesions_before': {
@@ -91,7 +91,7 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Whether the sessions can be compared.',
         'Levels': {
             'ok': 'Alignment and contrast agree.',
-            'suspect': 'Look at both images.',
+            'suspect': 'Review both images.',
             'failed': 'Not compared.',
         },
     },

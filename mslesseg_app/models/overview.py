@@ -115,7 +115,7 @@ def page(entry: ModelEntry) -> str:
         lines += _section(name, values)
     lines += _figures(card.get('figures'))
     lines += _section('Card', {key: v for key, v in card.items() if key not in _APART})
-    lines += ['', f'missing to run it: {entry.lacks or "nothing"}']
+    lines += ['', f'ready to run: {"no, missing: " + entry.lacks if entry.lacks else "yes"}']
     return '\n'.join(lines)
 
 

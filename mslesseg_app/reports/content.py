@@ -19,6 +19,7 @@ import pandas as pd
 
 from ..errors import DataError
 from ..lesions.selfcheck import NO_LESION, SelfCheck
+from .markup import readable
 
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
@@ -152,7 +153,7 @@ class QCNumber(Record):
     title : str
         The same in words; empty means ``name``.
     limits : str
-        The rule behind the verdict, in words, such as ``suspect below 0.80``.
+        The rule behind the verdict, in words, such as ``check below 0.80``.
     """
 
     name: str
@@ -166,6 +167,13 @@ class QCNumber(Record):
         super().__post_init__()
         if self.verdict not in _GRAVITY:
             raise ValueError(f'verdict of {self.name} is none of {", ".join(_GRAVITY)}')
+
+    @property
+    def shown(self) -> str:
+        """The value with its unit; the coverage, a share, in percent."""
+        if self.name == 'flair_coverage' and isinstance(self.value, float | int):
+            return f'{self.value:.0%}'.replace('%', ' %')
+        return readable(self.value) + (f' {self.unit}' if self.unit and self.value else '')
 
 
 @dataclass(frozen=True)
