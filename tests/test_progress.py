@@ -173,7 +173,7 @@ def test_what_exams_share_is_no_exam():
             progress('two', node, 'start')
             progress('two', node, 'end')
     lines = stream.getvalue().splitlines()
-    assert lines[0].endswith(' sub-01: alignment')
+    assert lines[0].endswith(' sub-01: registration')
     assert '[2 of 2] sub-02: started' in lines[1]
     assert progress.unfinished() == ['sub-01']
     assert '1 of 2 exams done' in progress._counts()

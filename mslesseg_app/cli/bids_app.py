@@ -280,8 +280,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default=(),
         action=parsing.labels('sub-'),
         metavar='LABEL',
-        help='Participant labels, separated by spaces, or a text file with one label per line (the '
-        'sub- prefix can be removed).',
+        help='Participant labels, separated by spaces, or a text file with one label per line '
+        '(with or without sub-).',
     )
     group.add_argument(
         '--session-label',
@@ -446,15 +446,15 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--ensemble',
         choices=['mean', 'majority', 'staple'],
-        help='How several models are combined: mean of their probabilities, majority vote or STAPLE '
-        "(default: mean). Results carry this name instead of a model's.",
+        help='How several models are combined: mean of their probabilities, majority vote or '
+        "STAPLE (default: mean). Results carry this name instead of a model's.",
     )
     group.add_argument(
         '--preset',
         choices=['fast', 'exact'],
         default='fast',
-        help='exact: inference settings of the publication; fast: nearly the same mask in a fraction '
-        'of the time (default: fast).',
+        help='exact: inference settings of the publication; fast: nearly the same mask in a '
+        'fraction of the time (default: fast).',
     )
     group.add_argument(
         '--uncertainty',

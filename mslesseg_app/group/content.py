@@ -133,8 +133,8 @@ def cohort_section(
 ) -> Section:
     """Describe participants, lesion volumes and counts."""
     words = f'Participants are described by {source}.' if source else ''
-    empty = () if source else (
-        'No participants.tsv: age, sex and other variables are not available.',
+    empty = (
+        () if source else ('No participants.tsv: age, sex and other variables are not available.',)
     )
     return Section(
         'cohort',
@@ -157,8 +157,10 @@ def cohort_table(rows: Sequence[dict[str, Any]]) -> Table:
         cells.append((*head, spread, row.get('median'), reach, row.get('levels')))
     titles = ('part', 'variable', 'model', 'n', 'mean ± SD', 'median', 'range', 'values')
     heads = tuple(Column(title, title) for title in titles)
-    notes = ('SD with n - 1. Age and sex: one value per participant. Volumes and counts: one value per '
-        'exam.',)
+    notes = (
+        'SD with n - 1. Age and sex: one value per participant. Volumes and counts: one value per '
+        'exam.',
+    )
     return Table('cohort', 'Cohort', heads, tuple(cells), notes)
 
 
@@ -168,8 +170,8 @@ def outlier_section(rows: Sequence[dict[str, Any]], chart: Chart | None, n_exams
         (
             f'An exam is listed when a number is further than {quality.LIMIT} robust z from the '
             'median of all exams, when the participant level judged it suspect or failed, or when '
-            'the self-check of its segmentation did not pass. Review these exams; a flag alone is no '
-            'reason to exclude one.'
+            'the self-check of its segmentation did not pass. Review these exams; a flag '
+            'alone is no reason to exclude one.'
         )
     ]
     warnings: tuple[str, ...] = ()

@@ -66,7 +66,7 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
         for m, p in parts
     ]
     if any((one.x > 0).any() for one in series):
-        words = 'One point per exam; volume on a logarithmic scale, exams without lesions left out.'
+        words = 'One point per exam; logarithmic volume scale, exams without lesions left out.'
         charts.append(
             scatter(
                 'lesion_count_by_volume',

@@ -78,7 +78,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
         'n/a without probabilities.',
     },
     'mean_uncertainty': {
-        'Description': 'Mean of the uncertainty map over the voxels; n/a where none was requested.',
+        'Description': 'Mean uncertainty over the voxels; n/a where no map was requested.',
     },
     'n_models_agree': {
         'Description': 'Number of models whose own mask shares a voxel with the lesion; n/a '

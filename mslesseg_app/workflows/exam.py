@@ -177,7 +177,7 @@ LESION_FIELDS = (
 
 
 def lesion_fields(settings: Settings, exam: Exam) -> tuple[str, ...]:
-    """Return what the lesion workflow hands on: uncertainty maps and edits only if there are any."""
+    """Return the fields of the lesion workflow; uncertainty and edits only if there are any."""
     fields = (*LESION_FIELDS, 'edit') if exam.edited else LESION_FIELDS
     if settings.uncertainty == 'none':
         return fields

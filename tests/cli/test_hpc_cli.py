@@ -29,7 +29,7 @@ def test_scripts_are_written_and_nothing_else(bids, tmp_path, capsys) -> None:
     before = files_below(bids)
     assert sbatch() == 0
     told = capsys.readouterr()
-    assert '3 participants, one a task' in told.out
+    assert '3 participants, one per task' in told.out
     assert 'bash' in told.out
     assert '1 of 3 participants have no FLAIR' in told.err
     scripts = tmp_path / 'mslesseg-jobs'

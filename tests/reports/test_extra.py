@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from mslesseg_app.lesions.change_record import PairRecord
+from mslesseg_app.lesions.dissemination import MET
 from mslesseg_app.reports import ExamContent, LesionSummary, QCNumber
 from mslesseg_app.reports.extra import Change, Extra, findings, trust
 
@@ -24,7 +23,7 @@ def test_each_lamp_shows_the_worst_of_its_numbers() -> None:
     )
     lamps = {item.title: item.verdict for item in trust(ExamContent('1', qc=numbers))}
     assert lamps == {
-        'Alignment': 'suspect',
+        'Registration': 'suspect',
         'Brain mask': 'ok',
         'Contrast to noise': 'failed',
         'Motion': 'unknown',
@@ -40,34 +39,10 @@ def test_uncertainty_is_weighted_by_size_and_not_judged() -> None:
     assert item.numbers[0].value == pytest.approx(0.15)
 
 
-def test_regions_are_told_from_the_metrics_or_counted() -> None:
-    measures = {
-        'periventricular_lesions': 2.0,
-        'periventricular_volume_ml': 1.234,
-        'juxtacortical_lesions': 0,
-        'deep_white_matter_lesions': 1,
-    }
-    told = findings(EXAM, Extra(measures=measures))
-    assert told == ['By region: 2 periventricular (1.23 ml), 1 deep white matter.']
-    rows = tuple({'region': name} for name in ('infratentorial', 'infratentorial', None))
-    counted = findings(ExamContent('1', lesions=rows), Extra())
-    assert counted == ['By region: 2 infratentorial.']
-    assert findings(EXAM, Extra()) == []
-
-
-@pytest.mark.parametrize(
-    ('value', 'word'),
-    [
-        (True, 'fulfilled'),
-        ('yes', 'fulfilled'),
-        (0, 'not fulfilled'),
-        ('not_fulfilled', 'not fulfilled'),
-    ],
-)
-def test_dissemination_says_what_was_not_assessed(value: Any, word: str) -> None:
-    (told,) = findings(EXAM, Extra(measures={'dissemination_2017': value}))
-    assert f'2017 criteria: {word}.' in told
-    assert 'Spinal cord and optic nerve: not assessed' in told
+def test_dissemination_says_what_was_not_assessed() -> None:
+    (found,) = findings(EXAM, Extra(measures={'dissemination_2017': MET}))
+    assert f'2017 criteria: {MET}.' in found
+    assert 'Spinal cord and optic nerve: not assessed' in found
     assert findings(EXAM, Extra(measures={'dissemination_2024': None})) == []
 
 

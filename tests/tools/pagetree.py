@@ -122,8 +122,8 @@ def write_exam(
         lesions=tuple(rows),
         lesion_columns={'volume_mm3': {'Description': 'Volume.', 'Units': 'mm^3'}},
         qc=(
-            QCNumber('alignment_FLAIR', 25.0, 'ok', title='Alignment of the FLAIR'),
-            QCNumber('flair_coverage', 0.9, 'suspect', limits='suspect below 0.97'),
+            QCNumber('alignment_FLAIR', 25.0, 'ok', title='FLAIR-to-template registration'),
+            QCNumber('flair_coverage', 0.9, 'suspect', limits='check below 97%'),
             QCNumber('flair_cnr', 21.0, 'ok', title='Contrast to noise of the FLAIR'),
         ),
         figures=_figures(images, out, session) if figures else (),
