@@ -158,8 +158,8 @@ def cohort_table(rows: Sequence[dict[str, Any]]) -> Table:
     titles = ('part', 'variable', 'model', 'n', 'mean ± SD', 'median', 'range', 'values')
     heads = tuple(Column(title, title) for title in titles)
     notes = (
-        'SD with n - 1. Age and sex: one value per participant. Volumes and counts: one value per '
-        'exam.',
+        'SD with n - 1. Age and sex: one value per participant.',
+        'Volumes and counts: one value per exam.',
     )
     return Table('cohort', 'Cohort', heads, tuple(cells), notes)
 
