@@ -23,6 +23,13 @@ _UNITS = {'': 1e-3, 'k': 1e-6, 'm': 1e-3, 'g': 1.0, 't': 1e3}
 class Parser(argparse.ArgumentParser):
     """Argument parser that exits with 64 (usage) instead of 2, which belongs to the shell."""
 
+    given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Keep the words for :meth:`error`, and parse them."""
+        self.given = list(map(str, sys.argv[1:] if args is None else args))
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Print what is wrong, what was probably meant and how to get help, and leave."""
         print(f'{self.prog}: error: {message}', file=sys.stderr)
@@ -35,13 +42,16 @@ class Parser(argparse.ArgumentParser):
         sys.exit(code)
 
 
-def _mistyped(message: str, parser: argparse.ArgumentParser) -> tuple[str, list[str]]:
-    """Return the wrong word of an error message of argparse, and what could stand there."""
+def _mistyped(message: str, parser: Parser) -> tuple[str, list[str]]:
+    """Return the wrong word behind an error of argparse, and what could stand there."""
     choice = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
     if choice:
         return choice[1], [word.strip(" '") for word in choice[2].split(',')]
-    unknown = re.search(r'unrecognized arguments: .*?(--[\w-]+)', message)
-    return (unknown[1], _options_of(parser)) if unknown else ('', [])
+    if not re.match(r'unrecognized arguments|the following arguments are required', message):
+        return '', []
+    known = _options_of(parser)
+    words = [word.partition('=')[0] for word in parser.given if word.startswith('--')]
+    return next((word for word in words if word not in known), ''), known
 
 
 def _options_of(parser: argparse.ArgumentParser) -> list[str]:

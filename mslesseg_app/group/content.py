@@ -109,7 +109,7 @@ def exams_section(rows: Sequence[dict[str, Any]], raw_known: bool) -> Section:
     words = [f'{len(rows)} exams × models: {", ".join(parts)}.']
     if not raw_known:
         words.append(
-            'The raw data are not there: exams that were never processed cannot be listed.'
+            'The raw data were not found: exams that were never processed cannot be listed.'
         )
     tables: tuple[Table, ...] = ()
     if open_rows:
