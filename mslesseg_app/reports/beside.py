@@ -39,6 +39,8 @@ STATUS_COLOURS = {
     5: ('resolved', '#78e678'),
     6: ('in one mask only', '#b0b0b0'),
 }
+#: Columns where there is only the FLAIR.
+_COLUMNS = 3
 #: Rows of panels; the largest lesions are shown.
 MOST_ROWS = 6
 #: Views of the lesion map, and the letters of their left and right edges.
@@ -94,7 +96,8 @@ def lesions_beside(
         alt=f'{len(chosen)} {PLANES[axis]} slices, each on {names}, with lesion outlines.',
         modality='',
     )
-    return Drawing(figure, svg.mosaic(panels, columns=len(images)), len(images))
+    columns = len(images) if len(images) > 1 else _COLUMNS
+    return Drawing(figure, svg.mosaic(panels, columns=columns), columns)
 
 
 def lesions_zoomed(
@@ -142,7 +145,7 @@ def lesions_zoomed(
             near = dataclasses.replace(stage, box=box)
             shown = codes[0] if name == before else codes[1]
             panels.append(_panel(near, axis, index, name, shown, colours))
-    columns = len(stages) if len(stages) > 1 else most
+    columns = len(stages) if len(stages) > 1 else _COLUMNS
     what = 'that changed, or the largest' if own else 'that are largest'
     figure = Figure(
         kind='overview',
