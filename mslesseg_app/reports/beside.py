@@ -169,13 +169,15 @@ def _notable(
     earlier, later = codes
     found: list[NDArray[np.bool_]] = []
     changed = ((later, 2), (later, 3), (earlier, 5), (earlier, 4))
-    groups = [_components(np.where(image == code, 1, 0)) for image, code in changed]
-    for group in (*groups, ids):
-        sizes = np.bincount(group.ravel())[1:]
+    whole = {id(image): _components(image) for image in codes}
+    groups = [(whole[id(image)], image == code) for image, code in changed]
+    for group, part in (*groups, (ids, ids > 0)):
+        sizes = np.bincount(group[part], minlength=1)
+        sizes[0] = 0
         for place in np.argsort(-sizes, kind='stable'):
             if len(found) == most or sizes[place] == 0:
                 break
-            spot = group == place + 1
+            spot = group == place
             if not any((one & spot).any() for one in found):
                 found.append(spot)
     return found

@@ -140,7 +140,7 @@ def region_rows(
         volumes = [row['volume_mm3'] for row in own if _is_number(row.get('volume_mm3'))]
         rows.append(
             RegionRow(
-                title,
+                title if name or own else 'in neither mask',
                 len(own),
                 sum(volumes) / 1000,
                 sum(r['difference_mm3'] for r in since if _is_number(r.get('difference_mm3')))
