@@ -76,7 +76,7 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             boilerplate=_boilerplate(settings),
             citation=CITATION,
             links=_links(settings, subject),
-            marks=_marks(settings, subject),
+            marks=stored_marks(settings, subject),
         )
         page = page_path(settings, subject)
         extras = gather_extras(exams, subject, settings.out_dir)
@@ -112,7 +112,7 @@ def _links(settings: Settings, subject: str) -> dict[str, str]:
     return links
 
 
-def _marks(settings: Settings, subject: str) -> dict[str, dict[str, str]]:
+def stored_marks(settings: Settings, subject: str) -> dict[str, dict[str, str]]:
     """Return the stored review of the exams of a participant."""
     return {
         session.removeprefix('ses-'): {'mark': one.mark, 'marked': one.marked, 'note': one.note}
