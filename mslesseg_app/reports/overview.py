@@ -97,7 +97,7 @@ def reasons_to_check(
 ) -> tuple[str, ...]:
     """Return why a person should check an exam although its images passed all checks."""
     reasons = list(exam.checked.reasons) if exam.checked else []
-    reasons += [f'No {name} image: results are less certain.' for name in exam.missing]
+    reasons += [_missing(name, exam.warnings) for name in exam.missing]
     if previous is not None:
         reasons += _other_sequences(exam, previous)
     if change is not None and not change.compared:
@@ -157,6 +157,13 @@ def voxel_size(geometry: str) -> str:
     """Return the voxel size from the words of a geometry: ``1 × 1 × 3 mm``."""
     found = re.search(r'voxels of (.+ mm)', geometry)
     return found.group(1) if found else ''
+
+
+def _missing(name: str, warnings: Sequence[str]) -> str:
+    """Return the warning that a sequence is missing, or a sentence where there is none."""
+    start = f'No {name} image'
+    own = (warning for warning in warnings if warning.startswith(start))
+    return next(own, f'{start}: results are less certain.')
 
 
 def _other_sequences(exam: ExamContent, previous: ExamContent) -> list[str]:

@@ -99,6 +99,12 @@ def test_reasons_make_the_card_amber(now: ExamContent, extra: Extra, words: str)
     assert seen.verdict == 'suspect'
 
 
+def test_a_missing_sequence_is_stated_once() -> None:
+    warning = 'No T2w image in this exam; its channel is empty.'
+    seen = overview(exam('2', ('', 1.0), missing=('T2w',), warnings=(warning,)), Extra())
+    assert seen.reasons == (warning,)
+
+
 def test_reasons_do_not_hide_a_failed_check() -> None:
     bad = dataclasses.replace(NOW, qc=(QCNumber('flair_cnr', 1.0, 'failed'),), missing=('T2w',))
     assert overview(bad, Extra()).verdict == 'failed'
