@@ -55,7 +55,7 @@ class Segmentation:
     brain : nibabel.Nifti1Image
         Brain mask, uint8, same grid.
     uncertainty : nibabel.Nifti1Image or None
-        The map of doubt that was asked for, float32, same grid.
+        The uncertainty map that was requested, float32, same grid.
     regions : nibabel.Nifti1Image
         Number of the region of each lesion voxel, uint8, see
         `mslesseg_app.lesions.topography.REGIONS`; same grid.
@@ -142,7 +142,7 @@ def segment(
     preset : {'fast', 'exact'}
         How thoroughly a network is asked, see `mslesseg_app.inference.presets`.
     uncertainty : {'none', 'entropy', 'variance'}
-        The map of doubt that is wanted.
+        The uncertainty map that is wanted.
 
     Returns
     -------

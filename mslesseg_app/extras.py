@@ -1,4 +1,4 @@
-"""What the page of a subject shows besides the records of its exams, from files beside them."""
+"""What the report of a participant shows besides the records of its exams."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ import pandas as pd
 
 from .bids.exams import Exam
 from .bids.names import output_path, sidecar_of
+from .bids.sidecars import SMALLEST_KEY
 from .errors import MSLesSegError
-from .reports.beside import lesion_map, lesions_beside, sessions_beside
+from .lesions.change_record import PairRecord
+from .reports.beside import lesion_map, lesions_beside, lesions_zoomed, sessions_beside
 from .reports.content import ExamContent, table_rows
 from .reports.extra import Change, Drawing, Extra
 from .reports.viewer import NO_IMAGES, ViewerScene
@@ -22,9 +24,9 @@ from .scenes import ExamFiles, ExamImages, load_exam, viewer_scene
 from .spatial.checks import UNREADABLE
 from .workflows.names import exam_name, stage_of
 
-#: Bytes that the images of all viewers of a page may take.
+#: Bytes that the images of all viewers of a report may take.
 VIEWER_LIMIT = 8 * 2**20
-#: More sessions than this get no viewer of their own but the last ones: room would be too short.
+#: Only so many sessions have a viewer, the first ones of the report (the newest).
 MOST_SCENES = 8
 
 _BROKEN = (MSLesSegError, *UNREADABLE, KeyError)
@@ -42,7 +44,7 @@ def gather_extras(exams: Sequence[ExamContent], subject: str, out_dir: Path) -> 
         In the order of the page.
     """
     good = [exam for exam in exams if exam.status == 'ok' and exam.model is not None]
-    with_scene = good[-MOST_SCENES:]
+    with_scene = good[:MOST_SCENES]
     room = VIEWER_LIMIT // max(1, len(with_scene))
     extras = []
     for exam in exams:
@@ -58,9 +60,11 @@ def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, roo
     images: ExamImages | None = None
     scene: ViewerScene | None = None
     drawings: list[Drawing] = []
+    overview: Drawing | None = None
     try:
         images = load_exam(files)
         if images is not None:
+            overview = _overview(images, exam)
             drawings = _drawings(images, exam)
             scene = viewer_scene(images, room) if room else None
         drawings += _map(exam, subject, out_dir)
@@ -69,7 +73,9 @@ def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, roo
     return Extra(
         scene=scene,
         note='' if scene else NO_IMAGES,
+        overview=overview,
         drawings=tuple(drawings),
+        smallest_mm3=_smallest(exam, subject, out_dir),
         measures=_measures(exam, subject, out_dir),
         change=_change(exam, subject, out_dir),
         seconds=_seconds(exam, subject, out_dir),
@@ -96,7 +102,7 @@ def exam_files(
 
     images = {name: there('preproc_native', suffix=name) for name in key.images}
     to_mni = {name: there('to_mni', **{'from': name}) for name in key.images}
-    change = _change_image(key, model, out_dir)
+    change = there('change_native', desc=model)
     before = _before(exam, subject, out_dir) if change else None
     earlier = [one for one in others if one.session and f'ses-{one.session}' == before]
     return ExamFiles(
@@ -107,7 +113,8 @@ def exam_files(
         probability=there('prob_native', desc=model),
         uncertainty=there('uncertainty_native', desc=model),
         change=change,
-        difference=_difference_image(change),
+        change_next=there('change_next_native', desc=model),
+        difference=there('difference_native', desc=model) if change else None,
         before=exam_files(earlier[0], subject, out_dir) if earlier else None,
         session=exam.session,
     )
@@ -117,13 +124,37 @@ def _key(exam: ExamContent, subject: str) -> Exam:
     return Exam(subject, exam.session, {item.modality: Path() for item in exam.images})
 
 
+def _overview(images: ExamImages, exam: ExamContent) -> Drawing | None:
+    """Draw the FLAIR, the previous FLAIR and the T1w (else the T2w) of a few lesions."""
+    shown = {f'FLAIR {exam.label}' if exam.session else 'FLAIR': images.images['FLAIR']}
+    before = f'FLAIR {images.before}' if images.outlines and 'before' in images.images else ''
+    if before:
+        shown[before] = images.images['before']
+    other = next((name for name in ('T1w', 'T2w') if name in images.images), None)
+    if other:
+        shown[other] = images.images[other]
+    return lesions_zoomed(shown, images.brain, images.labels, images.outlines, before)
+
+
+def _smallest(exam: ExamContent, subject: str, out_dir: Path) -> float | None:
+    """Return the volume below which no lesion is reported."""
+    assert exam.model is not None
+    mask = output_path(_key(exam, subject), 'lesion_native', desc=exam.model.name)
+    value = _sidecar(out_dir / mask).get(SMALLEST_KEY)
+    return float(value) if isinstance(value, int | float) else None
+
+
 def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     shown = {name: one for name, one in images.images.items() if name != 'before'}
     drawn = [lesions_beside(shown, images.brain, images.labels)]
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']
-        drawn.append(sessions_beside(*pair, images.brain, images.change, names, images.difference))
+        drawn.append(
+            sessions_beside(
+                *pair, images.brain, images.change, names, images.difference, images.outlines
+            )
+        )
     return [drawing for drawing in drawn if drawing is not None]
 
 
@@ -164,24 +195,8 @@ def _rows(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _change_table(exam: ExamContent, subject: str, out_dir: Path) -> Path:
-    """Return the path of the change table, which is named as the lesion table is."""
     assert exam.model is not None
-    path = out_dir / output_path(_key(exam, subject), 'lesions', desc=exam.model.name)
-    return path.with_name(re.sub(r'_lesions\.tsv$', '_change.tsv', path.name))
-
-
-def _change_image(key: Exam, model: str, out_dir: Path) -> Path | None:
-    instances = out_dir / output_path(key, 'instances_native', desc=model)
-    path = instances.with_name(instances.name.replace('_seg-lesions_', '_seg-change_'))
-    return path if path.is_file() else None
-
-
-def _difference_image(change: Path | None) -> Path | None:
-    """Return the path of the difference of both FLAIRs, which is named as the change image."""
-    if change is None:
-        return None
-    path = change.with_name(change.name.replace('_dseg.nii', '_difference.nii'))
-    return path if path.is_file() else None
+    return out_dir / output_path(_key(exam, subject), 'change', desc=exam.model.name)
 
 
 def _sidecar(path: Path) -> dict[str, Any]:
@@ -192,9 +207,10 @@ def _sidecar(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _before(exam: ExamContent, subject: str, out_dir: Path) -> str:
+def _before(exam: ExamContent, subject: str, out_dir: Path) -> str | None:
+    """Return the session that an exam was compared with."""
     about = _sidecar(_change_table(exam, subject, out_dir))
-    return str(about.get('session_before') or about.get('PreviousSession') or '')
+    return PairRecord.from_metadata(about).session_before
 
 
 def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:
@@ -235,7 +251,7 @@ def _memory(exam: ExamContent, subject: str, out_dir: Path) -> str:
             rss, node = max(found)
             stage = stage_of(node.rsplit('.', 1)[-1])
             return f'Highest memory of a step: {rss:.2f} GiB ({stage}).'
-    return 'Memory was not watched; the option --resource-monitor does that.'
+    return 'Memory use was not recorded (use --resource-monitor).'
 
 
 def _newest_first(folder: Path, pattern: str) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The pages of the output dataset, put together from the records of its exams."""
+"""The reports of the output dataset, made from the records of its exams."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import dataclasses
 import os
 import sys
 from collections.abc import Iterable
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from . import __version__
 from .bids.dataset import CITATION
+from .bids.dates import in_order, natural_key, session_date
 from .bids.exams import Exam
-from .bids.names import output_path
+from .bids.names import group_path, output_path
+from .bids.review import current_review
 from .errors import MSLesSegError
 from .extras import gather_extras
 from .files import write_json, write_text
@@ -65,18 +68,57 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
         records = sorted((settings.out_dir / f'sub-{subject}').glob('**/log/*_exam.json'))
         if not records:
             continue
-        exams = tuple(_with_figures(path, subject, settings) for path in records)
+        exams = _newest_first(_with_figures(path, subject, settings) for path in records)
         content = SubjectContent(
             subject=subject,
             exams=exams,
             provenance=_provenance(settings),
             boilerplate=_boilerplate(settings),
             citation=CITATION,
+            links=_links(settings, subject),
+            marks=stored_marks(settings, subject),
         )
         page = page_path(settings, subject)
         extras = gather_extras(exams, subject, settings.out_dir)
         pages.append(write_subject_page(content, page, extras=extras))
     return pages
+
+
+def _newest_first(exams: Iterable[ExamContent]) -> tuple[ExamContent, ...]:
+    """Order exams by time, the newest first; by session labels unless all dates are known."""
+    found = list(exams)
+    known = {one.session or '': one.date for one in found}
+    dates = {name: datetime.fromisoformat(day) if day else None for name, day in known.items()}
+    order = {name: place for place, name in enumerate(in_order(dates))}
+    return tuple(sorted(found, key=lambda one: -order[one.session or '']))
+
+
+def _links(settings: Settings, subject: str) -> dict[str, str]:
+    """Return the reports beside this one in natural order, and the group report."""
+    names = {path.name for path in settings.out_dir.glob('sub-*') if path.is_dir()}
+    if not settings.participants:
+        names |= {
+            path.name
+            for path in settings.bids_dir.glob('sub-*')
+            if any(path.glob('anat/*_FLAIR.nii*')) or any(path.glob('ses-*/anat/*_FLAIR.nii*'))
+        }
+    ordered = sorted(names | {f'sub-{subject}'}, key=natural_key)
+    place = ordered.index(f'sub-{subject}')
+    links = {'group': group_path('page').as_posix()}
+    if place:
+        links['previous'] = f'{ordered[place - 1]}.html'
+    if place + 1 < len(ordered):
+        links['next'] = f'{ordered[place + 1]}.html'
+    return links
+
+
+def stored_marks(settings: Settings, subject: str) -> dict[str, dict[str, str]]:
+    """Return the stored review of the exams of a participant."""
+    return {
+        session.removeprefix('ses-'): {'mark': one.mark, 'marked': one.marked, 'note': one.note}
+        for (name, session), one in current_review(settings).items()
+        if name == f'sub-{subject}'
+    }
 
 
 def page_path(settings: Settings, subject: str) -> Path:
@@ -110,6 +152,9 @@ def extend_citation(settings: Settings, text: str) -> Path:
 def _with_figures(path: Path, subject: str, settings: Settings) -> ExamContent:
     record = read_record(path)
     exam = Exam(subject, record.session, {item.modality: Path() for item in record.images})
+    flair = next((item.path for item in record.images if item.modality == 'FLAIR'), '')
+    when = session_date(settings.bids_dir, subject, record.session, flair)
+    record = dataclasses.replace(record, date=when.isoformat() if when else '')
     if record.status == 'failed' or record.model is None:
         return record
     wanted = [output_path(exam, 'figure_lesions', desc=record.model.name)]

@@ -36,8 +36,10 @@ class ExamFiles:
         Modality to the preprocessed image on its own grid.
     to_mni : dict
         Modality to the ITK affine that resamples it onto the template.
-    brain, labels, probability, uncertainty, change : Path or None
+    brain, labels, probability, uncertainty, change, difference : Path or None
         On the FLAIR's own grid.
+    change_next : Path or None
+        Change until the next session, on the FLAIR's own grid.
     before : ExamFiles or None
         The session that ``change`` compares with.
     session : str or None
@@ -50,6 +52,7 @@ class ExamFiles:
     probability: Path | None = None
     uncertainty: Path | None = None
     change: Path | None = None
+    change_next: Path | None = None
     difference: Path | None = None
     before: ExamFiles | None = None
     session: str | None = None
@@ -62,7 +65,10 @@ class ExamImages:
     Attributes
     ----------
     images : dict
-        ``FLAIR``, ``T1w``, ``T2w``, ``before`` (the FLAIR of the session before).
+        ``FLAIR``, ``T1w``, ``T2w``, ``before`` (the FLAIR of the previous session).
+    outlines : pair of images or None
+        Lesions of the previous and of this session, each those of its own mask, with the codes
+        of the change image; on this FLAIR's grid.
     """
 
     images: dict[str, Any]
@@ -72,12 +78,13 @@ class ExamImages:
     uncertainty: Any = None
     change: Any = None
     difference: Any = None
+    outlines: tuple[Any, Any] | None = None
     mni_from_flair: Affine | None = None
     before: str = ''
 
 
 def load_exam(files: ExamFiles) -> ExamImages | None:
-    """Bring all images of an exam onto the grid of its FLAIR.
+    """Resample all images of an exam to the grid of its FLAIR.
 
     Transforms between the images are those that were found against the template, put together,
     so that each image is interpolated once, linearly.
@@ -101,11 +108,13 @@ def load_exam(files: ExamFiles) -> ExamImages | None:
         other = _transform(files, name)
         if name in files.images and mine is not None and other is not None:
             images[name] = _onto(flair, files.images[name], compose(other, invert(mine)))
-    before = files.before
+    before, outlines = files.before, None
     if before is not None and 'FLAIR' in before.images and mine is not None:
         theirs = _transform(before, 'FLAIR')
         if theirs is not None:
-            images['before'] = _onto(flair, before.images['FLAIR'], compose(theirs, invert(mine)))
+            move = compose(theirs, invert(mine))
+            images['before'] = _onto(flair, before.images['FLAIR'], move)
+            outlines = _own_outlines(files, before, move)
     return ExamImages(
         images=images,
         brain=_load(files.brain),
@@ -114,9 +123,35 @@ def load_exam(files: ExamFiles) -> ExamImages | None:
         uncertainty=_load(files.uncertainty),
         change=_load(files.change),
         difference=_load(files.difference),
+        outlines=outlines,
         mni_from_flair=None if mine is None else invert(mine),
         before=f'ses-{before.session}' if before is not None and before.session else '',
     )
+
+
+def _own_outlines(files: ExamFiles, before: ExamFiles, move: Affine) -> tuple[Any, Any] | None:
+    """Return the lesions of both sessions on the grid of the later FLAIR, coded by change.
+
+    Parameters
+    ----------
+    move : array (4, 4)
+        From the later FLAIR to the earlier one.
+    """
+    if files.change is None or files.labels is None or before.labels is None:
+        return None
+    own = _coded(files.labels, files.change)
+    theirs = _coded(before.labels, before.change_next)
+    flair = nib.load(files.images['FLAIR'])
+    return resample(theirs, flair.shape, flair.affine, move, 'nearest'), own
+
+
+def _coded(labels: Path, change: Path | None) -> Any:
+    """Return the codes of the change image within the lesions; 1 (stable) without a code."""
+    image = nib.load(labels)
+    inside = np.asarray(image.dataobj) > 0
+    codes = np.asarray(nib.load(change).dataobj) if change else np.zeros(image.shape, np.uint8)
+    coded = np.where(inside, np.maximum(codes, 1), 0).astype(np.uint8)
+    return nib.Nifti1Image(coded, image.affine)
 
 
 def viewer_scene(exam: ExamImages, room: int) -> ViewerScene | None:
@@ -207,6 +242,9 @@ def _overlays(
             found[name] = packed
     if exam.change is not None:
         found['change'] = pack_labels(cropped(oriented_like(exam.change, flair, 'Change'), box))
+    if exam.outlines is not None:
+        for name, image in zip(('outline_before', 'outline'), exam.outlines, strict=True):
+            found[name] = pack_labels(cropped(oriented_like(image, flair, 'Outlines'), box))
     return found
 
 
@@ -216,7 +254,7 @@ def _around(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np
 
 
 def _template(flair: Volume, mni_from_flair: Affine) -> Any:
-    """Bring the template's brain to the FLAIR, with voxels of 2 mm: it is there to compare."""
+    """Resample the template's brain to the FLAIR, with voxels of 2 mm, for comparison."""
     extent = np.array(flair.data.shape) * flair.spacing
     spacing = np.maximum(flair.spacing, 2.0)
     shape = np.ceil(extent / spacing).astype(int)

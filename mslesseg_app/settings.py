@@ -36,11 +36,11 @@ class Settings:
     model : tuple of str
         Names in the registry; a single name is taken as a tuple of one.
     ensemble : {'mean', 'majority', 'staple'} or None
-        How several models are joined; None takes the mean.
+        How several models are combined; None takes the mean.
     preset : {'fast', 'exact'}
         How thoroughly networks are asked.
     uncertainty : {'none', 'entropy', 'variance'}
-        Which map of doubt is written.
+        Which uncertainty map is written.
     min_lesion_volume : float
         Smallest lesion that is kept, in mm³ on the native FLAIR grid.
     rules : str

@@ -16,7 +16,7 @@ from .bids.names import expected_outputs
 from .errors import BusyError, MSLesSegError, unforeseen
 from .interfaces.base import _marked
 from .locks import locked
-from .pages import page_path, record_failures, write_pages
+from .pages import page_path, record_failures, stored_marks, write_pages
 from .settings import Settings
 from .workflows import base
 from .workflows.change import Visit, find_visits, init_change_wf
@@ -259,7 +259,8 @@ class Subject:
         finished.note_finished(self._settings, name, self._page_key(), self._page_files())
 
     def _page_key(self) -> str:
-        return finished.key_of(self._settings, self.batch.page_key)
+        marks = stored_marks(self._settings, self.name)
+        return finished.key_of(self._settings, self.batch.page_key, marks)
 
     def _page_files(self) -> list[Path]:
         folder = self._settings.out_dir / f'sub-{self.name}'

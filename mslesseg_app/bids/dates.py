@@ -54,13 +54,13 @@ def years_between(before: datetime | None, after: datetime | None) -> float | No
 
 def in_order(dates: dict[str, datetime | None]) -> list[str]:
     """Return sessions in the order of time; by their labels unless all dates are known."""
-    names = sorted(dates, key=_natural)
+    names = sorted(dates, key=natural_key)
     known = {name: when for name, when in dates.items() if when is not None}
     return sorted(names, key=known.__getitem__) if len(known) == len(names) else names
 
 
-def _natural(text: str) -> list[tuple[int, int, str]]:
-    """Key by which ``2`` comes before ``10``."""
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Return a key by which ``2`` comes before ``10``."""
     parts = re.findall(r'\d+|\D+', text)
     return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in parts]
 

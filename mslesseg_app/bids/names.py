@@ -66,7 +66,7 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     model : str
         Name of the model or ensemble.
     uncertainty : bool
-        Whether maps of doubt are written.
+        Whether uncertainty maps are written.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Marks of a person who looked at the exams, in a table that later runs honour."""
+"""Marks of a reviewer, in a table that later runs honour."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from .names import group_path
 
 #: What a mark means.
 MARKS = {
-    'accept': 'looked at, and good',
-    'redo': 'to be computed anew by the next run of the participant level',
-    'redone': 'computed anew since; to be looked at again',
-    'exclude': 'left out by the participant level and of all statistics',
+    'accept': 'reviewed and accepted',
+    'check': 'to be checked again, for example by a second reader; used in all statistics',
+    'redo': 'to be reprocessed by the next run of the participant level',
+    'redone': 'reprocessed since; to be reviewed again',
+    'exclude': 'skipped by the participant level and left out of all statistics',
 }
 
 REVIEW_COLUMNS: dict[str, dict[str, Any]] = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a where the dataset has none.'},
-    'mark': {'Description': 'What is to become of the exam.', 'Levels': MARKS},
-    'marked': {'Description': 'When the mark was set, ISO 8601; n/a where that is not known.'},
+    'mark': {'Description': 'Result of the review.', 'Levels': MARKS},
+    'marked': {'Description': 'When the mark was set, ISO 8601; n/a where it is not known.'},
     'note': {'Description': 'Remark of the reviewer.'},
 }
 

@@ -12,6 +12,11 @@ from ..settings import Settings
 from ..spatial.template import TEMPLATE_NAME, template_origin
 from .exams import Exam
 
+#: Keys of the rules that made a mask, for those who write and who read them.
+THRESHOLD_KEY = 'Threshold'
+SMALLEST_KEY = 'MinimumLesionVolume_mm3'
+CONNECTIVITY_KEY = 'Connectivity'
+
 _KINDS = {
     'lesion': 'Binary mask of the lesions.',
     'prob': 'Probability of lesion, 0 to 1.',
@@ -80,7 +85,7 @@ class Sidecars:
         return content | self._space(space, 'FLAIR')
 
     def lesion(self, kind: str, space: str) -> dict[str, Any]:
-        """Sidecar of a lesion mask, probability map, map of doubt, instances or regions."""
+        """Sidecar of a lesion mask, probability map, uncertainty map, instances or regions."""
         own = kind in ('prob', 'uncertainty')
         text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
         content: dict[str, Any] = {
@@ -124,9 +129,9 @@ class Sidecars:
     def _rule(self) -> dict[str, Any]:
         settings = self.settings
         return {
-            'Threshold': final_threshold(self.entry, settings.threshold),
-            'MinimumLesionVolume_mm3': settings.min_lesion_volume,
-            'Connectivity': settings.connectivity,
+            THRESHOLD_KEY: final_threshold(self.entry, settings.threshold),
+            SMALLEST_KEY: settings.min_lesion_volume,
+            CONNECTIVITY_KEY: settings.connectivity,
         }
 
     def _kind(self, kind: str) -> str:

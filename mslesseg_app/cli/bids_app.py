@@ -24,14 +24,13 @@ _KNOWN_DERIVATIVES = ('manual', 'edited')
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; it asks nothing of the network and imports nothing heavy."""
-    from .main import VERBS
+    from .main import commands
 
-    verbs = '\n'.join(f'  mslesseg {name:10} {text}' for name, (_, text) in VERBS.items())
     parser = parsing.Parser(
         prog='mslesseg',
-        description='Find the lesions of multiple sclerosis in a BIDS dataset.',
-        epilog=f'other commands (first word):\n{verbs}\n\n'
-        'For research use only; not a medical device.',
+        usage='mslesseg BIDS_DIR OUTPUT_DIR {participant,group} ... [options]\n'
+        '       mslesseg COMMAND ... (see below)',
+        description=commands(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -281,8 +280,8 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         default=(),
         action=parsing.labels('sub-'),
         metavar='LABEL',
-        help='A space delimited list of participant identifiers, or a file with one a line (the '
-        'sub- prefix can be removed).',
+        help='Participant labels, separated by spaces, or a text file with one label per line '
+        '(with or without sub-).',
     )
     group.add_argument(
         '--session-label',
@@ -442,26 +441,26 @@ def _add_lesions(parser: argparse.ArgumentParser) -> None:
         default=[DEFAULT_MODEL],
         metavar='NAME',
         help='Model of the registry; see "mslesseg models list" (default: %(default)s). '
-        'Several are joined, see --ensemble.',
+        'Several are combined, see --ensemble.',
     )
     group.add_argument(
         '--ensemble',
         choices=['mean', 'majority', 'staple'],
-        help='How several models are joined: mean of their probabilities, majority vote or STAPLE '
-        "(default: mean). Results carry this name instead of a model's.",
+        help='How several models are combined: mean of their probabilities, majority vote or '
+        "STAPLE (default: mean). Results carry this name instead of a model's.",
     )
     group.add_argument(
         '--preset',
         choices=['fast', 'exact'],
         default='fast',
-        help='exact asks a network as its publication did; fast gives nearly the same mask for a '
+        help='exact: inference settings of the publication; fast: nearly the same mask in a '
         'fraction of the time (default: fast).',
     )
     group.add_argument(
         '--uncertainty',
         choices=['none', 'entropy', 'variance'],
         default='none',
-        help='Write a map of doubt, and its mean for each lesion: entropy of the probability, or '
+        help='Write an uncertainty map, and its mean per lesion: entropy of the probability, or '
         'its variance over diffusion chains, flips, folds or models (default: none).',
     )
     group.add_argument(

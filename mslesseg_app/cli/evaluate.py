@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--resample',
         action='store_true',
-        help='Bring masks on another grid to that of the reference (nearest voxel).',
+        help='Resample masks to the grid of the reference (nearest voxel).',
     )
     parser.add_argument(
         '--label',
@@ -112,6 +112,7 @@ def main(arguments: list[str]) -> int:
     if count > 1:
         cohort = options.output.with_name(f'{options.output.stem}_cohort.tsv')
         batch.write_table(batch.cohort_table(outcomes, rules), cohort, batch.COHORT_COLUMNS)
+    print(batch.result_in_words(outcomes, rules))
     print(f'{count - len(failures(outcomes))} of {count} pairs compared: {options.output}')
     return _complain(found, outcomes)
 

@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sbatch(
         actions.add_parser(
             'sbatch',
-            help='Write the scripts of a job array, one participant a task.',
+            help='Write the scripts of a job array, one participant per task.',
             usage='mslesseg hpc sbatch BIDS_DIR OUT_DIR [options] [-- options of the App]',
             allow_abbrev=False,
         )
@@ -319,9 +319,9 @@ def _check_scripts(folder: Path, settings: Settings) -> None:
 
 def _say(job: ArrayJob, written: list[Path]) -> None:
     asked = job.resources
-    print(f'{len(job.labels)} participants, one a task.')
+    print(f'{len(job.labels)} participants, one per task.')
     gpu = f', {asked.gpu}' if asked.gpu else ''
-    print(f'A task: {asked.cpus} cores, {asked.memory_mb} MiB, {asked.time}{gpu}.')
+    print(f'Per task: {asked.cpus} cores, {asked.memory_mb} MiB, {asked.time}{gpu}.')
     for line in asked.why:
         print(f'  {line}')
     for path in written:
@@ -455,7 +455,7 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         default=(),
         action=parsing.labels('sub-'),
         metavar='LABEL',
-        help='Participants, or a file with one a line (default: all).',
+        help='Participants, or a file with one per line (default: all).',
     )
     add(
         '--skip-bids-validation',
@@ -485,8 +485,8 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         metavar='WORDS',
         help='How the App is started without an image (default: as this command was).',
     )
-    add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores a task (default: 2).')
-    _add_asked(parser, 'of a task (default: from measured figures)')
+    add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores per task (default: 2).')
+    _add_asked(parser, 'per task (default: from measured values)')
     add('--gpu', action='store_true', help='Run networks on a GPU of the node.')
     add('--gres', default='gpu:1', metavar='WORD', help='What --gpu asks for (default: gpu:1).')
     add('--group-cpus', type=parsing.count, metavar='N', help='Cores of the group level.')
@@ -518,7 +518,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
             default=(),
             action=parsing.labels(prefix),
             metavar='LABEL',
-            help=f'{kind.capitalize()}s, or a file with one a line (default: all).',
+            help=f'{kind.capitalize()}s, or a file with one per line (default: all).',
         )
     add(
         '--model',
@@ -531,7 +531,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
         '--rest',
         type=Path,
         metavar='FILE',
-        help='Write the participants of whom an exam is not done, one a line, for '
+        help='Write the participants with an unfinished exam, one per line, for '
         'mslesseg hpc sbatch --participant-label FILE.',
     )
 

@@ -6,20 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from ..errors import MSLesSegError, UsageError
 from .terminal import prepare_streams
 
 #: Verb, the module of its command, and what it does.
 VERBS = {
-    'convert': ('convert', 'DICOM files to a BIDS dataset without names in it'),
-    'run': ('run', 'convert DICOM files and run the App on them'),
-    'demo': ('demo', 'write DICOM files of a synthetic head, convert them, run the App'),
+    'convert': ('convert', 'DICOM to a de-identified BIDS dataset'),
+    'run': ('run', 'convert DICOM files, then segment them'),
+    'demo': ('demo', 'run everything on a synthetic head'),
     'models': ('models', 'list, show, add, fetch, verify and remove models'),
     'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
     'train': ('train', 'train a network on exams with manual masks'),
     'crossval': ('crossval', "repeat the paper's cross-validation"),
-    'hpc': ('hpc', 'job scripts for a cluster, and trainings submitted to it'),
+    'hpc': ('hpc', 'job scripts for a cluster, and submitted trainings'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
-    'consensus': ('consensus', 'join the masks of several raters or models'),
+    'consensus': ('consensus', 'combine the masks of several raters or models'),
     'report': ('report', 'tables and figures of the paper, from your data; results as DICOM'),
     'completion': ('completion', 'print a completion script for bash, zsh or fish'),
 }
@@ -40,23 +41,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        print(commands())
+        return 0
+    if meant := _meant(arguments):
+        _explain(UsageError(f'There is no command {arguments[0]!r}.', meant))
+        return UsageError.exit_code
     name = VERBS[arguments.pop(0)][0] if arguments and arguments[0] in VERBS else 'bids_app'
     module = import_module(f'.{name}', __package__)
     command: Callable[[list[str]], int] = module.main
     return guarded(command, arguments)
 
 
+def commands() -> str:
+    """Return the commands in a list."""
+    verbs = '\n'.join(f'  mslesseg {name:10} {text}' for name, (_, text) in VERBS.items())
+    return (
+        'Segment multiple sclerosis lesions in brain MRI.\n\ncommands:\n'
+        '  mslesseg BIDS_DIR OUTPUT_DIR participant group\n'
+        '                      segment the exams of a BIDS dataset, and summarise them\n'
+        f'{verbs}\n\n'
+        'help: mslesseg --help, mslesseg COMMAND --help\n'
+        'For research use only; not a medical device.'
+    )
+
+
+def _meant(arguments: Sequence[str]) -> str:
+    """Return which command was probably meant, where the first word is none and no folder."""
+    from pathlib import Path
+
+    from ..text import did_you_mean
+
+    word = arguments[0]
+    is_app = {'participant', 'group', 'subject', 'dataset'} & set(arguments[1:])
+    if word in VERBS or word.startswith('-') or is_app or '/' in word or Path(word).exists():
+        return ''
+    return did_you_mean(word, VERBS)
+
+
 def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
     """Run a command and explain its errors instead of showing a traceback."""
-    from ..errors import MSLesSegError, UsageError
-
     try:
         return command(arguments)
     except MSLesSegError as error:
         _explain(error)
         return error.exit_code
     except KeyboardInterrupt:
-        print('Interrupted; run the same command again to go on.', file=sys.stderr)
+        print('Interrupted; run the same command again to continue.', file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``models``."""
     parser = parsing.Parser(
         prog='mslesseg models',
-        description='Look at the registry of models, and change the part of it that is yours.',
+        description='List available models and manage your own.',
         allow_abbrev=False,
     )
     _add_common(parser, top=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..files import read_any_text
+from ..text import did_you_mean
 
 USAGE = 64
 UNKNOWN_LEVEL = 17
@@ -23,13 +24,45 @@ _UNITS = {'': 1e-3, 'k': 1e-6, 'm': 1e-3, 'g': 1.0, 't': 1e3}
 class Parser(argparse.ArgumentParser):
     """Argument parser that exits with 64 (usage) instead of 2, which belongs to the shell."""
 
+    given: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Keep the words for :meth:`error`, and parse them."""
+        self.given = list(map(str, sys.argv[1:] if args is None else args))
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and how to get help, and leave."""
+        """Print what is wrong, what was probably meant and how to get help, and leave."""
         print(f'{self.prog}: error: {message}', file=sys.stderr)
+        meant = did_you_mean(*_mistyped(message, self))
+        if meant:
+            print(f'  {meant}', file=sys.stderr)
         print(f'  See "{self.prog} --help".', file=sys.stderr)
         unknown = '{participant,group}: invalid choice' in message
         code = UNKNOWN_LEVEL if unknown else USAGE
         sys.exit(code)
+
+
+def _mistyped(message: str, parser: Parser) -> tuple[str, list[str]]:
+    """Return the wrong word behind an error of argparse, and what could stand there."""
+    choice = re.search(r"invalid choice: '?([^' ]+)'? \(choose from (.*)\)", message)
+    if choice:
+        return choice[1], [word.strip(" '") for word in choice[2].split(',')]
+    if not re.match(r'unrecognized arguments|the following arguments are required', message):
+        return '', []
+    known = _options_of(parser)
+    words = [word.partition('=')[0] for word in parser.given if word.startswith('--')]
+    return next((word for word in words if word not in known), ''), known
+
+
+def _options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the options of a parser and of the parsers below it."""
+    names = [name for action in parser._actions for name in action.option_strings]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                names += _options_of(below)
+    return names
 
 
 def memory_gb(text: str) -> float:
@@ -88,7 +121,7 @@ def device(text: str) -> str:
 
 
 def labels(prefix: str) -> type[argparse.Action]:
-    """Return an action that collects labels, given one by one or in a file, one a line."""
+    """Return an action that collects labels, given one by one or in a file, one per line."""
 
     class Collect(argparse.Action):
         def __call__(

@@ -47,7 +47,7 @@ _TITLES = {
     'DSC_C1': 'DSC: C1',
     'DSC_C2': 'DSC: C2',
     'in_C2': 'in C2',
-    'n_with': 'exams with one',
+    'n_with': 'exams with ≥ 1 lesion',
     'share_lesions': 'share of lesions',
     'share_volume': 'share of volume',
     'volume_ml': 'volume',
@@ -109,7 +109,7 @@ def exams_section(rows: Sequence[dict[str, Any]], raw_known: bool) -> Section:
     words = [f'{len(rows)} exams × models: {", ".join(parts)}.']
     if not raw_known:
         words.append(
-            'The raw data are not there: exams that were never processed cannot be listed.'
+            'The raw data were not found: exams that were never processed cannot be listed.'
         )
     tables: tuple[Table, ...] = ()
     if open_rows:
@@ -133,7 +133,9 @@ def cohort_section(
 ) -> Section:
     """Describe participants, lesion volumes and counts."""
     words = f'Participants are described by {source}.' if source else ''
-    empty = () if source else ('There is no participants.tsv: age, sex and the like are unknown.',)
+    empty = (
+        () if source else ('No participants.tsv: age, sex and other variables are not available.',)
+    )
     return Section(
         'cohort',
         'Cohort',
@@ -155,37 +157,40 @@ def cohort_table(rows: Sequence[dict[str, Any]]) -> Table:
         cells.append((*head, spread, row.get('median'), reach, row.get('levels')))
     titles = ('part', 'variable', 'model', 'n', 'mean ± SD', 'median', 'range', 'values')
     heads = tuple(Column(title, title) for title in titles)
-    notes = ('SD with n - 1. Participants count once, exams as often as they are.',)
+    notes = (
+        'SD with n - 1. Age and sex: one value per participant.',
+        'Volumes and counts: one value per exam.',
+    )
     return Table('cohort', 'Cohort', heads, tuple(cells), notes)
 
 
 def outlier_section(rows: Sequence[dict[str, Any]], chart: Chart | None, n_exams: int) -> Section:
-    """List the exams to look at."""
+    """List the flagged exams."""
     words = [
         (
             f'An exam is listed when a number is further than {quality.LIMIT} robust z from the '
             'median of all exams, when the participant level judged it suspect or failed, or when '
-            'the self-check of its segmentation did not pass. That is a reason to look, not a '
-            'reason to leave it out.'
+            'the self-check of its segmentation did not pass. Review these exams; a flag '
+            'alone is no reason to exclude one.'
         )
     ]
     warnings: tuple[str, ...] = ()
     if n_exams < quality.FEWEST:
         warnings = (
             (
-                f'With fewer than {quality.FEWEST} exams nothing can be called unusual: only the '
-                'verdicts of the participant level are listed.'
+                f'Outliers are not computed for fewer than {quality.FEWEST} exams; only failed or '
+                'suspect quality checks are listed.'
             ),
         )
     if not rows:
-        words.append('No exam stands out.')
+        words.append('No exam is flagged.')
     columns = ('participant_id', 'session_id', 'model', 'column', 'value', 'median', 'robust_z')
     table = plain_table(
-        'outliers', 'Exams that stand out', rows, quality.OUTLIER_COLUMNS, (*columns, 'reason')
+        'outliers', 'Flagged exams', rows, quality.OUTLIER_COLUMNS, (*columns, 'reason')
     )
     return Section(
         'outliers',
-        'Exams to look at',
+        'Flagged exams',
         words=tuple(words),
         warnings=warnings,
         tables=(table,) if rows else (),
@@ -352,11 +357,11 @@ def agreement_section(rows: Sequence[dict[str, Any]], charts: Sequence[Chart]) -
     )
     heads = (
         Column('model', 'model'),
-        Column('bias', 'bias (95 % interval)', units='mL'),
-        Column('limits', 'limits of agreement', units='mL'),
+        Column('bias', 'bias (95 % interval)', units='ml'),
+        Column('limits', 'limits of agreement', units='ml'),
         Column('trend_p', 'p of a trend'),
         Column('slope', 'slope (95 % interval)'),
-        Column('intercept', 'intercept', units='mL'),
+        Column('intercept', 'intercept', units='ml'),
         Column('r', 'r'),
         Column('ccc', 'concordance'),
         Column('n_exams', 'exams'),
@@ -484,7 +489,7 @@ def frequency_section(drawn: Sequence[tuple[Frequency, Path, Path]], folder: Pat
             )
         )
     files = tuple(path.relative_to(folder).as_posix() for _, path, _ in drawn)
-    words = ('Each participant counts once, with the mean of the exams.',)
+    words = ('Each participant has equal weight (mean over that participant’s exams).',)
     return Section(
         'frequency', 'Where lesions are', words=words, pictures=tuple(pictures), files=files
     )

@@ -29,8 +29,8 @@ _SHOWN: dict[str, tuple[str, tuple[float, ...]]] = {
     'NSD_1mm': ('normalised surface Dice at 1 mm', (0, 1)),
 }
 _STRIP = (
-    'One point an exam; box: quartiles, with the median; diamond: mean over exams with its '
-    '95 % interval (patients drawn again).'
+    'One point per exam; box: median and quartiles; diamond: mean with 95 % CI (bootstrap over '
+    'patients).'
 )
 
 
@@ -51,11 +51,11 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
     used = [colours[model] for model, _ in parts]
     charts = []
     for column, title, label in (
-        ('lesion_volume_ml', 'Lesion volume', 'lesion volume (mL)'),
+        ('lesion_volume_ml', 'Lesion volume', 'lesion volume (ml)'),
         ('lesion_count', 'Number of lesions', 'lesions'),
     ):
         series = [Series(m, numbers(p, column), labels=exam_names(p)) for m, p in parts]
-        caption = 'One point an exam; box: quartiles, with the median.'
+        caption = 'One point per exam; box: median and quartiles.'
         if any(np.isfinite(one.x).any() for one in series):
             key = column.removesuffix('_ml')
             charts.append(
@@ -66,12 +66,12 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
         for m, p in parts
     ]
     if any((one.x > 0).any() for one in series):
-        words = 'One point an exam; volume on a logarithmic scale, exams without lesions left out.'
+        words = 'One point per exam; logarithmic volume scale, exams without lesions left out.'
         charts.append(
             scatter(
                 'lesion_count_by_volume',
                 'Number of lesions by volume',
-                ('lesion volume (mL)', 'lesions'),
+                ('lesion volume (ml)', 'lesions'),
                 series,
                 caption=words,
                 log=(True, False),
@@ -93,7 +93,7 @@ def outlier_chart(rows: Sequence[dict[str, Any]], scores: dict[str, Series]) -> 
         'How far exams are from the usual',
         'robust z',
         series,
-        caption=f'One point an exam; beyond ±{LIMIT} it is listed (alignment and coverage: below '
+        caption=f'One point per exam; beyond ±{LIMIT} it is listed (alignment and coverage: below '
         f'−{LIMIT} only). {listed} {"exam is" if listed == 1 else "exams are"} listed in all.',
         marks=(-LIMIT, LIMIT),
         colours=[6] * len(series),
@@ -162,14 +162,14 @@ def _bland_altman(
             dashed = key != 'bias'
             name = words if key == 'bias' else f'{words} limit of agreement'
             lines.append(Line(ends, (row[key], row[key]), name, colour, dashed))
-    words = f'Bias {row["bias"]:.3g} mL (coloured line).'
+    words = f'Bias {row["bias"]:.3g} ml (coloured line).'
     if math.isfinite(row['limit_low']):
-        limits = f'{row["limit_low"]:.3g} to {row["limit_high"]:.3g} mL (dashed)'
+        limits = f'{row["limit_low"]:.3g} to {row["limit_high"]:.3g} ml (dashed)'
         words = f'{words[:-1]}, limits of agreement {limits}.'
     return scatter(
         f'bland_altman_{row["model"]}',
         f'Volumes of {row["model"]}: difference',
-        ('mean of both volumes (mL)', 'predicted − reference (mL)'),
+        ('mean of both volumes (ml)', 'predicted − reference (ml)'),
         [Series(row['model'], middle, difference, names)],
         lines=lines,
         caption=words,
@@ -188,13 +188,13 @@ def _regression(
         ends = (row['intercept'], row['intercept'] + row['slope'] * high)
         lines.append(Line((0.0, high), ends, 'least squares', colour))
         words = (
-            f'Line: predicted = {row["intercept"]:.3g} mL + {row["slope"]:.3g} × reference, '
+            f'Line: predicted = {row["intercept"]:.3g} ml + {row["slope"]:.3g} × reference, '
             f'r² = {row["r_squared"]:.3f}. {words}'
         )
     return scatter(
         f'regression_{row["model"]}',
         f'Volumes of {row["model"]}: regression',
-        ('reference volume (mL)', 'predicted volume (mL)'),
+        ('reference volume (ml)', 'predicted volume (ml)'),
         [Series(row['model'], two, one, names)],
         lines=lines,
         caption=words,
@@ -245,9 +245,9 @@ def size_charts(
             scatter(
                 'DSC_by_volume',
                 'Dice coefficient by lesion load',
-                ('reference volume (mL)', 'DSC'),
+                ('reference volume (ml)', 'DSC'),
                 series,
-                caption='One point an exam; volume on a logarithmic scale, empty references left '
+                caption='One point per exam; volume on a logarithmic scale, empty references left '
                 'out.',
                 log=(True, False),
                 keep=((), (0.0, 1.0)),

@@ -32,7 +32,7 @@ PROGRESS_COLUMNS: dict[str, dict[str, Any]] = {
     'n_active': {'Description': 'Pairs with a new or enlarging lesion.'},
     'mean_difference_ml': {
         'Description': 'Mean of later less earlier lesion volume.',
-        'Units': 'mL',
+        'Units': 'ml',
     },
 }
 
@@ -133,7 +133,7 @@ def progress_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]
     charts = []
     for column, key, title, label in (
         ('n_new', 'change_new', 'New lesions between sessions', 'new lesions of a pair'),
-        ('difference_ml', 'change_volume', 'Change of lesion volume', 'later − earlier (mL)'),
+        ('difference_ml', 'change_volume', 'Change of lesion volume', 'later − earlier (ml)'),
     ):
         series = [
             Series(model, numbers(part, column), labels=_pair_names(part)) for model, part in parts

@@ -1,4 +1,4 @@
-"""Exams that stand out: by their quality numbers, or by what was found in them."""
+"""Outliers among exams: by their quality checks, or by what was found in them."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Judged:
 
     Attributes
     ----------
+    floor : float
+        Least spread (standard deviation, on the scale of ``scale``): where exams differ by
+        less, none is an outlier.
     scale : callable
         What makes the numbers roughly symmetric: volumes and counts are skewed.
     low_only : bool
@@ -36,6 +39,7 @@ class Judged:
     """
 
     title: str
+    floor: float
     scale: Callable[[Floats], Floats] = np.asarray
     low_only: bool = False
     by_model: bool = False
@@ -46,35 +50,38 @@ def _log_volume(millilitres: Floats) -> Floats:
 
 
 JUDGED: dict[str, Judged] = {
-    'lesion_volume_ml': Judged('lesion volume', _log_volume, by_model=True),
-    'lesion_count': Judged('number of lesions', np.log1p, by_model=True),
-    'lesion_load_percent': Judged('lesion load', lambda x: np.log10(1e4 * x + 1), by_model=True),
-    'brain_volume_ml': Judged('brain volume'),
-    'brain_volume_mni_ml': Judged('brain volume, template grid'),
-    'flair_slice_thickness_mm': Judged('slice thickness of the FLAIR'),
-    'flair_coverage': Judged('coverage of the brain', low_only=True),
-    'alignment_FLAIR': Judged('alignment of the FLAIR', low_only=True),
-    'alignment_T1w': Judged('alignment of the T1w', low_only=True),
-    'alignment_T2w': Judged('alignment of the T2w', low_only=True),
+    'lesion_volume_ml': Judged('lesion volume', 0.05, _log_volume, by_model=True),
+    'lesion_count': Judged('number of lesions', 0.1, np.log1p, by_model=True),
+    'lesion_load_percent': Judged(
+        'lesion load', 0.05, lambda x: np.log10(1e4 * x + 1), by_model=True
+    ),
+    'brain_volume_ml': Judged('brain volume', 20.0),
+    'brain_volume_mni_ml': Judged('brain volume, template grid', 20.0),
+    'flair_slice_thickness_mm': Judged('slice thickness of the FLAIR', 0.5),
+    'flair_coverage': Judged('brain coverage of the FLAIR', 0.01, low_only=True),
+    'alignment_FLAIR': Judged('registration of the FLAIR', 1.0, low_only=True),
+    'alignment_T1w': Judged('registration of the T1w', 1.0, low_only=True),
+    'alignment_T2w': Judged('registration of the T2w', 1.0, low_only=True),
 }
 
 OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a where the dataset has none.'},
     'model': {'Description': 'Model; n/a where the number does not depend on it.'},
-    'column': {'Description': 'Column of group_volumes.tsv that stands out.'},
+    'column': {'Description': 'Column of group_volumes.tsv that is an outlier.'},
     'value': {'Description': 'The value in this exam.'},
     'median': {'Description': 'Median of all exams.'},
     'robust_z': {
         'Description': '0.6745 (x - median) / MAD of the transformed values (Iglewicz and Hoaglin '
-        '1993; the mean absolute deviation where the MAD is zero); n/a for verdicts.'
+        '1993; the mean absolute deviation where the MAD is zero), with a least spread for each '
+        'column; n/a for verdicts.'
     },
     'reason': {'Description': 'In words.'},
 }
 
 
 def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the exams that stand out of all exams, with the reason.
+    """List the exams that are flagged, with the reason.
 
     Parameters
     ----------
@@ -99,20 +106,17 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
 
 
-def robust_z(values: Floats) -> Floats:
+def robust_z(values: Floats, floor: float = 0.0) -> Floats:
     """Return the modified z score of each value; zeros where nothing varies.
 
-    The scale is the median absolute deviation, or, where more than half of the values are
-    equal, the mean absolute deviation.
+    The spread is the median absolute deviation, or, where more than half of the values are
+    equal, the mean absolute deviation, as a standard deviation; at least ``floor``.
     """
     distance = values - np.median(values)
     mad = float(np.median(np.abs(distance)))
     mean = float(np.mean(np.abs(distance)))
-    if mad > 0:
-        return np.asarray(0.6745 * distance / mad)
-    if mean > 0:
-        return np.asarray(distance / (1.253314 * mean))
-    return np.zeros_like(values)
+    spread = max(mad / 0.6745 if mad > 0 else 1.253314 * mean, floor)
+    return np.asarray(distance / spread) if spread > 0 else np.zeros_like(values)
 
 
 def numbers(table: pd.DataFrame, column: str) -> Floats:
@@ -137,7 +141,7 @@ def _judge(part: pd.DataFrame, column: str, judged: Judged, model: str) -> list[
     if known.sum() < FEWEST:
         return []
     part, values = part[known], values[known]
-    scores = robust_z(np.asarray(judged.scale(values)))
+    scores = robust_z(np.asarray(judged.scale(values)), judged.floor)
     far = scores < -LIMIT if judged.low_only else np.abs(scores) > LIMIT
     middle = float(np.median(values))
     rows = []
@@ -213,7 +217,7 @@ def _selfcheck_in_words(exam: Any) -> str:
         outside = float(exam.get('selfcheck_outside_ml', 'n/a'))
     except ValueError:
         return said
-    return f'{said}, {outside:.1f} mL of hyperintense tissue outside the mask'
+    return f'{said}, {outside:.1f} ml of hyperintense tissue outside the mask'
 
 
 def _size(value: float) -> float:

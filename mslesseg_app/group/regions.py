@@ -29,10 +29,10 @@ REGION_COLUMNS: dict[str, dict[str, Any]] = {
     'n_with': {'Description': 'Exams with a lesion there.'},
     'n_lesions': {'Description': 'Lesions there, all exams.'},
     'share_lesions': {'Description': 'Share of all lesions, 0 to 1.'},
-    'volume_ml': {'Description': 'Lesion volume there, all exams.', 'Units': 'mL'},
+    'volume_ml': {'Description': 'Lesion volume there, all exams.', 'Units': 'ml'},
     'share_volume': {'Description': 'Share of the volume of all lesions, 0 to 1.'},
-    'mean_volume_ml': {'Description': 'Mean volume of an exam.', 'Units': 'mL'},
-    'median_volume_ml': {'Description': 'Median volume of an exam.', 'Units': 'mL'},
+    'mean_volume_ml': {'Description': 'Mean volume of an exam.', 'Units': 'ml'},
+    'median_volume_ml': {'Description': 'Median volume of an exam.', 'Units': 'ml'},
 }
 
 
@@ -93,7 +93,7 @@ def region_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
                     f'Lesions by region, {model}',
                     'lesions of an exam',
                     series,
-                    caption='One point an exam; box: quartiles, with the median.',
+                    caption='One point per exam; box: median and quartiles.',
                     keep=(0,),
                     colours=[colours[model]] * len(series),
                 )

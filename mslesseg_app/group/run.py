@@ -212,9 +212,9 @@ def _state_words(row: dict[str, Any]) -> str:
     name = f'{row["participant_id"]}{session} ({row["model"]})'
     words = {
         'earlier result': 'failed in the last run: an earlier result is in the table',
-        'failed': 'failed in the last run: not in the table',
-        'no metrics': 'has no metrics table: not in the table',
-        'no result': 'has no result: not in the table',
+        'failed': 'failed in the last run; not included in the table',
+        'no metrics': 'has no metrics table; not included in the table',
+        'no result': 'has no result; not included in the table',
         'excluded': 'is left out, as the review asks for',
     }
     return f'{name} {words[row["state"]]}'
@@ -278,7 +278,7 @@ def _outliers(report: _Report, volumes: pd.DataFrame) -> list[dict[str, Any]]:
     report.sections.append(content.outlier_section(rows, chart, exams))
     listed = {(row['participant_id'], row['session_id']) for row in rows}
     if listed:
-        report.said.append(f'{len(listed)} exams stand out: see {report.path("outliers").name}')
+        report.said.append(f'{len(listed)} exams flagged: see {report.path("outliers").name}')
     return rows
 
 
@@ -292,7 +292,7 @@ def _scores(volumes: pd.DataFrame) -> dict[str, Series]:
             if known.sum() < quality.FEWEST:
                 continue
             name = judged.title if model == 'n/a' else f'{judged.title}, {model}'
-            z = quality.robust_z(np.asarray(judged.scale(values[known])))
+            z = quality.robust_z(np.asarray(judged.scale(values[known])), judged.floor)
             scores[name] = Series(name, z, labels=pictures.exam_names(part[known]))
     return scores
 

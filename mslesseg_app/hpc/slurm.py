@@ -1,4 +1,4 @@
-"""Scripts for SLURM: one participant a task, the group level after all of them."""
+"""Scripts for SLURM: one participant per task, the group level after all of them."""
 
 from __future__ import annotations
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..bids.exams import Exam
 from ..bids.names import output_path
+from ..errors import DataError
+from ..reports.records import read_record
 from .participants import find_participants, sessions_with_flair
 
 DONE, FAILED, MISSING = 'done', 'failed', 'missing'
@@ -75,15 +76,12 @@ def _read_state(out_dir: Path, participant: str, session: str, model: str) -> Ex
     exam = Exam(participant, session or None, {})
     path = out_dir / output_path(exam, 'exam', desc=model)
     try:
-        record = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        record = read_record(path)
+    except DataError:
         return ExamState(participant, session, MISSING)
-    if not isinstance(record, dict):
-        return ExamState(participant, session, MISSING)
-    if record.get('status') == 'ok':
+    if record.status == 'ok':
         return ExamState(participant, session, DONE)
-    failure = record.get('failure')
-    reason = str(failure.get('message', '')) if isinstance(failure, dict) else ''
+    reason = record.failure.message if record.failure else ''
     return ExamState(participant, session, FAILED, reason)
 
 

@@ -75,7 +75,7 @@ def entropy(prob: npt.NDArray[np.floating]) -> Volume:
 
 
 def uncertainty(prediction: Prediction, kind: str, name: str) -> Volume | None:
-    """Return the map of doubt that was asked for, or None for ``none``.
+    """Return the uncertainty map that was requested, or None for ``none``.
 
     Parameters
     ----------

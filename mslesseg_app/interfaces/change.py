@@ -121,7 +121,8 @@ class CompareSessions(GuardedInterface):
         import pandas as pd
 
         from ..lesions.change import Comparison
-        from ..lesions.change_table import CHANGE_COLUMNS, as_metadata, change_rows
+        from ..lesions.change_record import PairRecord
+        from ..lesions.change_table import CHANGE_COLUMNS, change_rows
 
         years = self.inputs.pair.get('years')
         result = self._compare()
@@ -137,7 +138,7 @@ class CompareSessions(GuardedInterface):
             **self._images(result, cwd),
             **self._pulls(result, cwd),
             'table': str(table),
-            'metadata': as_metadata(summary),
+            'metadata': PairRecord.from_row(summary).to_metadata(),
             'summary': summary,
             'lesions': self._fill_table(statuses, cwd),
             'record': self._fill_record(statuses, cwd),

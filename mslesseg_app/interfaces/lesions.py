@@ -44,7 +44,7 @@ class _SegmentInput(BaseInterfaceInputSpec):
 
 class _SegmentOutput(TraitedSpec):
     prob_file = File(desc='lesion probability on the template grid')
-    uncertainty_file = File(desc='map of doubt on the template grid, if asked for')
+    uncertainty_file = File(desc='uncertainty map on the template grid, if requested')
     info = traits.Dict(desc='device, modalities used and missing, policy')
 
 
@@ -82,7 +82,7 @@ class SegmentLesions(GuardedInterface):
 def _maps(
     found: Prediction, prob: np.ndarray, kind: str, info: dict[str, Any], cwd: Path
 ) -> dict[str, Any]:
-    """Save a probability and, if asked for, the map of doubt."""
+    """Save a probability and, if requested, the uncertainty map."""
     from ..inference.prediction import uncertainty
 
     image = grids.on_template(prob, np.float32)
@@ -107,7 +107,7 @@ class _JoinInput(BaseInterfaceInputSpec):
 class JoinModels(GuardedInterface):
     """Join the probabilities of several models (:func:`mslesseg_app.inference.ensemble.combine`).
 
-    The map of doubt is that of the mean probability, whatever the method.
+    The uncertainty map is that of the mean probability, whatever the method.
     """
 
     input_spec = _JoinInput
@@ -166,7 +166,7 @@ class _LesionsInput(BaseInterfaceInputSpec):
     threshold = traits.Float(mandatory=True)
     min_volume = traits.Float(mandatory=True, desc='mm³')
     connectivity = traits.Enum(6, 18, 26, usedefault=True)
-    uncertainty_file = File(exists=True, desc='map of doubt on the native grid')
+    uncertainty_file = File(exists=True, desc='uncertainty map on the native grid')
     model_files = InputMultiPath(
         File(exists=True), desc='probability of each model of an ensemble on the native grid'
     )

@@ -1,8 +1,7 @@
-"""Tables of change: one row a lesion, and one row a pair of sessions."""
+"""Tables of change: one row per lesion, and one row per pair of sessions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from mslesseg_app.lesions.change import STATUS_CODES, Comparison, Group, Status
@@ -21,7 +20,7 @@ _STATUSES = {
 CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
     'change_id': {'Description': 'Number of the row.'},
     'status': {
-        'Description': 'What became of the lesion; n/a where that cannot be judged.',
+        'Description': 'Change of the lesion; n/a where it cannot be judged.',
         'Levels': _STATUSES,
     },
     'lesions_before': {
@@ -92,7 +91,7 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Whether the sessions can be compared.',
         'Levels': {
             'ok': 'Alignment and contrast agree.',
-            'suspect': 'Look at both images.',
+            'suspect': 'Review both images.',
             'failed': 'Not compared.',
         },
     },
@@ -214,43 +213,3 @@ def _having(groups: list[Group], status: Status) -> list[Group]:
 
 def _over(part: float, whole: float | None) -> float | None:
     return part / whole if whole else None
-
-
-def as_metadata(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a pair as the entries of a sidecar; ``n/a`` for what is unknown.
-
-    Parameters
-    ----------
-    row : mapping
-        With the names of `SUMMARY_COLUMNS`.
-    """
-
-    def known(name: str) -> Any:
-        value = row.get(name)
-        return 'n/a' if value is None else round(value, 6) if isinstance(value, float) else value
-
-    return {
-        'PreviousSession': known('session_before'),
-        'Session': known('session_after'),
-        'IntervalYears': known('years'),
-        'EditedSessions': known('edited'),
-        'Guard': {
-            'Verdict': known('verdict'),
-            'Reason': known('reason'),
-            'BrainEdge_mm': known('brain_edge_mm'),
-            'FLAIRCorrelation': known('flair_correlation'),
-            'Smoothing_mm': known('smoothing_mm'),
-            'Noise_percent': known('noise_percent'),
-        },
-        'Counts': {
-            **{name: known(_counted(name)) for name in STATUS_CODES},
-            'not_judged': known('n_not_judged'),
-        },
-        'Volumes_mm3': {
-            name: known(f'{name}_volume_mm3')
-            for name in ('new', 'enlarging', 'shrinking', 'resolved')
-        },
-        'LesionVolumeBefore_ml': known('volume_before_ml'),
-        'LesionVolumeAfter_ml': known('volume_after_ml'),
-        'Rate_ml_per_year': known('rate_ml_per_year'),
-    }

@@ -109,7 +109,7 @@ SELFCHECK_COLUMNS: dict[str, dict[str, Any]] = {
     'selfcheck_outside_ml': {
         'Description': 'Clearly hyperintense tissue on FLAIR, in white matter and around the '
         'ventricles, that lies outside the lesion mask; n/a where the check was not possible.',
-        'Units': 'mL',
+        'Units': 'ml',
     },
     'selfcheck_share': {
         'Description': 'Share of the lesion mask that is hyperintense on FLAIR, 0 to 1; n/a '

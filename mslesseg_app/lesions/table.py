@@ -78,7 +78,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
         'n/a without probabilities.',
     },
     'mean_uncertainty': {
-        'Description': 'Mean of the map of doubt over the voxels; n/a where none was asked for.',
+        'Description': 'Mean uncertainty over the voxels; n/a where no map was requested.',
     },
     'n_models_agree': {
         'Description': 'Number of models whose own mask shares a voxel with the lesion; n/a '
@@ -105,7 +105,7 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     't1w_ratio': {'Description': _RATIO.format('T1w') + ' Below 1 is T1-hypointense.'},
     't2w_ratio': {'Description': _RATIO.format('T2w')},
     'status': {
-        'Description': 'What became of the lesion since the session before; n/a without an '
+        'Description': 'Change of the lesion since the previous session; n/a without an '
         'earlier session, or where that cannot be judged.',
         'Levels': {
             'new': 'not there before',

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -25,6 +25,7 @@ from mslesseg_app.metrics.images import (
 )
 from mslesseg_app.metrics.pairs import Pair
 from mslesseg_app.metrics.rules import RULES, get_rules
+from mslesseg_app.text import aligned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -227,6 +228,45 @@ def write_table(table: pd.DataFrame, path: Path, columns: dict[str, dict[str, An
     with atomic_path(path) as temporary:
         table.to_csv(temporary, sep='\t', index=False, na_rep='n/a', float_format='%.10g')
     write_json(path.with_suffix('.json'), columns)
+
+
+#: Columns that are printed, of those that a rule set has; at most so many rows.
+_PRINTED = (
+    'DSC', 'TPR', 'PPV', 'LTPR', 'LFPR', 'F1', 'ISBI_partial', 'volume_reference_ml',
+    'volume_predicted_ml',
+)  # fmt: skip
+_MOST_PRINTED = 20
+
+
+def result_in_words(outcomes: Sequence[Outcome], rules: Sequence[str]) -> str:
+    """Return the main columns of the table as aligned text, with the mean of several pairs."""
+    rows: list[list[str]] = []
+    columns = [name for name in _PRINTED if name in table_columns(rules)]
+    for chosen in rules:
+        done = [one for one in outcomes if one.error is None]
+        found = [(one.pair.name, one.evaluations[chosen].values) for one in done]
+        shown = found[:_MOST_PRINTED]
+        rows += [[name, chosen, *_shown(values, columns)] for name, values in shown]
+        if len(found) > len(shown):
+            rows.append([f'… {len(found) - len(shown)} more', chosen, *[''] * len(columns)])
+        if len(found) > 1:
+            means = {name: _mean([values.get(name) for _, values in found]) for name in columns}
+            rows.append([f'mean of {len(found)}', chosen, *_shown(means, columns)])
+    return aligned(['exam', 'rules', *columns], rows) if rows else ''
+
+
+def _shown(values: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
+    numbers = [values.get(name) for name in columns]
+    return [f'{value:.3f}' if _is_known(value) else '' for value in numbers]
+
+
+def _mean(values: list[Any]) -> float:
+    known = [float(value) for value in values if _is_known(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _is_known(value: Any) -> bool:
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 # --------------------------------------------------------------------------- cohort

@@ -57,8 +57,8 @@ CHANGE_EVALUATION_COLUMNS: dict[str, dict[str, Any]] = {
         'what is found, of predicted ones for what is false.'
     },
     'dsc': {'Description': 'Dice coefficient of the voxels; only for all sizes together.'},
-    'volume_predicted_ml': {'Description': 'Predicted change.', 'Units': 'mL'},
-    'volume_reference_ml': {'Description': 'Change of the reference.', 'Units': 'mL'},
+    'volume_predicted_ml': {'Description': 'Predicted change.', 'Units': 'ml'},
+    'volume_reference_ml': {'Description': 'Change of the reference.', 'Units': 'ml'},
     'n_reference': {'Description': 'Changed lesions of the reference (6-connected, > 3 mm³).'},
     'n_found': {'Description': "Those that are found by MSSEG-2's rules."},
     'n_predicted': {'Description': 'Predicted changed lesions (6-connected, > 3 mm³).'},
@@ -76,13 +76,13 @@ CHANGE_EVALUATION_COLUMNS: dict[str, dict[str, Any]] = {
 CHANGE_COHORT_COLUMNS: dict[str, dict[str, Any]] = {
     'n_pairs': {'Description': 'Pairs that could be compared.'},
     'mean_dsc': {'Description': 'Mean Dice coefficient of all change.'},
-    'volume_bias_ml': {'Description': 'Mean of predicted less reference volume.', 'Units': 'mL'},
+    'volume_bias_ml': {'Description': 'Mean of predicted less reference volume.', 'Units': 'ml'},
     'volume_lower_ml': {
         'Description': 'Lower limit of agreement (bias less 1.96 standard deviations; Bland and '
         'Altman, Lancet 1986).',
-        'Units': 'mL',
+        'Units': 'ml',
     },
-    'volume_upper_ml': {'Description': 'Upper limit of agreement.', 'Units': 'mL'},
+    'volume_upper_ml': {'Description': 'Upper limit of agreement.', 'Units': 'ml'},
 }
 
 

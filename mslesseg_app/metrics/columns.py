@@ -27,12 +27,12 @@ def metric_columns() -> dict[str, dict[str, Any]]:
         'session_id': {'Description': 'Session; n/a where the dataset has none.'},
         'model': {'Description': 'Name of the model in the registry.'},
         'lesion_count': {'Description': 'Number of lesions on the native FLAIR grid.'},
-        'lesion_volume_ml': {'Description': 'Volume of all lesions, native grid.', 'Units': 'mL'},
-        'largest_lesion_ml': {'Description': 'Volume of the largest lesion.', 'Units': 'mL'},
+        'lesion_volume_ml': {'Description': 'Volume of all lesions, native grid.', 'Units': 'ml'},
+        'largest_lesion_ml': {'Description': 'Volume of the largest lesion.', 'Units': 'ml'},
         'brain_volume_ml': {
             'Description': 'Volume of the brain mask on the native FLAIR grid; what the image '
             'does not cover is not counted.',
-            'Units': 'mL',
+            'Units': 'ml',
         },
         'lesion_load_percent': {
             'Description': 'Lesion volume in percent of the brain volume.',
@@ -62,7 +62,7 @@ def _region_columns() -> dict[str, dict[str, Any]]:
         columns[f'{name}_lesions'] = {'Description': f'Number of {words} lesions: {region.rule}.'}
         columns[f'{name}_volume_ml'] = {
             'Description': f'Volume of the {words} lesions.',
-            'Units': 'mL',
+            'Units': 'ml',
         }
     for edition, unseen in NOT_ASSESSED.items():
         total = len(BRAIN_REGIONS) + len(unseen)

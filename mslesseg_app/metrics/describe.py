@@ -102,7 +102,7 @@ def _volumes() -> Columns:
     return {
         'AVD': dict(METRIC_COLUMNS['AVD']),
         'AVD_percent': _describe('AVD in percent of the reference volume.', 'percent'),
-        'AVD_ml': _describe('Absolute difference of the volumes; always defined.', 'mL'),
+        'AVD_ml': _describe('Absolute difference of the volumes; always defined.', 'ml'),
     }
 
 
@@ -145,8 +145,8 @@ def _amounts(rules: Rules) -> Columns:
     return {
         'n_reference': _describe(f'Number of reference lesions ({kind}).'),
         'n_predicted': _describe(f'Number of predicted lesions ({kind}).'),
-        'volume_reference_ml': _describe('Volume of the reference mask.', 'mL'),
-        'volume_predicted_ml': _describe('Volume of the predicted mask.', 'mL'),
+        'volume_reference_ml': _describe('Volume of the reference mask.', 'ml'),
+        'volume_predicted_ml': _describe('Volume of the predicted mask.', 'ml'),
     }
 
 
@@ -208,7 +208,7 @@ def _published() -> Columns:
             'empty, inf when only the reference is.'
         ),
         'AVD_percent': _describe('AVD in percent, as the paper prints it.', 'percent'),
-        'AVD_ml': _describe('Absolute difference of the volumes; not in the code.', 'mL'),
+        'AVD_ml': _describe('Absolute difference of the volumes; not in the code.', 'ml'),
         'ASSD': _describe(
             'Mean of the two directed mean distances between all voxels (by a fault, not the '
             'surfaces) of both masks, as with the pinned medpy 0.4.0; n/a when a mask is empty '

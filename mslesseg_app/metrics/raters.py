@@ -42,7 +42,7 @@ Mask = npt.NDArray[np.bool_]
 
 _RATER_COLUMNS: dict[str, dict[str, Any]] = {
     'rater': {'Description': 'Name of the file, without its ending; "reference" for that.'},
-    'volume_ml': {'Description': 'Volume of the mask.', 'Units': 'mL'},
+    'volume_ml': {'Description': 'Volume of the mask.', 'Units': 'ml'},
     'sensitivity': {
         'Description': 'Sensitivity that STAPLE estimates, within the marked voxels and one '
         'voxel around them; n/a for other methods and when no rater marked anything.'

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.errors import ModelError
+from mslesseg_app.text import aligned
 
 if TYPE_CHECKING:
     from mslesseg_app.models.registry import ModelEntry
@@ -24,18 +25,14 @@ _APART = ('title', 'description', 'figures', 'parameters')
 
 
 def table(entries: Iterable[ModelEntry]) -> str:
-    """Return a table of models, one a line under a header.
+    """Return a table of models, one per line under a header.
 
     The DSC is that of the card, and the number of exams that it was measured on. Where a model has
     no weights, its figure is that of a publication, and marked.
     """
     entries = list(entries)
-    rows = [HEADER, *(_row(entry) for entry in entries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        '  '.join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    rows = [_row(entry) for entry in entries]
+    lines = [aligned(HEADER, rows)]
     if any(row[4].endswith('*') for row in rows):
         lines += ['', '* of the publication, with the weights of its authors; not of mslesseg']
     return '\n'.join(lines)
@@ -90,6 +87,16 @@ def _accuracy(figures: Any) -> tuple[float | None, int | None]:
     return float(known[0]['DSC']), None
 
 
+def accuracy_in_words(figures: Any) -> str:
+    """Return the DSC of a card and what it was measured on; empty without one."""
+    dsc, exams = _accuracy(figures)
+    if dsc is None:
+        return ''
+    if exams is None:
+        return f'DSC {dsc:.2f}'
+    return f'DSC {dsc:.2f}, mean of {exams} exam{"s" if exams > 1 else ""} not used for training'
+
+
 def _is_figures(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
@@ -108,7 +115,7 @@ def page(entry: ModelEntry) -> str:
         lines += _section(name, values)
     lines += _figures(card.get('figures'))
     lines += _section('Card', {key: v for key, v in card.items() if key not in _APART})
-    lines += ['', f'missing to run it: {entry.lacks or "nothing"}']
+    lines += ['', f'ready to run: {"no, missing: " + entry.lacks if entry.lacks else "yes"}']
     return '\n'.join(lines)
 
 

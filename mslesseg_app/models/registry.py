@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from mslesseg_app.errors import ModelError, UsageError
 from mslesseg_app.settings import MODALITIES
+from mslesseg_app.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -257,10 +258,9 @@ def get_entry(name: str, model_dir: Path | str | None = None) -> ModelEntry:
     """
     entries = {entry.name: entry for entry in list_entries(model_dir)}
     if name not in entries:
-        raise UsageError(
-            f'There is no model {name!r}.',
-            f'Choose one of: {", ".join(entries)}; or give the folder of yours by --model-dir.',
-        )
+        known = f'Choose one of: {", ".join(entries)}; or name your folder with --model-dir.'
+        hint = f'{did_you_mean(name, entries)} {known}'.strip()
+        raise UsageError(f'There is no model {name!r}.', hint)
     return entries[name]
 
 

@@ -1,10 +1,11 @@
-"""Pictures that a page draws itself: modalities and sessions side by side, and a lesion map.
+"""Figures that a report draws itself: modalities and sessions side by side, and a lesion map.
 
 They show what the slice viewer shows, for print and for browsers that cannot draw it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from .rendering import View, make_scene, render
 from .slices import (
     PLANES,
     WORLD_AXES,
+    Box,
     Volume,
     oriented,
     oriented_like,
@@ -37,7 +39,9 @@ STATUS_COLOURS = {
     5: ('resolved', '#78e678'),
     6: ('in one mask only', '#b0b0b0'),
 }
-#: Rows of pictures; the largest lesions are shown.
+#: Columns where there is only the FLAIR.
+_COLUMNS = 3
+#: Rows of panels; the largest lesions are shown.
 MOST_ROWS = 6
 #: Views of the lesion map, and the letters of their left and right edges.
 _VIEWS = {
@@ -50,7 +54,7 @@ _VIEWS = {
 def lesions_beside(
     images: Mapping[str, Any], brain: Any, labels: Any, most: int = MOST_ROWS
 ) -> Drawing | None:
-    """Draw the largest lesions on all modalities, one slice a row.
+    """Draw the largest lesions on all modalities, one slice per row.
 
     Parameters
     ----------
@@ -86,13 +90,118 @@ def lesions_beside(
         kind='beside',
         path='',
         title='Lesions on all images' if len(images) > 1 else 'The largest lesions',
-        caption=f'The {PLANES[axis]} slices with the largest cuts of the largest lesions: '
-        f'{names}, brought to the grid of the FLAIR by the transforms found against the '
-        'template. Orange: lesion outlines. Radiological convention.',
+        caption=f'{PLANES[axis].capitalize()} slices through the largest lesions: {names}'
+        f'{_RESAMPLED if len(images) > 1 else ""}. Orange: lesion outlines. Radiological '
+        'convention.',
         alt=f'{len(chosen)} {PLANES[axis]} slices, each on {names}, with lesion outlines.',
         modality='',
     )
-    return Drawing(figure, svg.mosaic(panels, columns=len(images)), len(images))
+    columns = len(images) if len(images) > 1 else _COLUMNS
+    return Drawing(figure, svg.mosaic(panels, columns=columns), columns)
+
+
+def lesions_zoomed(
+    images: Mapping[str, Any],
+    brain: Any,
+    labels: Any,
+    own: tuple[Any, Any] | None = None,
+    before: str = '',
+    most: int = 3,
+) -> Drawing | None:
+    """Draw a few lesions enlarged: those that changed first, then the largest.
+
+    Parameters
+    ----------
+    images : dict
+        Column heading to an image, all on one grid; the first is the FLAIR.
+    brain, labels : image (X, Y, Z)
+        On the same grid.
+    own : pair of images (X, Y, Z), optional
+        Lesions of the previous and of this session with the codes of :data:`STATUS_COLOURS`.
+    before : str
+        Heading of the previous FLAIR among ``images``; it gets the lesions of its own mask.
+
+    Returns
+    -------
+    Drawing or None
+        None where there is no lesion.
+    """
+    first = oriented(next(iter(images.values())))
+    ids = np.asarray(oriented_like(labels, first, 'The lesion map').data).astype(np.int32)
+    codes = [
+        np.asarray(oriented_like(one, first, 'Outlines').data).astype(np.int32)
+        for one in own or ()
+    ] or [(ids > 0).astype(np.int32)] * 2
+    spots = _notable(ids, codes, most)
+    if not spots:
+        return None
+    axis = first.thick_axis
+    stages = {name: _stage(image, first, brain, ids > 0) for name, image in images.items()}
+    colours = {code: colour for code, (_, colour) in STATUS_COLOURS.items()}
+    panels = []
+    for spot in spots:
+        index, box = _around(spot, axis, first)
+        for name, stage in stages.items():
+            near = dataclasses.replace(stage, box=box)
+            shown = codes[0] if name == before else codes[1]
+            panels.append(_panel(near, axis, index, name, shown, colours))
+    columns = len(stages) if len(stages) > 1 else _COLUMNS
+    what = 'that changed, or the largest' if own else 'that are largest'
+    figure = Figure(
+        kind='overview',
+        path='',
+        title='Lesions in detail',
+        caption=f'The {len(spots)} lesions {what}; {_ZOOM_MM:.0f} mm across. Radiological '
+        'convention.' + (f' {_OWN.strip()} {_key()}.' if own else ''),
+        alt=f'{len(panels)} enlarged {PLANES[axis]} slices with lesion outlines.',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=columns), columns)
+
+
+#: Width and height of an enlarged part of a slice, in mm.
+_ZOOM_MM = 70.0
+
+
+def _notable(
+    ids: NDArray[np.int32], codes: list[NDArray[np.int32]], most: int
+) -> list[NDArray[np.bool_]]:
+    """Return masks of the lesions to show: new, enlarging, resolved, shrinking, then large."""
+    earlier, later = codes
+    found: list[NDArray[np.bool_]] = []
+    changed = ((later, 2), (later, 3), (earlier, 5), (earlier, 4))
+    whole = {id(image): _components(image) for image in codes}
+    groups = [(whole[id(image)], image == code) for image, code in changed]
+    for group, part in (*groups, (ids, ids > 0)):
+        sizes = np.bincount(group[part], minlength=1)
+        sizes[0] = 0
+        for place in np.argsort(-sizes, kind='stable'):
+            if len(found) == most or sizes[place] == 0:
+                break
+            spot = group == place
+            if not any((one & spot).any() for one in found):
+                found.append(spot)
+    return found
+
+
+def _around(spot: NDArray[np.bool_], axis: int, volume: Volume) -> tuple[int, Box]:
+    """Return the slice with the largest cut of a lesion, and a box around it there."""
+    others = tuple(other for other in range(3) if other != axis)
+    index = int(np.argmax(spot.sum(axis=others)))
+    inside = np.argwhere(np.take(spot, index, axis=axis))
+    middle = (inside.min(axis=0) + inside.max(axis=0)) / 2
+    box = [slice(None)] * 3
+    for other, centre in zip(others, middle, strict=True):
+        size, edge = spot.shape[other], volume.spacing[other]
+        width = min(size, round(_ZOOM_MM / edge))
+        start = int(np.clip(round(centre - width / 2), 0, size - width))
+        box[other] = slice(start, start + width)
+    return index, (box[0], box[1], box[2])
+
+
+def _key() -> str:
+    """Return the colours of the outlines in words."""
+    parts = (f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
+    return ', '.join(parts)
 
 
 def sessions_beside(
@@ -102,6 +211,7 @@ def sessions_beside(
     change: Any,
     names: tuple[str, str],
     difference: Any = None,
+    own: tuple[Any, Any] | None = None,
     most: int = MOST_ROWS,
 ) -> Drawing | None:
     """Draw the FLAIRs of two sessions side by side, where lesions changed most.
@@ -113,7 +223,11 @@ def sessions_beside(
     names : (str, str)
         Sessions, earlier first.
     difference : image (X, Y, Z), optional
-        Later less earlier FLAIR in standard deviations, on the same grid; drawn beside them.
+        Later less earlier FLAIR in standard deviations, on the same grid; drawn beside them,
+        with ``change``.
+    own : pair of images (X, Y, Z), optional
+        Lesions of the earlier and of the later mask with the codes of ``change``; each is drawn
+        on the image of its session. Without them both get ``change``.
 
     Returns
     -------
@@ -135,19 +249,21 @@ def sessions_beside(
     }
     if difference is not None:
         stages['difference'] = _stage(_bounded(difference), first, brain, codes > 0)
+    drawn = dict.fromkeys(stages, codes)
+    for name, image in zip(names, own or (), strict=False):
+        drawn[name] = np.asarray(oriented_like(image, first, 'Outlines').data).astype(np.int32)
     panels = [
-        _panel(stage, axis, index, name, codes, colours)
+        _panel(stage, axis, index, name, drawn[name], colours)
         for index in chosen
         for name, stage in stages.items()
     ]
-    key = ', '.join(f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
     figure = Figure(
         kind='change',
         path='',
         title=f'Lesions in {names[0]} and {names[1]}',
         caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
         f'largest changed lesions are largest{_BESIDE if difference is not None else ""}. '
-        f'Outlines: {key}. Radiological convention.',
+        f'{_OWN if own else ""}Outlines: {_key()}. Radiological convention.',
         alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
         'of stable and changed lesions.',
         modality='FLAIR',
@@ -156,6 +272,8 @@ def sessions_beside(
 
 
 _COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green', 6: 'grey'}
+_RESAMPLED = ', resampled to the grid of the FLAIR'
+_OWN = 'Each session shows the outlines of its own mask. '
 _BESIDE = ', and the difference of both after matching (bright: the FLAIR became brighter)'
 #: Differences are drawn up to this many standard deviations.
 _MOST_SD = 8.0
@@ -167,7 +285,7 @@ def _bounded(difference: Any) -> Any:
 
 
 def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
-    """Draw the lesions in three dimensions through the veiled brain, from three sides.
+    """Draw the lesions in three dimensions in a transparent brain, from three sides.
 
     Parameters
     ----------
@@ -196,9 +314,9 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         kind='map',
         path='',
         title='Lesion map',
-        caption='All lesions (orange) through the faded brain, on the template grid; parallel '
-        "projection. Seen from above, the front is at the top and the patient's left on the left.",
-        alt='Three views of the brain with all lesions shining through.',
+        caption='All lesions (orange) in a transparent brain, MNI space. Seen from above with '
+        "anterior at the top, the patient's left on the left.",
+        alt='Three views of a transparent brain with all lesions.',
         modality='',
     )
     return Drawing(figure, svg.mosaic(panels, columns=len(panels)), len(panels))

@@ -1,4 +1,4 @@
-"""What a subject page says: plain records that go to JSON and come back unchanged.
+"""What the report of a participant states: plain records that go to JSON and come back unchanged.
 
 The records know neither HTML nor files.  One :class:`ExamContent` is stored per exam, so that
 a page can be written again later, or be put together from exams that ran in different jobs.
@@ -19,11 +19,12 @@ import pandas as pd
 
 from ..errors import DataError
 from ..lesions.selfcheck import NO_LESION, SelfCheck
+from .markup import readable
 
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
-#: Kinds of figure in the order in which a page shows them.
-FIGURE_KINDS = ('beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
+#: Kinds of figure in the order of the report.
+FIGURE_KINDS = ('overview', 'beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
 
 _GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
 #: Colours of the states of the self-check are those of the verdicts.
@@ -122,7 +123,13 @@ class ImageUsed(Record):
 
 @dataclass(frozen=True)
 class ModelInfo(Record):
-    """The model that made the probabilities."""
+    """The segmentation model.
+
+    Attributes
+    ----------
+    accuracy : str
+        What it reached on exams that its training did not see, in words.
+    """
 
     name: str
     version: str = ''
@@ -132,6 +139,7 @@ class ModelInfo(Record):
     description: str = ''
     citation: str = ''
     channels: tuple[str, ...] = ()
+    accuracy: str = ''
 
 
 @dataclass(frozen=True)
@@ -145,7 +153,7 @@ class QCNumber(Record):
     title : str
         The same in words; empty means ``name``.
     limits : str
-        The rule behind the verdict, in words, such as ``suspect below 0.80``.
+        The rule behind the verdict, in words, such as ``check below 0.80``.
     """
 
     name: str
@@ -160,10 +168,17 @@ class QCNumber(Record):
         if self.verdict not in _GRAVITY:
             raise ValueError(f'verdict of {self.name} is none of {", ".join(_GRAVITY)}')
 
+    @property
+    def shown(self) -> str:
+        """The value with its unit; the coverage, a share, in percent."""
+        if self.name == 'flair_coverage' and isinstance(self.value, float | int):
+            return f'{self.value:.0%}'.replace('%', ' %')
+        return readable(self.value) + (f' {self.unit}' if self.unit and self.value else '')
+
 
 @dataclass(frozen=True)
 class LesionSummary(Record):
-    """The three numbers at the top of a page; volumes on the native FLAIR grid."""
+    """The three numbers at the top of a report; volumes on the native FLAIR grid."""
 
     count: int
     volume_ml: float
@@ -196,7 +211,7 @@ class Provenance(Record):
 
 @dataclass(frozen=True)
 class ExamContent(Record):
-    """All that the page says about one exam (subject × session).
+    """All that the report states about one exam (subject × session).
 
     Attributes
     ----------
@@ -213,6 +228,10 @@ class ExamContent(Record):
     selfcheck : dict or None
         :class:`~mslesseg_app.lesions.selfcheck.SelfCheck` as plain values; None in records of
         earlier versions.
+    date : str
+        When the exam took place, ISO 8601; empty where that is not known.
+    computing : tuple of str
+        Notes on how the result was computed that do not affect it.
     timings : dict
         Stage to seconds.  Left out of the page by default, as they differ from run to run.
     """
@@ -234,7 +253,15 @@ class ExamContent(Record):
     failure: Failure | None = None
     provenance: Provenance | None = None
     selfcheck: dict[str, Any] | None = None
+    date: str = ''
+    computing: tuple[str, ...] = ()
     timings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def day(self) -> str:
+        """The date in words; dates of before 1926 were shifted for de-identification."""
+        day = self.date[:10]
+        return f'{day} (shifted date)' if day and day < '1926' else day
 
     @property
     def checked(self) -> SelfCheck | None:
@@ -283,7 +310,7 @@ class ExamContent(Record):
 
 @dataclass(frozen=True)
 class SubjectContent(Record):
-    """Everything on the page of one subject.
+    """Everything in the report of one participant.
 
     Attributes
     ----------
@@ -294,7 +321,13 @@ class SubjectContent(Record):
     boilerplate : str
         Methods text in Markdown.
     citation : str
-        How to cite, one reference a line.
+        How to cite, one reference per line.
+    links : dict
+        Addresses of the ``previous`` and ``next`` report and of the ``group`` report, those
+        that there are.
+    marks : dict
+        Session label (empty without sessions) to the stored review: ``mark``, ``marked``,
+        ``note``.
     """
 
     subject: str
@@ -302,6 +335,8 @@ class SubjectContent(Record):
     provenance: Provenance = field(default_factory=Provenance)
     boilerplate: str = ''
     citation: str = ''
+    links: dict[str, Any] = field(default_factory=dict)
+    marks: dict[str, Any] = field(default_factory=dict)
 
 
 def table_rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:

@@ -1,4 +1,4 @@
-"""What a page adds to the record of an exam from the files that lie beside it."""
+"""What a report adds to the record of an exam from the files beside it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from ..lesions.change_record import PairRecord
+from ..lesions.dissemination import NOT_ASSESSED
 from .content import ExamContent, Figure, QCNumber, Verdict
 from .viewer import ViewerScene
 
-#: Regions of a lesion in the order in which they are told.
+#: Regions of a lesion in the order of the report.
 REGIONS = {
     'periventricular': 'periventricular',
     'juxtacortical': 'juxtacortical or cortical',
     'infratentorial': 'infratentorial',
     'deep_white_matter': 'deep white matter',
 }
-CRITERIA = {'dissemination_2017': '2017', 'dissemination_2024': '2024'}
+CRITERIA = {f'dissemination_{year}': year for year in NOT_ASSESSED}
 STATUSES = ('new', 'enlarging', 'stable', 'shrinking', 'resolved', 'one-mask')
+#: Statuses of lesions that changed.
+MOVED = ('new', 'enlarging', 'shrinking', 'resolved')
 _WORDS = {'one-mask': 'in one mask only'}
 
-#: What trust rests on: heading, and how the names of its quality numbers begin.
+#: Quality checks: heading, and how the names of their numbers begin.
 TRUST = {
-    'Alignment': ('alignment_',),
+    'Registration': ('alignment_',),
     'Brain mask': ('brain_volume',),
-    'Contrast to noise': ('flair_cnr', 'cnr'),
-    'Motion': ('flair_motion', 'motion', 'flair_ghosting'),
+    'Contrast to noise': ('flair_cnr',),
+    'Motion': ('flair_ghosting',),
     'Coverage': ('flair_coverage', 'flair_slice'),
-    'Uncertainty': ('uncertainty', 'lesion_uncertainty'),
+    'Uncertainty': ('uncertainty',),
 }
 _GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
 
@@ -50,47 +54,61 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Change:
-    """What became of the lesions since the session before.
+    """What became of the lesions since the previous session.
 
     Attributes
     ----------
     rows : tuple of dict
-        One row a lesion, with the columns of the change table.
+        One row per lesion, with the columns of the change table.
     about : mapping
-        Sidecar of that table: sessions, interval, verdict, and columns.
+        Sidecar of that table: the pair of sessions, notes, and columns.
     """
 
     rows: tuple[dict[str, Any], ...]
     about: Mapping[str, Any] = field(default_factory=dict)
 
-    def words(self) -> str:
-        """Tell the numbers of lesions by status, since when."""
-        before = self._of('session_before', 'PreviousSession') or 'the session before'
-        years = self._of('years', 'IntervalYears')
-        since = f'Since {before}'
-        if isinstance(years, int | float):
-            since += f' ({years:.2f} years before)'
-        if self.verdict == 'failed':
-            return f'{since}: not compared, because {self.reason or "the images disagree"}.'
+    @property
+    def pair(self) -> PairRecord:
+        """The pair of sessions, as the comparison wrote it."""
+        return PairRecord.from_metadata(self.about)
+
+    @property
+    def compared(self) -> bool:
+        """Whether the images of the two sessions could be compared."""
+        return self.pair.verdict != 'failed'
+
+    @property
+    def moved(self) -> bool:
+        """Whether any lesion is new, enlarging, shrinking or resolved."""
+        return any(row.get('status') in MOVED for row in self.rows)
+
+    def interval(self) -> str:
+        """Return the time since the previous session in words; empty where it is not known."""
+        years = self.pair.years
+        if years is None:
+            return ''
+        return f'{years:.1f} years' if years >= 1.95 else f'{years * 12:.0f} months'
+
+    def counts(self) -> str:
+        """Return the number of lesions of each status."""
         found = [str(row.get('status') or '') for row in self.rows]
-        counts = [
+        parts = [
             f'{found.count(status)} {_WORDS.get(status, status)}'
             for status in STATUSES
             if status in found
         ]
         unjudged = sum(status not in STATUSES for status in found)
-        counts += [f'{unjudged} not judged'] if unjudged else []
-        return f'{since}: {", ".join(counts) or "no lesion to compare"}.'
+        parts += [f'{unjudged} not judged'] if unjudged else []
+        return ', '.join(parts) or 'no lesion to compare'
 
-    @property
-    def verdict(self) -> str:
-        """Whether the sessions could be compared."""
-        return str(self._of('verdict') or self._guard('Verdict'))
-
-    @property
-    def reason(self) -> str:
-        """Why they could not, or only with care."""
-        return str(self._of('reason') or self._guard('Reason'))
+    def words(self) -> str:
+        """Return the number of lesions by status, and since when."""
+        pair, interval = self.pair, self.interval()
+        since = f'Since {pair.session_before or "the previous session"}'
+        since += f' ({interval})' if interval else ''
+        if not self.compared:
+            return f'{since}: not compared, because {pair.reason or "the images disagree"}.'
+        return f'{since}: {self.counts()}.'
 
     @property
     def columns(self) -> list[str]:
@@ -98,25 +116,21 @@ class Change:
         names = list(self.rows[0]) if self.rows else []
         return [name for name in names if any(row.get(name) is not None for row in self.rows)]
 
-    def _guard(self, name: str) -> str:
-        guard = self.about.get('Guard')
-        found = guard.get(name) if isinstance(guard, dict) else None
-        return '' if found in (None, 'n/a') else str(found)
-
-    def _of(self, *names: str) -> Any:
-        return next((self.about[name] for name in names if self.about.get(name)), None)
-
 
 @dataclass(frozen=True)
 class Extra:
-    """What is shown of an exam besides its record.
+    """What the report shows of an exam besides its record.
 
     Attributes
     ----------
     scene : ViewerScene or None
     note : str
         Why there is no scene.
+    overview : Drawing or None
+        A few lesions, enlarged, for the first screen.
     drawings : tuple of Drawing
+    smallest_mm3 : float or None
+        Volume below which no lesion is reported.
     measures : mapping
         The row of the exam's metrics table.
     change : Change or None
@@ -128,7 +142,9 @@ class Extra:
 
     scene: ViewerScene | None = None
     note: str = ''
+    overview: Drawing | None = None
     drawings: tuple[Drawing, ...] = ()
+    smallest_mm3: float | None = None
     measures: Mapping[str, Any] = field(default_factory=dict)
     change: Change | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
@@ -137,7 +153,7 @@ class Extra:
 
 @dataclass(frozen=True)
 class TrustItem:
-    """One lamp of the traffic light."""
+    """One line of the quality checks."""
 
     title: str
     verdict: Verdict
@@ -173,31 +189,13 @@ def _uncertainty(exam: ExamContent) -> tuple[QCNumber, ...]:
 
 
 def findings(exam: ExamContent, extra: Extra) -> list[str]:
-    """Say in sentences what was found: load, regions, dissemination and change."""
+    """Return sentences on lesion load and dissemination in space."""
     measures = extra.measures
-    told = []
+    found = []
     load = measures.get('lesion_load_percent')
     if isinstance(load, int | float) and exam.summary and exam.summary.count:
-        told.append(f'Lesion load: {load:.2f} % of the brain.')
-    told += _regions(exam, measures) + _dissemination(measures)
-    if extra.change is not None:
-        told.append(extra.change.words())
-    return told
-
-
-def _regions(exam: ExamContent, measures: Mapping[str, Any]) -> list[str]:
-    counts = {name: measures.get(f'{name}_lesions') for name in REGIONS}
-    if all(count is None for count in counts.values()):
-        found = [row.get('region') for row in exam.lesions if row.get('region')]
-        counts = {name: found.count(name) if found else None for name in REGIONS}
-    parts = []
-    for name, title in REGIONS.items():
-        if not counts[name]:
-            continue
-        volume = measures.get(f'{name}_volume_ml')
-        size = f' ({volume:.2f} ml)' if isinstance(volume, int | float) else ''
-        parts.append(f'{counts[name]:.0f} {title}{size}')
-    return [f'By region: {", ".join(parts)}.'] if parts else []
+        found.append(f'Lesion load: {load:.2f} % of the brain.')
+    return found + _dissemination(measures)
 
 
 def _dissemination(measures: Mapping[str, Any]) -> list[str]:
@@ -208,14 +206,6 @@ def _dissemination(measures: Mapping[str, Any]) -> list[str]:
     }
     if not known:
         return []
-    words = '; '.join(f'{year} criteria: {_yes_no(value)}' for year, value in known.items())
+    words = '; '.join(f'{year} criteria: {value}' for year, value in known.items())
     unseen = 'Spinal cord and optic nerve: not assessed.'
     return [f'Dissemination in space on these brain images, {words}. {unseen}']
-
-
-def _yes_no(value: str) -> str:
-    if value.lower() in {'true', 'yes', '1', '1.0'}:
-        return 'fulfilled'
-    if value.lower() in {'false', 'no', '0', '0.0'}:
-        return 'not fulfilled'
-    return value.replace('_', ' ')

@@ -77,7 +77,7 @@ def write_group_page(
     OutputError, DiskError
         If it cannot be written.
     """
-    script = source('sort.js') + (source('review.js') if review else '')
+    script = source('marks.js') + source('sort.js') + (source('review.js') if review else '')
     style = source('style.css') + source('group.css') + source('review.css') + STYLE
     html = (
         environment()

@@ -1,7 +1,7 @@
-"""The page of one subject: one HTML file that needs nothing else, not even a network.
+"""The report of one participant: one self-contained HTML file that works offline.
 
-Pictures are embedded as long as the page stays small enough to be mailed, and linked from then
-on.  A content policy in the page forbids every request and every script but its own.
+Images are embedded as long as the file stays small enough to be mailed, and linked beyond that.
+A content policy in the file forbids every request and every script but its own.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from markupsafe import Markup
 from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
-from .extra import Extra, findings, trust
+from .extra import Change, Drawing, Extra, findings, trust
 from .markup import linked, markdown, readable
+from .overview import overview
 from .viewer import Bundle, find_bundle
 
-#: Bytes of pictures that a page may hold; with text it stays below 15 MB.
+#: Bytes of images that a report may hold; with text it stays below 15 MB.
 EMBED_LIMIT = 13 * 2**20
 
 _MIME = {
@@ -84,23 +85,23 @@ COLUMN_TITLES = {
 
 PART_HEADINGS = {
     'lesions': 'Lesions',
-    'change': 'Change since the session before',
+    'change': 'Change since the previous session',
+    'quality': 'Quality checks',
     'brain': 'Brain mask',
-    'alignment': 'Alignment with the template',
-    'other': 'More pictures',
-    'quality': 'Quality',
+    'alignment': 'Registration to the template',
+    'other': 'More images',
     'accuracy': 'Agreement with the reference mask',
-    'inputs': 'Images, and what was missing',
-    'model': 'Model',
-    'resources': 'Time and memory',
+    'inputs': 'Input images',
+    'model': 'Segmentation model',
+    'resources': 'Computing',
     'run': 'Run of this exam',
 }
 
 VERDICT_WORDS = {
-    'ok': 'within limits',
-    'suspect': 'suspect',
-    'failed': 'failed',
-    'unknown': 'not judged',
+    'ok': 'pass',
+    'suspect': 'check',
+    'failed': 'fail',
+    'unknown': 'no limit known',
 }
 
 
@@ -143,15 +144,15 @@ def write_subject_page(
     embed_limit: int = EMBED_LIMIT,
     extras: Sequence[Extra] = (),
 ) -> Path:
-    """Write the page of a subject; the file appears at once or not at all.
+    """Write the report of a participant; the file appears at once or not at all.
 
     Parameters
     ----------
     content : SubjectContent
         Figure paths are relative to the folder of ``out_html``. A figure that is not there
-        leaves a note on the page.
+        leaves a note in the report.
     embed_limit : int
-        Bytes of pictures and viewer to embed; pictures beyond it are linked, lesions last of all.
+        Bytes of images and viewer to embed; images beyond it are linked, lesions last of all.
     extras : sequence of Extra
         For each exam what is shown besides its record: viewer, drawings, change, timings.
 
@@ -170,15 +171,16 @@ def write_subject_page(
     bundle, shown = _viewer(extras, len(content.exams))
     spent = sum(one.scene.size for one in shown if one.scene)
     spent += len(bundle.packed) if bundle else 0
-    spent += sum(len(ET.tostring(d.root)) for one in shown for d in one.drawings)
+    spent += sum(len(ET.tostring(d.root)) for one in shown for d in _drawn(one))
     embedded = _choose_embedded(content, out_html.parent, embed_limit - spent)
     exams = [
-        _view(exam, place, out_html.parent, embedded, extra)
+        _view(exam, place, out_html.parent, embedded, extra, content)
         for place, (exam, extra) in enumerate(zip(content.exams, shown, strict=True), 1)
     ]
     for view in exams:
         view['parts'] = _parts(view, content)
-    script = source('sort.js') + source('page.js') + (source('viewer.js') if bundle else '')
+    names = ['marks.js', 'sort.js', 'page.js', *(['viewer.js'] if bundle else [])]
+    script = ''.join(source(name) for name in names)
     html = (
         environment()
         .get_template('page.html')
@@ -189,6 +191,7 @@ def write_subject_page(
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             bundle=bundle,
+            group_there=(out_html.parent / content.links.get('group', '')).is_file(),
             titles=COLUMN_TITLES,
             verdict_words=VERDICT_WORDS,
         )
@@ -258,12 +261,17 @@ def _rank(figure: Figure) -> int:
     return FIGURE_KINDS.index(figure.kind) if figure.kind in FIGURE_KINDS else len(FIGURE_KINDS)
 
 
+def _drawn(extra: Extra) -> tuple[Drawing, ...]:
+    return (extra.overview, *extra.drawings) if extra.overview else extra.drawings
+
+
 def _view(
     exam: ExamContent,
     place: int,
     folder: Path,
     embedded: set[str],
     extra: Extra,
+    content: SubjectContent,
 ) -> dict[str, Any]:
     """Collect what the template needs for one exam."""
     key = f'exam-{place}'
@@ -276,7 +284,7 @@ def _view(
             _take_apart(drawing.figure, drawing.root, f'{key}-{drawing.figure.kind}-'),
             columns=drawing.columns,
         )
-        for drawing in extra.drawings
+        for drawing in _drawn(extra)
     ]
     return {
         'key': key,
@@ -284,7 +292,11 @@ def _view(
         'extra': extra,
         'trust': trust(exam),
         'findings': findings(exam, extra),
-        'figures': figures,
+        'overview': overview(exam, extra, content.exams),
+        'mark': content.marks.get(exam.session or '', {}),
+        'figures': [shown for shown in figures if shown.kind != 'overview'],
+        'zoomed': next((shown for shown in figures if shown.kind == 'overview'), None),
+        'short': _short_rows(exam, extra.change),
         'anchors': {number for shown in figures for number in shown.lesions},
         'columns': _columns(exam),
         'scene': extra.scene,
@@ -293,8 +305,40 @@ def _view(
     }
 
 
+def _short_rows(exam: ExamContent, change: Change | None) -> list[dict[str, Any]]:
+    """Return the eight columns of the lesion table that a reader needs first."""
+    notes: dict[str, str] = {}
+    for row in change.rows if change else ():
+        for number in str(row.get('lesions_after') or '').split(','):
+            notes[number.removesuffix('.0')] = str(row.get('note') or '')
+    return [
+        {
+            'lesion_id': row.get('lesion_id'),
+            'location': str(row.get('region') or '').replace('_', ' '),
+            'side': _side(row.get('mni_x')),
+            'volume_mm3': row.get('volume_mm3'),
+            'max_diameter_mm': row.get('max_diameter_mm'),
+            'mean_prob': row.get('mean_prob'),
+            'status': str(row.get('status') or ''),
+            'note': notes.get(str(row.get('lesion_id')), ''),
+        }
+        for row in exam.lesions
+    ]
+
+
+#: Nearer to the midline than this, in mm, a lesion has no side.
+_MIDLINE_MM = 3.0
+
+
+def _side(x: Any) -> str:
+    """Return the patient's side of a lesion from its MNI x."""
+    if not _is_number(x):
+        return ''
+    return 'midline' if abs(x) < _MIDLINE_MM else 'right' if x > 0 else 'left'
+
+
 def _lesion_words(row: dict[str, Any]) -> str:
-    """What the viewer says of a lesion: its volume, and region and status where known."""
+    """Return the volume of a lesion, and its region and status where known."""
     volume = row.get('volume_mm3')
     words = [f'{volume:.0f} mm³' if _is_number(volume) else '']
     words += [str(row.get(name) or '').replace('_', ' ') for name in ('region', 'status')]

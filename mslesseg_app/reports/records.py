@@ -34,6 +34,7 @@ def static_content(exam: Exam, settings: Settings, engine: str, entry: AnyModel)
         The spatial engine.
     """
     from ..inference.ensemble import final_threshold
+    from ..models.overview import accuracy_in_words
 
     content = ExamContent(
         session=exam.session,
@@ -49,6 +50,7 @@ def static_content(exam: Exam, settings: Settings, engine: str, entry: AnyModel)
             description=str(entry.card.get('description', '')),
             citation=_text(entry.card.get('citation', '')),
             channels=entry.channels,
+            accuracy=accuracy_in_words(entry.card.get('figures')),
         ),
     )
     return content.to_dict()
@@ -87,7 +89,8 @@ def finished_content(
     return dataclasses.replace(
         content,
         notes=content.notes + notes + _edit_in_words(summary) + _models_in_words(info),
-        warnings=_device_warning(info) + tuple(info.get('notes', ())) + warnings,
+        warnings=tuple(info.get('notes', ())) + warnings,
+        computing=_device_note(info),
         summary=LesionSummary(
             count=summary['LesionCount'],
             volume_ml=summary['LesionVolume_mm3'] / 1000,
@@ -168,7 +171,7 @@ def _reference_words(reference: Mapping[str, Any]) -> tuple[tuple[str, ...], tup
     return (), ()
 
 
-def _device_warning(info: Mapping[str, Any]) -> tuple[str, ...]:
+def _device_note(info: Mapping[str, Any]) -> tuple[str, ...]:
     note = str(info.get('device_note', ''))
     return (f'Inference ran on the {note}',) if note.startswith('CPU, because') else ()
 

@@ -1,4 +1,4 @@
-"""The part of the group page where exams are looked at and marked."""
+"""The part of the group report where exams are reviewed and marked."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Marks that a reader can set, with the key that sets each.
-KEYS = {'accept': 'A', 'redo': 'R', 'exclude': 'X'}
+from ..bids.dates import natural_key
 
 
 @dataclass(frozen=True)
@@ -59,18 +58,18 @@ class ReviewRow:
 
     @property
     def source(self) -> str:
-        """The picture as a data URI, or nothing."""
+        """The image as a data URI, or nothing."""
         return embedded(self.picture) if self.picture is not None else ''
 
     @property
     def alt(self) -> str:
-        """What the picture shows, in words."""
+        """What the image shows, in words."""
         return f'Slices of {self.name}, lesions outlined.'
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture for a section.
+    """An image for a section.
 
     Attributes
     ----------
@@ -85,7 +84,7 @@ class Picture:
 
     @property
     def source(self) -> str:
-        """The picture as a data URI."""
+        """The image as a data URI."""
         return embedded(self.path)
 
 
@@ -96,13 +95,26 @@ def embedded(path: Path) -> str:
 
 
 def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
-    """Put first what has to be looked at: redone, then flagged and unmarked, then the rest."""
+    """Sort by what has to be reviewed first, then by severity, then naturally by name.
 
-    def rank(row: ReviewRow) -> int:
+    Reprocessed exams come first, then those without a mark, the failed and flagged ones leading,
+    then those with one.
+    """
+
+    def rank(row: ReviewRow) -> tuple[int, int]:
         if row.mark == 'redone':
-            return 0
-        if not row.mark:
-            return 1 if row.flagged else 2
-        return 3
+            return 0, 0
+        return (1, -_severity(row)) if not row.mark else (2, 0)
 
-    return sorted(rows, key=lambda row: (rank(row), row.participant, row.session))
+    return sorted(
+        rows, key=lambda row: (rank(row), natural_key(row.participant), natural_key(row.session))
+    )
+
+
+def _severity(row: ReviewRow) -> int:
+    """Return 3 for a failed check, 2 for a suspect one, 1 for any flag, else 0."""
+    if row.verdict == 'failed' or row.selfcheck == 'fail':
+        return 3
+    if row.verdict == 'suspect' or row.selfcheck == 'check':
+        return 2
+    return 1 if row.flagged else 0

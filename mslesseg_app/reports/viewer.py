@@ -31,17 +31,17 @@ _VERSION = re.compile(r'name:"@niivue/niivue",version:"([\w.+-]+)"')
 GLOBAL = 'mslessegNiivue'
 
 NO_PACKAGE = (
-    'The slice viewer is not in this page, because the Python package ipyniivue was not '
-    "installed where the page was made (pip install 'mslesseg[viewer]'). The pictures show the "
+    'This report has no slice viewer, because the Python package ipyniivue was not '
+    "installed where it was made (pip install 'mslesseg[viewer]'). The images below show the "
     'same slices.'
 )
 UNKNOWN_BUILD = (
-    'The slice viewer is not in this page, because the installed ipyniivue carries NiiVue in a '
-    'form that this version of mslesseg does not know. The pictures show the same slices.'
+    'This report has no slice viewer, because the installed ipyniivue carries NiiVue in a '
+    'form that this version of mslesseg does not know. The images below show the same slices.'
 )
 NO_IMAGES = (
-    'The slice viewer is not in this page, because the images of this exam were not found in '
-    'the output folder or left no room. The pictures show the same slices.'
+    'This report has no slice viewer, because the images of this exam were not found in the '
+    'output folder or exceed the size limit. The images below show the same slices.'
 )
 
 
@@ -74,14 +74,15 @@ class ViewerScene:
     Attributes
     ----------
     images : dict
-        ``FLAIR``, ``T1w``, ``T2w``, ``template`` and ``before`` (the FLAIR of the session
-        before, brought here), as far as they exist; ``FLAIR`` always.
+        ``FLAIR``, ``T1w``, ``T2w``, ``template`` and ``before`` (the FLAIR of the previous
+        session, resampled), as far as they exist; ``FLAIR`` always.
     overlays : dict
-        ``lesions`` (labels), ``probability``, ``uncertainty``, ``change`` (labels).
+        ``lesions`` (labels), ``probability``, ``uncertainty``, ``change``, ``outline`` and
+        ``outline_before`` (labels, coded by change).
     points : dict
         Lesion id to a point within the lesion, RAS+ mm.
     before : str
-        Label of the session before.
+        Label of the previous session.
     """
 
     images: dict[str, Packed]

@@ -1,4 +1,4 @@
-"""Can the result of an exam be trusted? The numbers that say so, and their verdicts."""
+"""Quality checks of an exam: the numbers and their verdicts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
+from .quality import ALIGNMENT_LIMITS
 from .signal import contrast_to_noise, ghosting
 from .template import load_template
 
@@ -38,9 +39,9 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
         f'alignment_{name}_verdict': {
             'Description': f'Judgement of the alignment of the {name}.',
             'Levels': {
-                'ok': 'can be trusted',
-                'suspect': 'look at it',
-                'failed': 'cannot be trusted',
+                'ok': 'pass',
+                'suspect': 'check before use',
+                'failed': 'do not use',
                 'n/a': 'the image is missing',
             },
         }
@@ -51,7 +52,7 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'brain_volume_mni_ml': {
         'Description': 'Volume of the brain mask on the template grid, after scaling to it.',
-        'Units': 'mL',
+        'Units': 'ml',
     },
     'flair_slice_thickness_mm': {
         'Description': 'Longest voxel edge of the FLAIR.',
@@ -67,11 +68,14 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'qc_verdict': {
         'Description': 'The worst verdict of all quality numbers.',
-        'Levels': {'ok': 'can be trusted', 'suspect': 'look at it', 'failed': 'cannot be trusted'},
+        'Levels': {'ok': 'pass', 'suspect': 'check before use', 'failed': 'do not use'},
     },
 }
 
 _GRAVITY = ('ok', 'suspect', 'failed')
+
+#: Limits of the registration in words; the reason of a doubtful one follows.
+_ALIGNMENT_RULE = 'check below {1:g}, fail below {0:g}'.format(*ALIGNMENT_LIMITS)
 
 
 def exam_quality(
@@ -97,9 +101,9 @@ def exam_quality(
     numbers = [_alignment(name, alignment) for name in _MODALITIES if name in alignment['images']]
     coverage = _coverage(flair_mni)
     numbers.append(
-        _number('flair_coverage', 'Brain covered by the FLAIR', coverage,
+        _number('flair_coverage', 'Brain coverage of the FLAIR', coverage,
                 _below(coverage, *_COVERAGE),
-                limits=f'suspect below {_COVERAGE[0]:g}, failed below {_COVERAGE[1]:g}')
+                limits=f'check below {_COVERAGE[0]:.0%}, fail below {_COVERAGE[1]:.0%}')
     )  # fmt: skip
     volume = float((np.asanyarray(brain_mni.dataobj) > 0).sum()) / 1000
     native = np.asanyarray(brain_native.dataobj) > 0
@@ -108,20 +112,20 @@ def exam_quality(
     plausible = low <= native_ml <= high or coverage < _COVERAGE[0]
     numbers.append(
         _number('brain_volume_mni_ml', 'Brain volume on the template grid', volume,
-                'ok' if plausible else 'suspect', 'mL',
-                f'suspect where the native volume is outside {low:g} to {high:g} mL')
+                'ok' if plausible else 'suspect', 'ml',
+                f'check if the brain volume in native space is outside {low:g}–{high:g} ml')
     )  # fmt: skip
     thickness = float(nb.affines.voxel_sizes(flair.affine).max())
     numbers.append(
         _number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
                 'ok' if thickness <= _THICK_MM else 'suspect', 'mm',
-                f'suspect above {_THICK_MM:g} mm')
+                f'check above {_THICK_MM:g} mm')
     )  # fmt: skip
     return numbers + _signal(flair, brain_native)
 
 
 def with_note(numbers: list[dict[str, Any]], name: str, title: str, note: str) -> list[Any]:
-    """Add a note that somebody should look at the exam, if there is one; it has no number."""
+    """Add a note that the exam should be reviewed, if there is one; it has no number."""
     return [*numbers, _number(name, title, None, 'suspect', limits=note)] if note else numbers
 
 
@@ -144,12 +148,12 @@ def _signal(flair: Any, brain: Any) -> list[dict[str, Any]]:
     if cnr is not None:
         numbers.append(
             _number('flair_cnr', 'Contrast to noise of the FLAIR', cnr, _below(cnr, *_CNR),
-                    limits=f'suspect below {_CNR[0]:g}, failed below {_CNR[1]:g}')
+                    limits=f'check below {_CNR[0]:g}, fail below {_CNR[1]:g}')
         )  # fmt: skip
     if ghost is not None:
         numbers.append(
-            _number('flair_ghosting', 'Ghosts of motion on the FLAIR', ghost,
-                    'ok' if ghost <= _GHOST else 'suspect', limits=f'suspect above {_GHOST:g}')
+            _number('flair_ghosting', 'Ghosting (motion), FLAIR', ghost,
+                    'ok' if ghost <= _GHOST else 'suspect', limits=f'check above {_GHOST:g}')
         )  # fmt: skip
     return numbers
 
@@ -158,10 +162,10 @@ def _alignment(name: str, alignment: Mapping[str, Any]) -> dict[str, Any]:
     found = alignment['images'][name]
     return _number(
         f'alignment_{name}',
-        f'Alignment of the {name}',
+        f'{name}-to-template registration (z of the similarity)',
         found['numbers'].get('z'),
         found['verdict'],
-        limits=found['reason'],
+        limits=f'{_ALIGNMENT_RULE}{": " if found["reason"] else ""}{found["reason"]}',
     )
 
 

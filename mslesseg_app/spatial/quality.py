@@ -52,7 +52,7 @@ _SHEAR = 0.15
 _OVERLAP = (0.5, 0.75)
 #: Limits of ``z`` and ``peak``: below the first an alignment failed, below the second it is
 #: suspect. Where they come from: module docstring.
-_DEVIATIONS = (8.0, 11.0)
+ALIGNMENT_LIMITS = (8.0, 11.0)
 _PEAK = (0.10, 0.15)
 #: Limits of the distance (mm) between where an image lies beside the FLAIR and where it should:
 #: above the first it is suspect, above the second the alignment failed. In the four sessions of
@@ -189,11 +189,11 @@ def _verdict(numbers: dict[str, float], mirrored: bool) -> tuple[Verdict, str]:
         return 'failed', f'the shear is implausible (cosine {numbers["shear"]:.2f})'
     if numbers['overlap'] < _OVERLAP[0]:
         return 'failed', f'only {numbers["overlap"]:.0%} of the brain lie in the field of view'
-    if numbers['z'] < _DEVIATIONS[0]:
+    if numbers['z'] < ALIGNMENT_LIMITS[0]:
         return 'failed', f'no better than a wrong alignment (z {numbers["z"]:.1f})'
     if numbers['peak'] < _PEAK[0]:
         return 'failed', f'a small move makes it as good or better (peak {numbers["peak"]:.2f})'
-    if numbers['z'] < _DEVIATIONS[1]:
+    if numbers['z'] < ALIGNMENT_LIMITS[1]:
         return 'suspect', f'hardly better than a wrong alignment (z {numbers["z"]:.1f})'
     if numbers['peak'] < _PEAK[1]:
         return 'suspect', f'small moves change little (peak {numbers["peak"]:.2f})'

@@ -1,7 +1,7 @@
 """The workflow that compares the sessions of subjects, once their exams are done.
 
 It starts from what the output folder holds, so that sessions that were run in different jobs are
-compared too, and an exam that failed keeps no other session from being compared.
+compared too, and a failed exam does not prevent the other sessions from being compared.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from ..bids.dates import in_order, session_date, years_between
 from ..bids.exams import Exam
 from ..bids.names import output_entities, output_path, sidecar_of
+from ..bids.sidecars import CONNECTIVITY_KEY, SMALLEST_KEY, THRESHOLD_KEY
 from ..errors import DataError
 from ..interfaces.change import AlignPair, CompareSessions, JoinSessions, WriteChanges
 from ..interfaces.sink import DerivativesDataSink
@@ -109,7 +110,7 @@ def _visit(subject: str, path: Path, settings: Settings, model: str) -> Visit | 
         content = json.loads(sidecar.read_text(encoding='utf-8'))
     except (OSError, ValueError):
         content = {}
-    keys = ('Model', 'Threshold', 'MinimumLesionVolume_mm3', 'Connectivity')
+    keys = ('Model', THRESHOLD_KEY, SMALLEST_KEY, CONNECTIVITY_KEY)
     visit = Visit(
         exam,
         model,
@@ -234,9 +235,9 @@ def _add_joint(
     node = Node(
         JoinSessions(
             probability=str(visit.probability(settings.out_dir)),
-            threshold=float(how.get('Threshold') or 0.5),
-            connectivity=int(how.get('Connectivity') or settings.connectivity),
-            min_volume=float(how.get('MinimumLesionVolume_mm3') or 0.0),
+            threshold=float(how.get(THRESHOLD_KEY) or 0.5),
+            connectivity=int(how.get(CONNECTIVITY_KEY) or settings.connectivity),
+            min_volume=float(how.get(SMALLEST_KEY) or 0.0),
         ),
         name=f'join_{visit.name}',
         mem_gb=0.5,
@@ -323,7 +324,7 @@ def _texts(before: Visit, after: Visit, settings: Settings) -> dict[str, Any]:
         notes.append('The masks of the two sessions were made by different models or settings.')
     visits = (before, after)
     return {
-        'Description': 'Change of the lesions since the session before.',
+        'Description': 'Change of the lesions since the previous session.',
         'Sources': [
             f'bids::{visit.path("instances_native", desc=visit.model).as_posix()}'
             for visit in visits

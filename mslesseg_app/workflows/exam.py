@@ -177,7 +177,7 @@ LESION_FIELDS = (
 
 
 def lesion_fields(settings: Settings, exam: Exam) -> tuple[str, ...]:
-    """Return what the lesion workflow hands on: maps of doubt and edits only if there are any."""
+    """Return the fields of the lesion workflow; uncertainty and edits only if there are any."""
     fields = (*LESION_FIELDS, 'edit') if exam.edited else LESION_FIELDS
     if settings.uncertainty == 'none':
         return fields
@@ -330,7 +330,7 @@ def _add_agreement(
 
 
 def _add_uncertainty(workflow: Workflow, nodes: tuple[Node, Node, Node, Node], flair: str) -> None:
-    """Bring the map of doubt home and into the table."""
+    """Resample the uncertainty map to native space and add it to the table."""
     inputnode, segment, find, outputnode = nodes
     restore = Node(RestoreToNative(original=flair), name='restore_uncertainty', mem_gb=1.0)
     workflow.connect([

@@ -67,7 +67,10 @@ def test_two_files(here, pair, capsys):
     for name, value in expected.items():
         assert written[name][0] == pytest.approx(value, rel=1e-9, nan_ok=True)
     assert 'there are no probabilities' in written['note'][0]
-    assert capsys.readouterr().out == '1 of 1 pairs compared: out/table.tsv\n'
+    header, row, last = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ['exam', 'rules', 'DSC']
+    assert row.split()[2] == f'{expected["DSC"]:.3f}'
+    assert last == '1 of 1 pairs compared: out/table.tsv'
     described = json.loads((here / 'out' / 'table.json').read_text())
     assert set(described) == set(written)
     assert described['ASSD']['Units'] == 'mm'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from skeleton import files_below, write_dataset
 from mslesseg_app.cli.bids_app import build_parser
 from mslesseg_app.cli.hpc import OURS, resolved
 from mslesseg_app.cli.main import main
+from mslesseg_app.reports import ExamContent, Failure
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def test_scripts_are_written_and_nothing_else(bids, tmp_path, capsys) -> None:
     before = files_below(bids)
     assert sbatch() == 0
     told = capsys.readouterr()
-    assert '3 participants, one a task' in told.out
+    assert '3 participants, one per task' in told.out
     assert 'bash' in told.out
     assert '1 of 3 participants have no FLAIR' in told.err
     scripts = tmp_path / 'mslesseg-jobs'
@@ -206,10 +208,16 @@ def record(out: Path, subject: str, session: str, content: str) -> None:
     (folder / f'sub-{subject}_ses-{session}_desc-unet_exam.json').write_text(content)
 
 
+def content(status: str, message: str = '') -> str:
+    """Return a record as the App writes it."""
+    failure = Failure(message) if message else None
+    return json.dumps(ExamContent('1', status=status, failure=failure).to_dict())  # type: ignore[arg-type]
+
+
 def test_status_tells_done_failed_and_missing(bids, tmp_path, capsys) -> None:
     out, rest = tmp_path / 'out', tmp_path / 'rest.txt'
-    record(out, '01', '1', '{"status": "ok"}')
-    record(out, '01', '2', '{"status": "failed", "failure": {"message": "It is truncated."}}')
+    record(out, '01', '1', content('ok'))
+    record(out, '01', '2', content('failed', 'It is truncated.'))
     record(out, '02', '1', '{ damaged')
     assert main(['hpc', 'status', 'bids', 'out', '--rest', str(rest)]) == 1
     told = capsys.readouterr().out
@@ -225,7 +233,7 @@ def test_status_tells_done_failed_and_missing(bids, tmp_path, capsys) -> None:
 def test_status_when_all_is_done(bids, tmp_path, capsys) -> None:
     out = tmp_path / 'out'
     for subject, session in (('01', '1'), ('01', '2'), ('02', '1')):
-        record(out, subject, session, '{"status": "ok"}')
+        record(out, subject, session, content('ok'))
     assert main(['hpc', 'status', 'bids', 'out', '--rest', 'rest.txt']) == 0
     assert capsys.readouterr().out == '3 done, 0 failed, 0 missing\n'
     assert not (tmp_path / 'rest.txt').exists()

@@ -89,7 +89,7 @@ def test_show_of_a_network_of_the_paper(call):
         'not of mslesseg',
         'DSC 0.6851',
         f'digest             {get_entry("mssegdiff").digest}',
-        'missing to run it: no weights',
+        'ready to run: no, missing: no weights',
     ):
         assert text in out
     assert max(map(len, out.splitlines())) <= 96
@@ -100,7 +100,7 @@ def test_show_of_a_network_of_the_paper(call):
 def test_show_of_a_model_that_is_ready(call):
     code, out, _ = call('show', 'hyperintensity')
     assert code == 0
-    assert 'missing to run it: nothing' in out
+    assert 'ready to run: yes' in out
     assert 'parameters         0' in out
 
 
@@ -125,7 +125,7 @@ def test_add_show_verify_remove(call, options, tmp_path):
     assert any(line.startswith('transbts  ') and 'ready' in line for line in out.splitlines())
     code, out, _ = call('show', 'transbts', '--model-dir', folder)
     assert 'My own' in out
-    assert 'missing to run it: nothing' in out
+    assert 'ready to run: yes' in out
     code, out, _ = call('verify', 'transbts', '--model-dir', folder)
     assert (code, 'right hash and fits' in out) == (0, True)
     code, out, _ = call('remove', 'transbts', '--model-dir', folder)

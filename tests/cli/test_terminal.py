@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.cli.main import guarded, main
+from mslesseg_app.cli.main import VERBS, guarded, main
 from mslesseg_app.cli.terminal import prepare_streams
 
 
@@ -61,3 +61,50 @@ def test_a_name_that_is_not_utf8_is_an_error_with_a_hint(tmp_path, capsys):
 
     assert guarded(writes, []) == 64
     assert 'not UTF-8' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('words', 'meant'),
+    [
+        (['evalute', 'a', 'b'], 'Did you mean "evaluate"?'),
+        (['modles', 'list'], 'Did you mean "models"?'),
+        (['bids', 'out', 'participant', '--modle', 'unet'], 'Did you mean "--model"?'),
+        (['bids', 'out', 'partcipant'], 'Did you mean "participant"?'),
+        (['models', 'lst'], 'Did you mean "list"?'),
+        (['report', 'tables', '--otput', 'x'], 'Did you mean "--output"?'),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_what_was_meant(words, meant, capsys):
+    try:
+        code = main(words)
+    except SystemExit as left:
+        code = left.code
+    assert code in (17, 64)
+    assert meant in capsys.readouterr().err
+
+
+def test_a_model_that_is_mistyped(capsys):
+    assert main(['models', 'show', 'unett']) == 64
+    assert 'Did you mean "unet"?' in capsys.readouterr().err
+
+
+def test_a_folder_is_no_mistyped_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'evalute').mkdir()
+    with pytest.raises(SystemExit):
+        main(['evalute'])
+    assert 'Did you mean' not in capsys.readouterr().err
+
+
+def test_the_command_alone_lists_the_commands(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f'mslesseg {verb}' in text for verb in VERBS)
+    assert 'BIDS_DIR OUTPUT_DIR participant' in text
+
+
+def test_help_starts_with_the_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    text = capsys.readouterr().out
+    assert text.index('mslesseg evaluate') < text.index('--participant-label')

@@ -525,11 +525,11 @@ def test_masks_that_fail_their_self_check_are_flagged_by_model(tmp_path, run_set
     (row,) = rows
     assert (row['participant_id'], row['model'], row['value']) == ('sub-30', 'unet', 'fail')
     assert row['reason'] == (
-        'self-check of the segmentation: fail, no lesion detected, 48.2 mL of hyperintense tissue '
+        'self-check of the segmentation: fail, no lesion detected, 48.2 ml of hyperintense tissue '
         'outside the mask'
     )
     page = (tree.out / 'group_lesions.html').read_text(encoding='utf-8')
-    assert '48.2 mL of hyperintense tissue outside the mask' in page
+    assert '48.2 ml of hyperintense tissue outside the mask' in page
 
 
 # ------------------------------------------------------------------------- command line

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from mslesseg_app.errors import UsageError
+from mslesseg_app.group import quality
 from mslesseg_app.group.statistics import (
     PatientBootstrap,
     bland_altman,
@@ -212,3 +213,14 @@ def test_volumes_that_say_nothing(reference):
     found = regression([1.0, 2.0, 3.0][: len(reference)], reference, list('abc'), 1)
     assert math.isnan(found['slope'])
     assert math.isnan(found['ccc'])
+
+
+def test_exams_that_hardly_differ_have_no_outlier():
+    """A slice of 3.3 mm among slices of 3.00001 mm: the spread of rounding is no measure."""
+    thickness = np.array([3.00001, 3.00002, 2.99999, 3.0, 3.00001, 3.0, 3.3])
+    floor = quality.JUDGED['flair_slice_thickness_mm'].floor
+    assert np.abs(quality.robust_z(thickness)).max() > 100
+    assert np.abs(quality.robust_z(thickness, floor)).max() < quality.LIMIT
+    assert np.abs(quality.robust_z(np.append(thickness, 6.0), floor)).max() > quality.LIMIT
+    spread = np.array([1.0, 2.0, 3.0, 4.0, 10.0])
+    assert quality.robust_z(spread, 0.1) == pytest.approx(0.6745 * (spread - 3.0) / 1.0)

@@ -90,7 +90,7 @@ def test_failed_exams_are_named(tmp_path, capsys):
     run_group(tmp_path)
     text = capsys.readouterr().out
     assert '1 exams of 1 participants' in text
-    assert 'sub-02_ses-1 (unet) failed in the last run: not in the table' in text
+    assert 'sub-02_ses-1 (unet) failed in the last run; not included in the table' in text
     assert 'sub-01 (unet) failed in the last run: an earlier result is in the table' in text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from running import QUICK, RESOLUTION, computed_nodes
 from skeleton import path_of
 
+from mslesseg_app.reports.beside import STATUS_COLOURS
 from mslesseg_app.spatial.resample import resample
 
 FLAIR_ONLY = ('--ignore', 't1w', 't2w', *QUICK)
@@ -127,6 +129,51 @@ def test_the_group_has_all_pairs(done):
     assert [(row['participant_id'], row['n_new']) for row in table] == [
         ('sub-demo', '1'), ('sub-moved', '0'),
     ]  # fmt: skip
+
+
+def strokes(page: str, heading: str) -> list[set[str]]:
+    """Return the colours of the outlines of each panel whose description has a heading."""
+    panels = re.findall(
+        r'<svg [^>]*msl-panel[^>]*aria-label="([^"]*)"[^>]*>(.*?)</svg>', page, re.S
+    )
+    return [
+        set(re.findall(r'<path[^>]*stroke="(#[0-9a-f]{6})"', drawn))
+        for label, drawn in panels
+        if f'slice, {heading}' in label
+    ]
+
+
+@pytest.mark.slow
+def test_the_report_of_two_sessions_shows_both_with_their_own_outlines(done):
+    page = (done / 'out' / 'sub-demo.html').read_text()
+    for words in (
+        'change since ses-1', '12 months', 'The sessions can be compared',
+        'Since ses-1 (12 months): 1 new, 1 enlarging', 'Lesions in ses-1 and ses-2',
+        'Image checks', 'Segmentation: not yet reviewed',
+    ):  # fmt: skip
+        assert words in page, words
+    assert 'No lesion changed' not in page
+    assert page.index('id="exam-1"') < page.index('id="exam-2"')
+    assert page.index('href="#exam-1">ses-2<') < page.index('href="#exam-2">ses-1<'), (
+        'newest first'
+    )
+    new, resolved = STATUS_COLOURS[2][1], STATUS_COLOURS[5][1]
+    before, after = strokes(page, 'ses-1'), strokes(page, 'ses-2')
+    assert len(before) == len(after) > 0
+    assert any(resolved in found for found in before)
+    assert any(new in found for found in after)
+    assert not any(new in found for found in before)
+    assert not any(resolved in found for found in after)
+    zoomed = strokes(page, 'FLAIR ses-2'), strokes(page, 'FLAIR ses-1')
+    assert len(zoomed[0]) == len(zoomed[1]) == 3
+    assert new in zoomed[0][0], 'the new lesion comes first'
+
+
+@pytest.mark.slow
+def test_the_report_states_why_sessions_are_compared_with_care(done):
+    page = (done / 'out' / 'sub-moved.html').read_text()
+    assert 'Compare the sessions with care: the FLAIRs differ in resolution.' in page
+    assert 'not known' in page, 'the interval'
 
 
 @pytest.mark.slow

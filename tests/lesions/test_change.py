@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -20,10 +22,10 @@ from mslesseg_app.lesions.change import (
     labels_at,
     overlaps,
 )
+from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.lesions.change_table import (
     CHANGE_COLUMNS,
     SUMMARY_COLUMNS,
-    as_metadata,
     change_rows,
     summary_row,
 )
@@ -362,13 +364,23 @@ def test_rows_have_the_columns_and_the_rates():
 def test_numbers_of_a_pair_as_metadata():
     before, after = session(A, B, E), session(A, GROWN, D)
     row = summary_row(compared(before, after)[0], None)
-    told = as_metadata(row)
+    told = PairRecord.from_row(row).to_metadata()
     assert told['Counts'] == {
         'stable': 1, 'new': 1, 'enlarging': 1, 'shrinking': 0, 'resolved': 1, 'one-mask': 0,
         'not_judged': 0,
     }  # fmt: skip
     assert told['Volumes_mm3']['new'] == volume(session(D), 1)
     assert told['Rate_ml_per_year'] == 'n/a'
+    assert PairRecord.from_metadata(json.loads(json.dumps(told))) == PairRecord.from_row(
+        {name: round(v, 6) if isinstance(v, float) else v for name, v in row.items()}
+    )
+
+
+def test_every_entry_of_a_pair_is_a_column_of_the_table_of_pairs():
+    assert {item.name for item in dataclasses.fields(PairRecord)} <= set(SUMMARY_COLUMNS)
+    assert {f'n_{status.replace("-", "_")}' for status in STATUS_CODES} <= {
+        item.name for item in dataclasses.fields(PairRecord)
+    }
 
 
 def test_every_lesion_of_both_sessions_is_in_one_row():

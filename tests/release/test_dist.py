@@ -103,7 +103,7 @@ def test_the_wheel_runs(how: str, empty: Path, tmp_path: Path) -> None:
     done = run([*start, '--version'], tmp_path)
     assert (done.returncode, done.stdout.strip()) == (0, f'mslesseg {__version__}'), done.stderr
     done = run([*start, 'models', 'show', 'hyperintensity'], tmp_path)
-    assert 'missing to run it: nothing' in done.stdout, done.stderr
+    assert 'ready to run: yes' in done.stdout, done.stderr
     assert run([*start, 'nowhere', 'out', 'participant'], tmp_path).returncode == 66
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.reports import svg
-from mslesseg_app.reports.beside import lesion_map, lesions_beside, sessions_beside
+from mslesseg_app.reports.beside import lesion_map, lesions_beside, lesions_zoomed, sessions_beside
 from tests.tools import pagetree
 
 
@@ -72,6 +72,45 @@ def test_the_largest_lesions_come_first_and_rows_are_few() -> None:
     assert lesions_beside(names, images['brain'], empty) is None
 
 
+def test_the_zoom_shows_what_changed_first_each_session_with_its_own_mask() -> None:
+    images = pagetree.head(6)
+    labels = np.asarray(images['labels'].dataobj)
+    own = [
+        nib.Nifti1Image(np.where(labels == number, code, labels > 0).astype(np.uint8) * keep, a)
+        for number, code, keep, a in (
+            (2, 5, (labels != 4), pagetree.affine()), (4, 2, (labels != 2), pagetree.affine()),
+        )
+    ]  # fmt: skip
+    now = nib.Nifti1Image(np.where(labels == 2, 0, labels), pagetree.affine())
+    shown = {'FLAIR ses-2': images['FLAIR'], 'FLAIR ses-1': images['FLAIR'], 'T1w': images['T1w']}
+    drawn = lesions_zoomed(shown, images['brain'], now, (own[0], own[1]), 'FLAIR ses-1')
+    assert drawn is not None
+    assert drawn.columns == 3
+    panels = list(drawn.root)
+    assert len(panels) == 9, 'three lesions on three images'
+    colours = [
+        {part.get('stroke') for part in panel.iter(f'{{{svg.SVG}}}path')} - {None}
+        for panel in panels
+    ]
+    new, resolved = '#ff5c5c', '#78e678'
+    assert new in colours[0]
+    assert new in colours[2], 'the same on all images of a session'
+    assert new not in colours[1]
+    assert resolved in colours[4]
+    assert resolved not in colours[3]
+    for panel in panels:
+        box = [float(number) for number in panel.get('viewBox').split()]
+        assert box[2] == pytest.approx(70, abs=4), 'mm across'
+    assert lesions_zoomed(shown, images['brain'], labels_like(labels, 0)) is None
+    alone = lesions_zoomed({'FLAIR': images['FLAIR']}, images['brain'], now)
+    assert alone is not None
+    assert alone.columns == 3, 'three columns with the FLAIR alone'
+
+
+def labels_like(labels: np.ndarray, value: int) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.full_like(labels, value), pagetree.affine())
+
+
 def test_sessions_side_by_side_show_only_change() -> None:
     images = pagetree.head(5)
     labels = np.asarray(images['labels'].dataobj)
@@ -89,6 +128,18 @@ def test_sessions_side_by_side_show_only_change() -> None:
     assert 'ses-2' in second.get('aria-label')
     strokes = {part.get('stroke') for part in second.iter(f'{{{svg.SVG}}}path')}
     assert strokes == {'#ff5c5c'}
+    own = [
+        nib.Nifti1Image((labels == number).astype(np.uint8) * code, pagetree.affine())
+        for number, code in ((1, 5), (3, 2))
+    ]
+    apart = sessions_beside(*pair, change, ('ses-1', 'ses-2'), own=(own[0], own[1]))
+    assert apart is not None
+    found = [
+        {part.get('stroke') for part in panel.iter(f'{{{svg.SVG}}}path')} - {None}
+        for panel in apart.root
+    ]
+    assert found[0] <= {'#78e678'}, 'the earlier image shows nothing of the later mask'
+    assert found[1] == {'#ff5c5c'}
     stable = nib.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
     assert sessions_beside(*pair, stable, ('ses-1', 'ses-2')) is None
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
+from mslesseg_app.lesions.change_record import PairRecord
+from mslesseg_app.lesions.dissemination import MET
 from mslesseg_app.reports import ExamContent, LesionSummary, QCNumber
 from mslesseg_app.reports.extra import Change, Extra, findings, trust
 
@@ -23,7 +23,7 @@ def test_each_lamp_shows_the_worst_of_its_numbers() -> None:
     )
     lamps = {item.title: item.verdict for item in trust(ExamContent('1', qc=numbers))}
     assert lamps == {
-        'Alignment': 'suspect',
+        'Registration': 'suspect',
         'Brain mask': 'ok',
         'Contrast to noise': 'failed',
         'Motion': 'unknown',
@@ -39,50 +39,28 @@ def test_uncertainty_is_weighted_by_size_and_not_judged() -> None:
     assert item.numbers[0].value == pytest.approx(0.15)
 
 
-def test_regions_are_told_from_the_metrics_or_counted() -> None:
-    measures = {
-        'periventricular_lesions': 2.0,
-        'periventricular_volume_ml': 1.234,
-        'juxtacortical_lesions': 0,
-        'deep_white_matter_lesions': 1,
-    }
-    told = findings(EXAM, Extra(measures=measures))
-    assert told == ['By region: 2 periventricular (1.23 ml), 1 deep white matter.']
-    rows = tuple({'region': name} for name in ('infratentorial', 'infratentorial', None))
-    counted = findings(ExamContent('1', lesions=rows), Extra())
-    assert counted == ['By region: 2 infratentorial.']
-    assert findings(EXAM, Extra()) == []
-
-
-@pytest.mark.parametrize(
-    ('value', 'word'),
-    [
-        (True, 'fulfilled'),
-        ('yes', 'fulfilled'),
-        (0, 'not fulfilled'),
-        ('not_fulfilled', 'not fulfilled'),
-    ],
-)
-def test_dissemination_says_what_was_not_assessed(value: Any, word: str) -> None:
-    (told,) = findings(EXAM, Extra(measures={'dissemination_2017': value}))
-    assert f'2017 criteria: {word}.' in told
-    assert 'Spinal cord and optic nerve: not assessed' in told
+def test_dissemination_says_what_was_not_assessed() -> None:
+    (found,) = findings(EXAM, Extra(measures={'dissemination_2017': MET}))
+    assert f'2017 criteria: {MET}.' in found
+    assert 'Spinal cord and optic nerve: not assessed' in found
     assert findings(EXAM, Extra(measures={'dissemination_2024': None})) == []
 
 
 def test_change_in_words() -> None:
     rows = tuple({'status': name} for name in ('new', 'stable', 'new', None))
-    about = {'session_before': 'ses-1', 'years': 1.5, 'verdict': 'ok'}
-    assert Change(rows, about).words() == (
-        'Since ses-1 (1.50 years before): 2 new, 1 stable, 1 not judged.'
+    about = PairRecord(session_before='ses-1', years=2.5, verdict='ok').to_metadata()
+    change = Change(rows, about)
+    assert change.words() == 'Since ses-1 (2.5 years): 2 new, 1 stable, 1 not judged.'
+    assert change.moved
+    assert not Change(({'status': 'stable'}, {'status': 'one-mask'})).moved
+    months = PairRecord(years=0.5).to_metadata()
+    assert Change((), months).words() == (
+        'Since the previous session (6 months): no lesion to compare.'
     )
-    assert Change((), {}).words() == 'Since the session before: no lesion to compare.'
-    written = {'PreviousSession': 'ses-1', 'Guard': {'Verdict': 'suspect', 'Reason': 'far off'}}
-    real = Change((), written)
-    assert (real.verdict, real.reason) == ('suspect', 'far off')
-    assert real.words().startswith('Since ses-1')
-    failed = {'session_before': 'ses-1', 'verdict': 'failed', 'reason': 'they do not overlap'}
-    assert 'not compared, because they do not overlap' in Change((), failed).words()
+    failed = PairRecord(session_before='ses-1', verdict='failed', reason='they do not overlap')
+    told = Change((), failed.to_metadata())
+    assert not told.compared
+    assert 'not compared, because they do not overlap' in told.words()
 
 
 def test_columns_without_content_are_left_out() -> None:

@@ -64,12 +64,12 @@ def test_all_sections_are_there(page: Path) -> None:
     ]
     first = [
         'Lesions',
+        'Quality checks',
         'Brain mask',
-        'Alignment with the template',
-        'Quality',
+        'Registration to the template',
         'Agreement with the reference mask',
-        'Images, and what was missing',
-        'Model',
+        'Input images',
+        'Segmentation model',
     ]
     found = [word for word in reader.words['h3'] if word]
     assert [word for word in found if word in first][: len(first)] == first
@@ -82,16 +82,18 @@ def test_what_must_be_said(page: Path) -> None:
         'For research use only',
         'Not a medical device',
         'Image checks passed',
-        'Do not trust this result',
+        'Do not use: an image check failed',
         'No result',
         'no T2w',
         'copy again',
         'Exit code 65',
         'crash-&lt;1&gt;.txt',
         'No lesion detected: confirm.',
-        'Self-check of the segmentation: mask and FLAIR disagree',
+        'Segmentation: not yet reviewed',
+        'self-check of the segmentation: mask and FLAIR disagree',
+        'No T2w image: results are less certain.',
         'About 48 ml of hyperintense tissue',
-        '48.2 ml',
+        '48.20 ml',
         '0.92',
         'ab' * 32,
     ):
@@ -161,10 +163,32 @@ def contrast(one: str, two: str) -> float:
 
 def test_text_colours_have_contrast(page: Path) -> None:
     text = page.read_text(encoding='utf-8')
-    colours = dict(re.findall(r'--(\w+):(#[0-9a-f]{6})', text))
-    for name in ('ink', 'soft', 'link', 'ok', 'suspect', 'failed', 'unknown'):
-        for ground in ('#ffffff', '#f4f6f8', '#fff8ec', '#fdeeee'):
-            assert contrast(colours[name], ground) >= 4.5, (name, ground)
+    schemes = [
+        dict(re.findall(r'--(\w+):(#[0-9a-f]{3,6})', block))
+        for block in re.findall(r':root\{(.*?)\}', text, re.DOTALL)
+    ]
+    assert len(schemes) == 2, 'light and dark'
+    for scheme in schemes:
+        full = {name: one if len(one) == 7 else f'#{one[1:] * 2}' for name, one in scheme.items()}
+        for name in ('ink', 'soft', 'link', 'ok', 'suspect', 'failed', 'unknown'):
+            for ground in ('paper', 'wash', 'warn', 'bad'):
+                assert contrast(full[name], full[ground]) >= 4.5, (name, ground)
+        for name in ('ok', 'suspect', 'failed', 'unknown'):
+            assert contrast(full['on'], full[name]) >= 4.5, name
+
+
+def test_the_review_that_is_stored_is_shown(content: SubjectContent, tmp_path: Path) -> None:
+    marks = {'1': {'mark': 'accept', 'marked': '2026-01-02T03:04:05Z', 'note': 'good'}}
+    links = {'previous': 'sub-00.html', 'group': 'group_lesions.html'}
+    one = dataclasses.replace(content, marks=marks, links=links)
+    text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
+    assert 'Segmentation: accepted' in text
+    assert 'data-session="ses-1" data-mark="accept" data-marked="2026-01-02T03:04:05Z"' in text
+    assert 'rel="prev" href="sub-00.html"' in text
+    assert 'href="group_lesions.html" hidden' in text, 'until it is there'
+    (tmp_path / 'group_lesions.html').touch()
+    text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
+    assert 'href="group_lesions.html">' in text
 
 
 def test_same_content_same_bytes_and_no_leftovers(
@@ -185,7 +209,7 @@ def test_beyond_the_limit_figures_are_linked(content: SubjectContent, tmp_path: 
     text = page.read_text(encoding='utf-8')
     assert 'data-lesion="7"' in text
     assert '<img src="sub-01/figures/alignment.svg"' in text
-    assert len(text) < 4 * limit
+    assert len(text) < 6 * limit
 
 
 def test_odd_figures(content: SubjectContent, tmp_path: Path) -> None:
@@ -199,7 +223,7 @@ def test_odd_figures(content: SubjectContent, tmp_path: Path) -> None:
     exam = ExamContent('1', figures=figures, summary=LesionSummary(1, 0.1))
     one = dataclasses.replace(content, exams=(exam,))
     text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
-    assert 'gone.svg</code> is not there' in text
+    assert 'gone.svg</code> not found' in text
     assert 'src="data:image/png;base64,' in text
     assert 'src="data:image/svg+xml;base64,' in text
     linked_text = write_subject_page(one, tmp_path / 'p.html', embed_limit=0).read_text()
@@ -211,11 +235,11 @@ def test_odd_figures(content: SubjectContent, tmp_path: Path) -> None:
 
 def test_a_page_without_anything(tmp_path: Path) -> None:
     text = write_subject_page(SubjectContent('9'), tmp_path / 'p.html').read_text()
-    assert 'No exam of this subject' in text
+    assert 'No exam of this participant' in text
     bare = SubjectContent('9', (ExamContent(None), ExamContent('x', status='failed')))
     text = write_subject_page(bare, tmp_path / 'p.html').read_text()
     assert 'No reason was recorded' in text
-    assert 'Quality was not judged' in text
+    assert 'No image checks available' in text
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
@@ -272,7 +296,7 @@ def test_the_page_lives_in_a_browser(page: Path, browser: Any) -> None:
         "[...document.querySelectorAll('.lesion-table tbody tr')].map(r => r.cells[0].innerText)"
     )
     assert browser.run(rows) == ['7', '8']
-    browser.run("document.querySelectorAll('.lesion-table th button')[1].click()")
+    browser.run("document.querySelectorAll('.lesion-table th button')[3].click()")
     assert browser.run(rows) == ['8', '7']
     browser.run("document.querySelector('.lesion-table a').click()")
     assert browser.run(
@@ -298,6 +322,22 @@ def test_the_page_lives_in_a_browser(page: Path, browser: Any) -> None:
     )
     assert browser.complaints() == []
     assert browser.requests() == [page.as_uri()]
+
+
+@pytest.mark.browser
+def test_an_exam_is_marked_by_button_and_key(page: Path, browser: Any) -> None:
+    browser.open(page)
+    browser.run('localStorage.clear()')
+    browser.open(page)
+    words = "document.querySelector('.review-state .light').textContent.trim()"
+    assert browser.run(words).endswith('Segmentation: not yet reviewed')
+    browser.run("document.querySelector('.review-state button[value=accept]').click()")
+    assert browser.run(words).endswith('Segmentation: accepted')
+    browser.open(page)
+    assert browser.run(words).endswith('Segmentation: accepted'), 'kept in the browser'
+    browser.send('Input.dispatchKeyEvent', type='keyDown', key='c', code='KeyC')
+    assert browser.run("mslessegMarks.all()['sub-01 ses-1'].mark") == 'check'
+    browser.run('localStorage.clear()')
 
 
 @pytest.mark.browser
@@ -336,6 +376,7 @@ def test_print_shows_everything(page: Path, browser: Any) -> None:
     assert (
         browser.run("getComputedStyle(document.querySelector('.scroll.tall')).maxHeight") == 'none'
     )
+    assert browser.run("document.querySelector('.checks .trust').offsetHeight") > 0
     assert browser.run("getComputedStyle(document.querySelector('nav')).display") == 'none'
     assert browser.run("getComputedStyle(document.querySelector('.msl-b')).opacity") == '0'
     assert browser.run("document.querySelector('.lesion-table th button').offsetHeight") > 0

@@ -135,6 +135,13 @@ def test_table_is_sorted_and_filtered(opened: Any) -> None:
             "document.querySelector('#review-filter').dispatchEvent(new Event('change'))"
         )
         assert opened.run(f'{ROWS}.filter(r => !r.hidden).length') == expected, value
+    for text, expected in (('sub-02', 2), ('ses-1 sub-02', 1), ('nobody', 0), ('', 8)):
+        opened.run(
+            f"document.querySelector('#review-search').value = '{text}';"
+            "document.querySelector('#review-search').dispatchEvent(new Event('input'))"
+        )
+        assert opened.run(f'{ROWS}.filter(r => !r.hidden).length') == expected, text
+    assert opened.run('mslessegMarks.order()') == ['sub-01.html'], 'the reports that are there'
 
 
 @pytest.mark.browser
@@ -149,7 +156,7 @@ def test_pictures_are_seen_and_named(opened: Any) -> None:
     assert opened.run(unnamed) == 0
     assert opened.run("document.querySelectorAll('#review img[onerror]').length") == 0
     assert opened.run("document.querySelector('#review tbody a').getAttribute('href')") == (
-        'sub-01.html'
+        'sub-01.html?group'
     )
 
 
@@ -186,12 +193,12 @@ def test_marking_needs_no_scrolling_sideways(opened: Any, width: int) -> None:
 
 
 @pytest.mark.browser
-def test_print_shows_pictures_and_marks_but_no_buttons(opened: Any) -> None:
+def test_print_shows_marks_but_neither_thumbnails_nor_buttons(opened: Any) -> None:
     opened.send('Emulation.setEmulatedMedia', media='print')
     shown = "getComputedStyle(document.querySelector('{}')).display"
     assert opened.run(shown.format('.review-bar')) == 'none'
     assert opened.run(shown.format('.review .marks')) == 'none'
-    assert opened.run(shown.format('.review .thumb')) == 'table-cell'
+    assert opened.run(shown.format('.review .thumb')) == 'none', 'no pages of thumbnails'
     last = f"{ROWS}.at(-1).querySelector('.said')"
     assert opened.run(f'{last}.getBoundingClientRect().width') > 10
     opened.send('Emulation.setEmulatedMedia', media='')
@@ -220,7 +227,7 @@ def test_three_hundred_exams_stay_light(tmp_path: Path, browser: Any) -> None:
     )
 
 
-def test_what_is_to_be_looked_at_comes_first() -> None:
+def test_what_has_to_be_reviewed_comes_first_the_worst_leading() -> None:
     rows = [
         ReviewRow('sub-1', '', mark='accept'),
         ReviewRow('sub-2', ''),
@@ -229,6 +236,8 @@ def test_what_is_to_be_looked_at_comes_first() -> None:
         ReviewRow('sub-5', '', mark='redone'),
         ReviewRow('sub-6', '', verdict='ok', selfcheck='check'),
         ReviewRow('sub-7', '', verdict='ok', selfcheck='pass'),
+        ReviewRow('sub-10', '', verdict='failed'),
+        ReviewRow('sub-9', '', verdict='failed'),
     ]
-    order = [row.participant[-1] for row in in_order(rows)]
-    assert order == ['5', '3', '4', '6', '2', '7', '1']
+    order = [row.participant.removeprefix('sub-') for row in in_order(rows)]
+    assert order == ['5', '9', '10', '3', '6', '4', '2', '7', '1']

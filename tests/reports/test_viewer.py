@@ -88,7 +88,15 @@ def test_the_scene_holds_all_that_is_there(tree: Path, exams: tuple[ExamContent,
     scene = viewer_scene(images, 10**8)
     assert scene is not None
     assert set(scene.images) == {'FLAIR', 'T1w', 'T2w', 'before', 'template'}
-    assert set(scene.overlays) == {'lesions', 'probability', 'uncertainty', 'change'}
+    assert set(scene.overlays) == {
+        'lesions', 'probability', 'uncertainty', 'change', 'outline', 'outline_before',
+    }  # fmt: skip
+    labels = nib.load(exam_files(exams[1], '01', tree).labels)
+    before = nib.load(exam_files(exams[0], '01', tree).labels)
+    assert images.outlines is not None
+    for drawn, mask in zip(images.outlines, (before, labels), strict=True):
+        own = np.asarray(mask.dataobj) > 0
+        assert np.array_equal(np.asarray(drawn.dataobj) > 0, own), 'each its own mask'
     assert scene.before == 'ses-1'
     labels = nib.load(exam_files(exams[1], '01', tree).labels)
     for value, point in scene.points.items():
@@ -176,11 +184,12 @@ def test_the_page_is_small_and_the_same_again(tree: Path, exams: tuple[ExamConte
     assert written(exams, tree).read_bytes() == before
     text = before.decode()
     for words in (
-        'Since ses-1 (0.50 years before): 1 new, 1 enlarging, 2 stable',
-        'Change since the session before',
+        'Since ses-1 (6 months): 1 new, 1 enlarging, 2 stable',
+        'Change since the previous session',
+        'Lesions in detail',
         'Lesions in ses-1 and ses-2',
-        'Time and memory',
-        'Contrast to noise: within limits',
+        'Computing',
+        'Contrast to noise: pass',
         'Motion: not measured',
         'NiiVue',
         'Redistribution and use',

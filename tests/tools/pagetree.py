@@ -12,6 +12,7 @@ import numpy as np
 
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
+from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.reports import (
     ExamContent,
     Failure,
@@ -102,13 +103,13 @@ def write_exam(
         save(images[name], 'preproc_native', suffix=name)
         write_itk(out / output_path(exam, 'to_mni', **{'from': name}), np.eye(4))
     save(images['brain'], 'brain_native')
-    instances = save(images['labels'], 'instances_native', desc=MODEL)
+    save(images['labels'], 'instances_native', desc=MODEL)
     save(images['probability'], 'prob_native', desc=MODEL)
     save(images['uncertainty'], 'uncertainty_native', desc=MODEL)
     rows = _rows(images)
-    table = out / output_path(exam, 'lesions', desc=MODEL)
     if before:
-        _write_change(images, instances, table, before)
+        change = out / output_path(exam, 'change_native', desc=MODEL)
+        _write_change(images, change, out / output_path(exam, 'change', desc=MODEL), before)
     metrics = {'lesion_load_percent': 0.4, **(measures or {})}
     text = '\t'.join(metrics) + '\n' + '\t'.join(str(value) for value in metrics.values())
     (out / output_path(exam, 'metrics', desc=MODEL)).write_text(text + '\n')
@@ -121,8 +122,8 @@ def write_exam(
         lesions=tuple(rows),
         lesion_columns={'volume_mm3': {'Description': 'Volume.', 'Units': 'mm^3'}},
         qc=(
-            QCNumber('alignment_FLAIR', 25.0, 'ok', title='Alignment of the FLAIR'),
-            QCNumber('flair_coverage', 0.9, 'suspect', limits='suspect below 0.97'),
+            QCNumber('alignment_FLAIR', 25.0, 'ok', title='FLAIR-to-template registration'),
+            QCNumber('flair_coverage', 0.9, 'suspect', limits='check below 97%'),
             QCNumber('flair_cnr', 21.0, 'ok', title='Contrast to noise of the FLAIR'),
         ),
         figures=_figures(images, out, session) if figures else (),
@@ -165,20 +166,18 @@ def _rows(images: Mapping[str, nib.Nifti1Image]) -> list[dict[str, Any]]:
 
 
 def _write_change(
-    images: Mapping[str, nib.Nifti1Image], instances: Path, table: Path, before: str
+    images: Mapping[str, nib.Nifti1Image], image: Path, table: Path, before: str
 ) -> None:
     labels = np.asarray(images['labels'].dataobj)
     codes = np.where(labels > 0, 1 + (labels - 1) % 5, 0).astype(np.uint8)
-    path = instances.with_name(instances.name.replace('_seg-lesions_', '_seg-change_'))
-    nib.save(nib.Nifti1Image(codes, affine()), path)
+    nib.save(nib.Nifti1Image(codes, affine()), image)
     words = ('stable', 'new', 'enlarging', 'shrinking', 'resolved')
     lines = ['change_id\tstatus\tlesions_after\tdifference_mm3']
     for value in range(1, int(labels.max()) + 1):
         lines.append(f'{value}\t{words[(value - 1) % 5]}\t{value}\t{10.0 * value}')
-    path = table.with_name(table.name.replace('_lesions.tsv', '_change.tsv'))
-    path.write_text('\n'.join(lines) + '\n')
-    about = {'session_before': f'ses-{before}', 'years': 0.5, 'verdict': 'ok'}
-    sidecar_of(path).write_text(json.dumps(about))
+    table.write_text('\n'.join(lines) + '\n')
+    about = PairRecord(session_before=f'ses-{before}', years=0.5, verdict='ok')
+    sidecar_of(table).write_text(json.dumps(about.to_metadata()))
 
 
 def _figures(images: Mapping[str, nib.Nifti1Image], out: Path, session: str) -> tuple[Any, ...]:

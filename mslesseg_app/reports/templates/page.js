@@ -72,3 +72,93 @@
   addEventListener('hashchange', mark);
   mark();
 })();
+(() => {
+  // The review of each exam: Accept, Check or Redo, shared with the group report.
+  const words = {
+    accept: ['ok', '✓', 'Segmentation: accepted'],
+    check: ['suspect', '!', 'Segmentation: to be checked'],
+    redo: ['suspect', '!', 'Segmentation: to be reprocessed'],
+    redone: ['unknown', '?', 'Segmentation: reprocessed, not yet reviewed'],
+    exclude: ['failed', '✕', 'Segmentation: excluded'],
+    '': ['unknown', '?', 'Segmentation: not yet reviewed'],
+  };
+  const boxes = [...document.querySelectorAll('.review-state')];
+  const kept = mslessegMarks.all();
+  const nameOf = (box) => `${box.dataset.participant} ${box.dataset.session}`.trim();
+  const show = (box) => {
+    const [verdict, sign, text] = words[box.dataset.mark] || words[''];
+    const light = box.querySelector('.light');
+    light.className = `light ${verdict}`;
+    light.querySelector('.lamp').textContent = sign;
+    light.lastChild.textContent = text;
+    for (const button of box.querySelectorAll('button[value]')) {
+      button.setAttribute('aria-pressed', String(button.value === box.dataset.mark));
+    }
+  };
+  const mark = (box, value) => {
+    box.dataset.mark = value;
+    box.dataset.marked = mslessegMarks.now();
+    const known = mslessegMarks.all()[nameOf(box)];
+    const stored = mslessegMarks.keep(nameOf(box), {
+      mark: value, marked: box.dataset.marked, note: known ? known.note : box.dataset.note,
+    });
+    show(box);
+    document.getElementById('review-said').textContent = stored
+      ? `${nameOf(box)}: ${value || 'mark cleared'}`
+      : 'This browser does not store marks: save them before you leave.';
+  };
+  for (const box of boxes) {
+    const known = kept[nameOf(box)];
+    if (known && known.marked > box.dataset.marked) {
+      box.dataset.mark = known.mark;
+      box.dataset.marked = known.marked;
+    }
+    box.querySelector('.marks').hidden = false;
+    for (const button of box.querySelectorAll('button[value]')) {
+      button.addEventListener('click', () => mark(box, box.dataset.mark === button.value ? '' : button.value));
+    }
+    show(box);
+  }
+  const save = document.getElementById('review-save');
+  if (save && boxes.length) {
+    save.hidden = false;
+    save.addEventListener('click', () => {
+      const all = mslessegMarks.all();
+      for (const box of boxes) {
+        if (box.dataset.mark) all[nameOf(box)] ??= { ...box.dataset };
+      }
+      const rows = Object.entries(all).sort().filter(([, one]) => one.mark || one.note)
+        .map(([name, one]) => [name.split(' ')[0], name.split(' ')[1] || '', one.mark, one.marked, one.note || '']);
+      mslessegMarks.save(mslessegMarks.table(rows), 'review.tsv');
+    });
+  }
+
+  // Previous and next report: in the order of the group report where it was opened before.
+  const here = location.pathname.split('/').pop();
+  const order = mslessegMarks.order();
+  const at = order.indexOf(decodeURIComponent(here));
+  const grouped = location.search === '?group' || at >= 0;
+  const links = document.querySelectorAll('a[data-go]');
+  for (const link of links) {
+    const by = { previous: -1, next: 1 }[link.dataset.go];
+    if (at >= 0 && by) {
+      const target = order[at + by];
+      link.hidden = !target;
+      if (target) link.setAttribute('href', encodeURIComponent(target));
+    }
+    if (grouped && link.dataset.go === 'group') link.hidden = false;
+    if (grouped && by && link.getAttribute('href')) link.href = `${link.getAttribute('href').split('?')[0]}?group`;
+  }
+  const go = (what) => {
+    const link = document.querySelector(`a[data-go=${what}]:not([hidden])`);
+    if (link) link.click();
+  };
+  document.addEventListener('keydown', (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey || event.target.closest('input, select, textarea, canvas, dialog')) return;
+    const key = event.key.toLowerCase();
+    const value = { a: 'accept', c: 'check', r: 'redo' }[key];
+    if (value && boxes.length) mark(boxes[0], value);
+    else if (key === 'j') go('next');
+    else if (key === 'k') go('previous');
+  });
+})();

@@ -7,31 +7,18 @@
   const body = table.tBodies[0];
   const said = section.querySelector('#review-said');
   const filter = section.querySelector('#review-filter');
-  const letters = {a: 'accept', r: 'redo', x: 'exclude', u: ''};
-  const place = `mslesseg review ${section.dataset.folder} ${location.pathname}`;
+  const letters = {a: 'accept', c: 'check', r: 'redo', x: 'exclude', u: ''};
   const nameOf = (row) => `${row.dataset.participant} ${row.dataset.session}`.trim();
   const rows = () => [...body.rows];
   const shown = () => rows().filter((row) => !row.hidden);
   const noteOf = (row) => row.querySelector('.note input').value.trim();
-  const now = () => new Date().toISOString().replace(/\.\d+Z$/, 'Z');
-
-  const load = () => {
-    try {
-      return JSON.parse(localStorage.getItem(place)) || {};
-    } catch {
-      return {};
-    }
-  };
-  const kept = load();
+  const { now } = mslessegMarks;
+  const kept = mslessegMarks.all();
   const keep = (row) => {
-    kept[nameOf(row)] = {
+    const stored = mslessegMarks.keep(nameOf(row), {
       mark: row.dataset.mark, marked: row.dataset.marked, note: noteOf(row),
-    };
-    try {
-      localStorage.setItem(place, JSON.stringify(kept));
-    } catch {
-      said.textContent = 'This browser keeps nothing: save the marks before you leave.';
-    }
+    });
+    if (!stored) said.textContent = 'This browser does not store marks: save them before you leave.';
   };
 
   const count = () => {
@@ -45,6 +32,11 @@
     if (filter.value === 'flagged') return 'flagged' in row.dataset;
     return filter.value === 'all' || mark === filter.value;
   };
+  const search = section.querySelector('#review-search');
+  const found = (row) => {
+    const text = `${nameOf(row)} ${row.querySelector('.flags').textContent} ${noteOf(row)}`.toLowerCase();
+    return search.value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
+  };
   const refresh = (row) => {
     row.querySelector('.said').textContent = row.dataset.mark;
     for (const button of row.querySelectorAll('.marks button')) {
@@ -57,7 +49,7 @@
     refresh(row);
     keep(row);
     count();
-    said.textContent = `${nameOf(row)}: ${value || 'no mark'}`;
+    said.textContent = `${nameOf(row)}: ${value || 'mark cleared'}`;
   };
 
   let current = null;
@@ -88,19 +80,21 @@
 
   for (const row of rows()) {
     row.tabIndex = -1;
-    row.setAttribute('aria-keyshortcuts', 'A R X U N ArrowDown ArrowUp');
+    row.setAttribute('aria-keyshortcuts', 'A C R X U N ArrowDown ArrowUp');
     const marks = document.createElement('div');
     marks.className = 'marks';
     marks.setAttribute('role', 'group');
     marks.setAttribute('aria-label', `Mark of ${nameOf(row)}`);
-    for (const value of ['accept', 'redo', 'exclude']) {
+    for (const value of ['accept', 'check', 'redo', 'exclude']) {
       const button = document.createElement('button');
       button.type = 'button';
       button.value = button.textContent = value;
       button.tabIndex = -1;
       button.addEventListener('click', () => {
         choose(row, false);
-        mark(row, row.dataset.mark === value ? '' : value);
+        const chosen = row.dataset.mark === value ? '' : value;
+        mark(row, chosen);
+        if (chosen) step(row, 1);
       });
       marks.append(button);
     }
@@ -158,34 +152,35 @@
     event.preventDefault();
   });
 
-  filter.addEventListener('change', () => {
-    for (const row of rows()) row.hidden = !passes(row);
+  const narrow = () => {
+    for (const row of rows()) row.hidden = !passes(row) || !found(row);
     choose(shown()[0], false);
     said.textContent = `${shown().length} shown`;
-  });
+  };
+  filter.addEventListener('change', narrow);
+  search.addEventListener('input', narrow);
   section.querySelector('#review-gallery').addEventListener('change', (event) => {
     table.classList.toggle('gallery', event.target.checked);
   });
 
-  const clean = (text) => text.replace(/\s+/g, ' ').trim() || 'n/a';
   const content = () => {
-    const lines = [['participant_id', 'session_id', 'mark', 'marked', 'note']];
+    const lines = [];
     const sorted = rows().sort((one, two) => (nameOf(one) < nameOf(two) ? -1 : 1));
     for (const row of sorted) {
       const {participant, session, mark: value, marked} = row.dataset;
       if (value || noteOf(row)) lines.push([participant, session, value, marked, noteOf(row)]);
     }
-    return lines.map((cells) => cells.map(clean).join('\t')).join('\n') + '\n';
+    return mslessegMarks.table(lines);
   };
   section.querySelector('#review-save').addEventListener('click', () => {
-    const link = document.createElement('a');
-    const file = new Blob([content()], {type: 'text/tab-separated-values'});
-    link.href = URL.createObjectURL(file);
-    link.download = 'group_review.tsv';
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+    mslessegMarks.save(content(), 'group_review.tsv');
     said.textContent = 'Saved as group_review.tsv.';
   });
+
+  // Reports follow the order of this table; search narrows it by name, flag and note.
+  const pages = rows().map((row) => row.querySelector('th a')).filter(Boolean)
+    .map((link) => decodeURIComponent(link.getAttribute('href').split(/[?#]/)[0]));
+  mslessegMarks.keepOrder([...new Set(pages)]);
 
   choose(body.rows[0], false);
   count();

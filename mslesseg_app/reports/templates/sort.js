@@ -7,7 +7,7 @@
   };
   const compare = (one, two) => {
     if (typeof one === typeof two) {
-      return typeof one === 'number' ? one - two : one.localeCompare(two);
+      return typeof one === 'number' ? one - two : one.localeCompare(two, undefined, { numeric: true });
     }
     return typeof one === 'number' ? -1 : 1;
   };

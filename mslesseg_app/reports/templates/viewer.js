@@ -104,7 +104,7 @@
 
     start() {
       this.starting ??= this.begin().catch((error) => {
-        this.note.textContent = `The slice viewer could not start (${error.message}). The pictures show the same slices.`;
+        this.note.textContent = `The slice viewer could not start (${error.message}). The images below show the same slices.`;
         this.note.hidden = false;
         this.box.classList.remove('is-open');
         this.box.dataset.state = 'failed';
@@ -121,6 +121,8 @@
       const { overlays } = this.scene;
       this.lesions = await labelsOf(overlays.lesions);
       this.change = overlays.change ? await labelsOf(overlays.change) : null;
+      this.outline = overlays.outline ? await labelsOf(overlays.outline) : null;
+      this.outlineBefore = overlays.outline_before ? await labelsOf(overlays.outline_before) : null;
       for (const holder of this.box.querySelectorAll('.nv-pane')) {
         const make = holder.dataset.image === 'map' ? this.makeMap : this.makePane;
         this.panes.push(await make.call(this, Niivue, holder));
@@ -142,7 +144,7 @@
       this.starting = null;
       this.box.classList.remove('is-open');
       this.box.dataset.state = 'closed';
-      this.note.textContent = 'Closed to spare memory, because another viewer was opened.';
+      this.note.textContent = 'Closed to save memory because another viewer was opened.';
       this.note.hidden = false;
     }
 
@@ -184,7 +186,10 @@
           if (map) await add(name, map, { colormap, opacity: 0, cal_min: 0.05 * map.high, cal_max: map.high });
         }
       }
-      pane.labels = this.change && (wide || holder.dataset.image === 'before') ? this.change : this.lesions;
+      // Each session shows the lesions of its own mask; all images of a session the same.
+      pane.labels = holder.dataset.image === 'before' ? this.outlineBefore ?? this.change
+        : this.outline ?? this.lesions;
+      pane.coded = pane.labels !== this.lesions;
       pane.lines = document.createElement('canvas');
       pane.lines.className = 'nv-lines';
       pane.lines.setAttribute('aria-hidden', 'true');
@@ -279,7 +284,7 @@
       context.rect(left, top, width, height);
       context.clip();
       for (const [value, segments] of labels.cache.get(key)) {
-        const colour = labels === this.change ? STATUS_COLOURS[value] ?? AMBER : AMBER;
+        const colour = pane.coded ? STATUS_COLOURS[value] ?? AMBER : AMBER;
         context.strokeStyle = `rgb(${colour.join(' ')})`;
         context.beginPath();
         for (const [a, b, c, d] of segments) {
@@ -387,6 +392,17 @@
         this.shown = control.checked;
         for (const pane of this.panes) pane.nv.drawScene();
         this.opacity('spots', control.checked ? 1 : 0);
+      } else if (what === 'cross') {
+        for (const pane of this.panes) {
+          if (pane.holder.dataset.image !== 'map') pane.nv.setCrosshairWidth(control.checked ? 0.6 : 0);
+        }
+      } else if (what === 'window') {
+        for (const pane of this.panes) {
+          const own = pane.nv.volumes[0];
+          own.cal_min = 0;
+          own.cal_max = this.scene.images[pane.holder.dataset.image === 'map' ? 'FLAIR' : pane.holder.dataset.image].high;
+          pane.nv.updateGLVolume();
+        }
       } else this.opacity(what, control.checked ? Number(control.dataset.opacity || 1) : 0);
     }
 
@@ -411,7 +427,7 @@
   for (const box of document.querySelectorAll('.nv')) {
     if (!able) {
       box.dataset.state = 'unable';
-      box.querySelector('.nv-note').textContent = 'This browser cannot draw the slice viewer (it needs WebGL 2). The pictures show the same slices.';
+      box.querySelector('.nv-note').textContent = 'This browser cannot draw the slice viewer (it needs WebGL 2). The images below show the same slices.';
       continue;
     }
     const viewer = new Viewer(box);
