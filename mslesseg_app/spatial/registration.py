@@ -14,10 +14,12 @@ from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import check_affine
 from mslesseg_app.spatial.bias import foreground
 from mslesseg_app.spatial.similarity import (
+    VOXELS_PER_FWHM,
     Affine,
     Floats,
     Samples,
     Volume,
+    block_means,
     moving_volume,
     reference_samples,
     shrink,
@@ -60,41 +62,56 @@ class Alignment:
     quality: dict[str, float] = field(default_factory=dict)
 
 
+class Reference:
+    """A reference at several resolutions, each made once for all images that are aligned to it.
+
+    Parameters
+    ----------
+    image : nibabel image
+    mask : nibabel image or None
+        Where the image counts; its foreground when not given.
+    seed : int
+        Of the sample points.
+    """
+
+    def __init__(self, image: Any, mask: Any | None = None, seed: int = 1) -> None:
+        self._image = _prepare(image, None)
+        self._mask = _mask(self._image, mask)
+        self._seed = seed
+        self._levels: dict[float, Samples] = {}
+
+    def samples(self, size_mm: float) -> Samples:
+        """Return the samples at a resolution (mm)."""
+        if size_mm not in self._levels:
+            spacing = _SPACING_MM.get(size_mm, size_mm)
+            data, affine = block_means(*self._image, size_mm / VOXELS_PER_FWHM)
+            self._levels[size_mm] = reference_samples(
+                data, affine, self._mask, spacing, self._seed, fwhm_mm=size_mm
+            )
+        return self._levels[size_mm]
+
+
 class Pair:
     """A moving image and a reference at several resolutions, each made once.
 
     Parameters
     ----------
-    moving, reference : nibabel images
-    moving_mask, reference_mask : nibabel images or None
-        Where the images count; the foreground of the reference when not given.
-    seed : int
-        Of the sample points.
+    moving : nibabel image
+    reference : Reference
+    moving_mask : nibabel image or None
+        Where the moving image counts.
     """
 
-    def __init__(
-        self,
-        moving: Any,
-        reference: Any,
-        moving_mask: Any | None = None,
-        reference_mask: Any | None = None,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, moving: Any, reference: Reference, moving_mask: Any | None = None) -> None:
         self._moving = _prepare(moving, moving_mask)
-        self._reference = _prepare(reference, None)
-        self._mask = _mask(self._reference, reference_mask)
-        self._seed = seed
-        self._levels: dict[float, tuple[Volume, Samples]] = {}
+        self._reference = reference
+        self._levels: dict[float, Volume] = {}
 
     def level(self, size_mm: float) -> tuple[Volume, Samples]:
         """Return volume and samples at a resolution (mm)."""
         if size_mm not in self._levels:
-            spacing = _SPACING_MM.get(size_mm, size_mm)
-            samples = reference_samples(
-                *self._reference, self._mask, spacing, self._seed, fwhm_mm=size_mm
-            )
-            self._levels[size_mm] = moving_volume(*self._moving, size_mm), samples
-        return self._levels[size_mm]
+            self._levels[size_mm] = moving_volume(*self._moving, size_mm)
+        return self._levels[size_mm], self._reference.samples(size_mm)
 
     def centre(self) -> npt.NDArray[np.float64]:
         """Return the centre of mass (mm) of the moving image's foreground."""
@@ -147,7 +164,9 @@ def align(
 
     Parameters
     ----------
-    moving, reference : nibabel images, 3D
+    moving : nibabel image, 3D
+    reference : nibabel image, 3D, or Reference
+        A `Reference` has its own mask and seed.
     dof : {6, 12}
         Rigid or affine. With 12 the size is drawn weakly to that of an adult head.
     moving_mask, reference_mask : nibabel images or None
@@ -170,19 +189,13 @@ def align(
     """
     del threads
     with threadpool_limits(limits=1, user_api='blas'):
-        return _align(moving, reference, dof, (moving_mask, reference_mask), start, seed)
+        if not isinstance(reference, Reference):
+            reference = Reference(reference, reference_mask, seed)
+        return _align(Pair(moving, reference, moving_mask), dof, start)
 
 
-def _align(
-    moving: Any,
-    reference: Any,
-    dof: Dof,
-    masks: tuple[Any | None, Any | None],
-    start: npt.ArrayLike | None,
-    seed: int,
-) -> Alignment:
+def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     """Choose among the ways to a result."""
-    pair = Pair(moving, reference, *masks, seed)
     if start is not None:
         starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
         return finish(pair, starts, dof)

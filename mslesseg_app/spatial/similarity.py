@@ -25,7 +25,7 @@ _PAD = 2
 #: Half of the width (in voxels) of the soft border of the moving image's field of view.
 _BORDER = 0.5
 #: A blurred image needs no more voxels than this within its resolution.
-_VOXELS_PER_FWHM = 2.5
+VOXELS_PER_FWHM = 2.5
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def intensity_range(data: Floats) -> tuple[float, float]:
 
 def moving_volume(data: Floats, affine: Affine, fwhm_mm: float) -> Volume:
     """Prepare a moving image for one level of resolution: fewer voxels where it is coarse."""
-    data, affine = block_means(data, affine, fwhm_mm / _VOXELS_PER_FWHM)
+    data, affine = block_means(data, affine, fwhm_mm / VOXELS_PER_FWHM)
     blurred = smooth(data, affine, fwhm_mm)
     low, high = intensity_range(blurred)
     return Volume(np.ascontiguousarray(to_bins(blurred, low, high)), _inverse(affine))
