@@ -131,7 +131,7 @@ def fit_landmarks(
         ``FLAIR`` and, if there, ``T1w``, on the template grid.
     brain, lesions : bool arrays (182, 218, 182)
     """
-    channels = np.stack([np.asarray(images[n], float) for n in ('FLAIR', 'T1w') if n in images])
+    channels = [np.asarray(images[name]) for name in ('FLAIR', 'T1w') if name in images]
     try:
         fit = fit_priors(channels, brain, template_maps())
     except DataError as error:
@@ -140,8 +140,10 @@ def fit_landmarks(
     box = box_of(brain | lesions, _CORTEX_REACH, MIX_STEP)
     moved = np.stack([fit.move(tissue_prior(name), box) for name in ('wm', 'gm', 'csf')])
     fitted = _fitted(fit, moved[WM], brain, lesions, box)
-    shown = brain & (channels != 0).all(axis=0)
-    smooth = np.stack([ndimage.gaussian_filter(c[box], _NOISE_SIGMA) for c in channels])
+    shown = brain & np.logical_and.reduce([channel != 0 for channel in channels])
+    smooth = np.stack(
+        [ndimage.gaussian_filter(one[box].astype(np.float64), _NOISE_SIGMA) for one in channels]
+    )
     try:
         mixture = fit_mixture(smooth, shown, moved, box)
     except DataError as error:
@@ -193,7 +195,7 @@ def _refine(
         rim = dilate(lesions, 2) & ~lesions
         cortex = (cortex & ~rim) | (rim & expected & (priors[GM] > 0.5))
     pairs = ((ventricles, fitted.ventricles), (cortex, fitted.cortex))
-    if any(own.sum() <= _SMALLEST_SHARE * expected.sum() for own, expected in pairs):
+    if any(own.sum() <= _SMALLEST_SHARE * moved.sum() for own, moved in pairs):
         note = 'Ventricles and cortex were not found in the images: the fitted atlas was used.'
         return replace(fitted, note=note)
     return replace(fitted, ventricles=ventricles, cortex=_embed(cortex, box), source='subject')

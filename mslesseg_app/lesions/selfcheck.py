@@ -283,7 +283,7 @@ def tissue_picture(
     if not np.isfinite(image).all():
         raise DataError('The FLAIR holds values that are not finite.', 'Check the image.')
     maps, smooth, landmarks = _half_template()
-    fit = fit_priors(image[None].astype(np.float64), seen, smooth, step=_FIT_STEP)
+    fit = fit_priors(image[None], seen, smooth, step=_FIT_STEP)
     moved = np.stack([fit.move(each) for each in maps])
     scale = tissue_scale(image, seen, moved, step=2, voxel_mm=EDGE_MM)
     z = np.where(seen, scale.height(image, limits.grey_units), 0).astype(np.float32)

@@ -14,6 +14,7 @@ All sums run over fixed orders without a threaded library, so results do not dep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -124,19 +125,23 @@ class SmoothMaps:
         last = np.array(shape)[:, None] - 1
         inside = ((where >= 0) & (where <= last)).all(axis=0)
         low = np.clip(where.astype(np.intp), 0, last - 1)
-        x, y, z = (np.repeat(one, 3) for one in where - low)
-        rows = self.values.reshape(-1, 3)
+        x, y, z = (np.repeat(one, 3) for one in (where - low).astype(np.float32))
         start = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
         along, across = shape[1] * shape[2], shape[2]
-        edges = []
+        pairs, edges = self._pairs(), []
         for step in (0, across, along, along + across):
-            one, two = (
-                np.take(rows, start + step + k, axis=0).ravel().astype(np.float64) for k in (0, 1)
-            )
-            edges.append(one + z * (two - one))
+            ends = pairs[start + step].view(np.float32).reshape(-1, 2, 3)
+            one = ends[:, 0].ravel()
+            edges.append(one + z * (ends[:, 1].ravel() - one))
         planes = [edges[k] + y * (edges[k + 1] - edges[k]) for k in (0, 2)]
-        found = (planes[0] + x * (planes[1] - planes[0])).astype(np.float32)
+        found = planes[0] + x * (planes[1] - planes[0])
         return np.where(inside, found.reshape(-1, 3).T, np.float32(0))
+
+    def _pairs(self) -> npt.NDArray[np.void]:
+        """Return the values of each voxel and the next one along the last axis as one element."""
+        size = self.values[0, 0, 0].nbytes
+        count = self.values.nbytes // size - 1
+        return np.ndarray((count,), f'V{2 * size}', self.values, strides=(size,))
 
 
 @dataclass(frozen=True)
@@ -205,7 +210,7 @@ def template_maps() -> SmoothMaps:
 
 
 def fit_priors(
-    channels: Array,
+    channels: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating]],
     brain: Bools,
     priors: npt.NDArray[np.float32] | SmoothMaps,
     *,
@@ -219,7 +224,7 @@ def fit_priors(
 
     Parameters
     ----------
-    channels : array (C, X, Y, Z)
+    channels : array (C, X, Y, Z), or sequence of arrays (X, Y, Z)
         Images; at least one.
     brain : bool array (X, Y, Z)
     priors : float32 array (3, X, Y, Z), or SmoothMaps
@@ -311,15 +316,15 @@ def _no_tissues() -> DataError:
     )
 
 
-def _samples(channel: Array, brain: Bools, points: Array) -> Array:
+def _samples(channel: npt.NDArray[np.floating], brain: Bools, points: Array) -> Array:
     """Return the smoothed image at the points, tails cut, mean zero and variance one."""
-    low, high = np.percentile(channel[brain], (1, 99))
+    low, high = np.percentile(channel[brain].astype(np.float64), (1, 99))
     reach = int(4 * _FIT_SIGMA) + 1  # of the filter; beyond the brain there is one value
     first = np.maximum(points.min(axis=0).astype(int) - reach, 0)
     box = tuple(
         slice(a, b) for a, b in zip(first, points.max(axis=0).astype(int) + reach + 1, strict=True)
     )
-    filled = np.where(brain[box], np.clip(channel[box], low, high), low)
+    filled = np.where(brain[box], np.clip(channel[box].astype(np.float64), low, high), low)
     smooth = ndimage.gaussian_filter(filled, _FIT_SIGMA)
     values = smooth[tuple((points.astype(int) - first).T)]
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
@@ -425,16 +430,14 @@ def _smooth_offset(residual: Array, weight: Array, inside: Bools, sigma: float) 
 
 def _enlarge(offsets: Array, box: Box, step: int = MIX_STEP) -> npt.NDArray[np.float32]:
     """Bring maps of the lattice back to a box of the full grid (linear)."""
-    shape = tuple(edge.stop - edge.start for edge in box)
-    begin = np.array([edge.start / step for edge in box])
-    return np.stack(
-        [
-            ndimage.affine_transform(
-                each, np.full(3, 1 / step), begin, output_shape=shape, order=1, mode='nearest'
-            ).astype(np.float32)
-            for each in offsets
-        ]
-    )
+    for axis, edge in enumerate(box, start=1):
+        last = offsets.shape[axis] - 1
+        where = np.minimum(np.arange(edge.start, edge.stop) / step, last)
+        low = where.astype(int)
+        share = np.reshape(where - low, [-1 if k == axis else 1 for k in range(4)])
+        one, two = (np.take(offsets, np.minimum(low + k, last), axis) for k in (0, 1))
+        offsets = one + share * (two - one)
+    return offsets.astype(np.float32)
 
 
 def tissue_scale(

@@ -39,9 +39,10 @@ _KEEP_COARSE, _KEEP_FINE = 24, 2
 _MIDDLE_ROUNDS = ((10, 8), (4, 25))
 #: Poses whose cost differs by less than this are both refined to the end.
 _RIVAL = 0.01
-#: A rigid alignment that is better than wrong ones by so many of their standard deviations
-#: needs no second opinion.
-_CLEAR = 8.0
+#: An alignment that starts at the header and is better than wrong ones by so many of their
+#: standard deviations needs no search: rigid ones, and those to a template, where wrong ones
+#: reach 12 and right ones have 15 and more (see `mslesseg_app.spatial.quality`).
+_CLEAR: dict[Dof, float] = {6: 8.0, 12: 14.0}
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,9 @@ def align(
 ) -> Alignment:
     """Find the affine that brings a moving image onto a reference.
 
-    With 12 degrees of freedom and no start the whole range of poses is searched (the
-    reference is a template brain, the moving image any head); with 6 the header's pose is
-    tried first and the search is the second opinion. Never worse than the start: poses are
+    Without a start the header's pose is tried first. Where that does not stand out from wrong
+    poses, the whole range of poses is searched. With 12 degrees of freedom the reference is a
+    template brain, and the moving image any head. Never worse than the start: poses are
     compared by their similarity at the finest level.
 
     Parameters
@@ -199,19 +200,33 @@ def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     if start is not None:
         starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
         return finish(pair, starts, dof)
-    if dof == 12:
-        return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12), dof)
-    return _from_header(pair)
+    return _affine_from_header(pair) if dof == 12 else _rigid_from_header(pair)
 
 
-def _from_header(pair: Pair) -> Alignment:
+def _rigid_from_header(pair: Pair) -> Alignment:
     """Refine the header's pose; search only when that stands out too little."""
     near = finish(pair, [np.eye(4)], 6)
-    nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), near.moving_from_reference)
-    if (nmi - mean) / spread >= _CLEAR:
+    if _is_clear(pair, near.moving_from_reference, 6):
         return near
     others = search_poses(pair, np.zeros(3), 6)
     return finish(pair, [near.moving_from_reference, *others], 6)
+
+
+def _affine_from_header(pair: Pair) -> Alignment:
+    """Refine the header's pose with a typical size; search when that stands out too little."""
+    start = pose.start_at_header(pose.SIZE_MEAN)
+    _, steps = _MIDDLE_ROUNDS[-1]
+    near = search.refine(*pair.level(_MIDDLE_MM), start, 7, True, steps)
+    near = search.refine(*pair.level(_FINE_MM), near.affine, 12, True, 20)
+    if _is_clear(pair, near.affine, 12):
+        return finish(pair, [near.affine], 12)
+    return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12), 12)
+
+
+def _is_clear(pair: Pair, affine: Affine, dof: Dof) -> bool:
+    """Return whether a pose is so much better than wrong ones that no other is looked for."""
+    nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), affine)
+    return (nmi - mean) / spread >= _CLEAR[dof]
 
 
 def search_poses(

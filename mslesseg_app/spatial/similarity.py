@@ -101,10 +101,11 @@ def block_means(data: Floats, affine: Affine, size_mm: float) -> tuple[Floats, A
         for zoom, count in zip(zooms, data.shape, strict=True)
     ]
     for axis, step in enumerate(steps):
-        count = data.shape[axis] // step
-        data = np.take(data, np.arange(count * step), axis)
-        split = (*data.shape[:axis], count, step, *data.shape[axis + 1 :])
-        data = data.reshape(split).mean(axis=axis + 1, dtype=np.float32)
+        if step > 1:
+            count = data.shape[axis] // step
+            whole = data[(slice(None),) * axis + (slice(0, count * step),)]
+            split = (*data.shape[:axis], count, step, *data.shape[axis + 1 :])
+            data = whole.reshape(split).mean(axis=axis + 1, dtype=np.float32)
     affine = np.array(affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)
     affine[:3, :3] = affine[:3, :3] * np.array(steps)
@@ -315,9 +316,6 @@ def _look_up(
     """Interpolate linearly; returns values (N,) and slopes by voxel (3, N)."""
     limits = np.array(data.shape)[:, None] - 1
     where = np.clip(where, 0.0, limits)
-    if not slopes:
-        values = ndi.map_coordinates(data, where, order=1, mode='nearest', output=np.float64)
-        return values, np.zeros((3, 0))
     low = np.minimum(where.astype(np.int64), np.maximum(limits - 1, 0))
     fx, fy, fz = where - low
     ny, nz = data.shape[1:]
@@ -335,6 +333,8 @@ def _look_up(
     z10, z11 = c100 + fz * (c101 - c100), c110 + fz * (c111 - c110)
     y0, y1 = z00 + fy * (z01 - z00), z10 + fy * (z11 - z10)
     values = y0 + fx * (y1 - y0)
+    if not slopes:
+        return values, np.zeros((3, 0))
     by_y = (z01 - z00) + fx * ((z11 - z10) - (z01 - z00))
     low_z = (c001 - c000) + fy * ((c011 - c010) - (c001 - c000))
     high_z = (c101 - c100) + fy * ((c111 - c110) - (c101 - c100))
