@@ -37,10 +37,12 @@ _SPACING_MM = {_FINE_MM: 5.0, _LAST_MM: 3.0}
 _KEEP_COARSE, _KEEP_FINE = 24, 2
 #: Rounds at the middle resolution: how many are kept after how many steps.
 _MIDDLE_ROUNDS = ((10, 8), (4, 25))
+#: Steps at the fine resolution.
+_FINE_STEPS = 20
 #: Poses whose cost differs by less than this are both refined to the end.
 _RIVAL = 0.01
-#: An alignment that starts at the header and is better than wrong ones by so many of their
-#: standard deviations needs no search: rigid ones, and those to a template, where wrong ones
+#: An alignment that is better than wrong ones by so many of their standard deviations needs no
+#: further search: rigid ones, and those to a template, where wrong ones
 #: reach 12 and right ones have 15 and more (see `mslesseg_app.spatial.quality`).
 _CLEAR: dict[Dof, float] = {6: 8.0, 12: 14.0}
 
@@ -200,7 +202,7 @@ def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     if start is not None:
         starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
         return finish(pair, starts, dof)
-    return _affine_from_header(pair) if dof == 12 else _rigid_from_header(pair)
+    return _affine_search(pair) if dof == 12 else _rigid_from_header(pair)
 
 
 def _rigid_from_header(pair: Pair) -> Alignment:
@@ -212,15 +214,26 @@ def _rigid_from_header(pair: Pair) -> Alignment:
     return finish(pair, [near.moving_from_reference, *others], 6)
 
 
-def _affine_from_header(pair: Pair) -> Alignment:
-    """Refine the header's pose with a typical size; search when that stands out too little."""
-    start = pose.start_at_header(pose.SIZE_MEAN)
+def _affine_search(pair: Pair) -> Alignment:
+    """Take the header's pose or the best one of the coarse search if it stands out.
+
+    Otherwise what is found from many poses of the coarse search competes.
+    """
+    header = pose.start_at_header(pose.SIZE_MEAN)
+    if near := _clear_near(pair, header):
+        return near
+    rough = _rough_poses(pair, pose.SIZE_MEAN)
+    if near := _clear_near(pair, rough[0].affine):
+        return near
+    return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12, rough=rough), 12)
+
+
+def _clear_near(pair: Pair, start: Affine) -> Alignment | None:
+    """Refine a pose of 12 degrees of freedom to the end, if it stands out on the way."""
     _, steps = _MIDDLE_ROUNDS[-1]
     near = search.refine(*pair.level(_MIDDLE_MM), start, 7, True, steps)
-    near = search.refine(*pair.level(_FINE_MM), near.affine, 12, True, 20)
-    if _is_clear(pair, near.affine, 12):
-        return finish(pair, [near.affine], 12)
-    return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12), 12)
+    near = search.refine(*pair.level(_FINE_MM), near.affine, 12, True, _FINE_STEPS)
+    return finish(pair, [near.affine], 12) if _is_clear(pair, near.affine, 12) else None
 
 
 def _is_clear(pair: Pair, affine: Affine, dof: Dof) -> bool:
@@ -229,24 +242,46 @@ def _is_clear(pair: Pair, affine: Affine, dof: Dof) -> bool:
     return (nmi - mean) / spread >= _CLEAR[dof]
 
 
-def search_poses(
-    pair: Pair, log_size: npt.NDArray[np.float64], dof: int, keep: int = _KEEP_FINE
-) -> list[Affine]:
-    """Search the whole range of poses; return the best few that differ, best first."""
+def _rough_poses(pair: Pair, log_size: npt.NDArray[np.float64]) -> list[search.Candidate]:
+    """Return the best poses of the coarse search, best first, and that of the header."""
     volume, samples = pair.level(_COARSE_MM)
-    centres = [pair.centre()]
-    rough = search.coarse(volume, samples, centres, np.exp(log_size), _KEEP_COARSE)
-    rough.append(search.evaluate(volume, samples, pose.start_at_header(log_size)))
+    rough = search.coarse(volume, samples, [pair.centre()], np.exp(log_size), _KEEP_COARSE)
+    return [*rough, search.evaluate(volume, samples, pose.start_at_header(log_size))]
+
+
+def search_poses(
+    pair: Pair,
+    log_size: npt.NDArray[np.float64],
+    dof: int,
+    keep: int = _KEEP_FINE,
+    rough: list[search.Candidate] | None = None,
+) -> list[Affine]:
+    """Search the whole range of poses; return the best few that differ, best first.
+
+    Parameters
+    ----------
+    pair : Pair
+    log_size : ndarray, (3,)
+        Logarithm of the head's size in units of the reference.
+    dof : {6, 12}
+    keep : int
+        How many to return.
+    rough : list of Candidate, optional
+        What the coarse search found, if it was done.
+    """
+    rough = rough or _rough_poses(pair, log_size)
     volume, samples = pair.level(_MIDDLE_MM)
     middle_dof, middle = 7 if dof == 12 else 6, rough
-    for keep, steps in _MIDDLE_ROUNDS:
+    for most, steps in _MIDDLE_ROUNDS:
         middle = [
             search.refine(volume, samples, one.affine, middle_dof, dof == 12, steps)
             for one in middle
         ]
-        middle = search.distinct(middle, samples, keep, apart_mm=8.0)
+        middle = search.distinct(middle, samples, most, apart_mm=8.0)
     volume, samples = pair.level(_FINE_MM)
-    fine = [search.refine(volume, samples, one.affine, dof, dof == 12, 20) for one in middle]
+    fine = [
+        search.refine(volume, samples, one.affine, dof, dof == 12, _FINE_STEPS) for one in middle
+    ]
     return [one.affine for one in search.distinct(fine, samples, keep, apart_mm=5.0)]
 
 

@@ -89,7 +89,9 @@ def shrink(img: Any, size_mm: float) -> tuple[Floats, Affine]:
     image is stored.
     """
     img = nib.as_closest_canonical(img)
-    data = np.nan_to_num(np.asarray(img.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    if not np.isfinite(data.sum()):
+        data = np.nan_to_num(data, posinf=0.0, neginf=0.0)
     return block_means(data, img.affine, size_mm)
 
 
