@@ -335,8 +335,11 @@ class _Outline:
         points = np.argwhere(surface(mask)) @ native_from_voxel[:3, :3].T
         points += native_from_voxel[:3, 3]
         # built in a fraction of the time of a balanced tree, and asked little
-        quick = {'leafsize': 32, 'balanced_tree': False, 'compact_nodes': False}
-        self.tree = cKDTree(points, **quick) if len(points) else None
+        self.tree = (
+            cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
+            if len(points)
+            else None
+        )
         self.half = abs(float(np.linalg.det(native_from_voxel[:3, :3]))) ** (1 / 3) / 2
 
     def gap(self, points: Array, voxels: tuple[npt.NDArray[np.intp], ...]) -> float:

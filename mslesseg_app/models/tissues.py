@@ -141,7 +141,7 @@ class SmoothMaps:
         """Return the values of each voxel and the next one along the last axis as one element."""
         size = self.values[0, 0, 0].nbytes
         count = self.values.nbytes // size - 1
-        return np.ndarray((count,), f'V{2 * size}', self.values, strides=(size,))
+        return np.ndarray((count,), dtype=f'V{2 * size}', buffer=self.values.data, strides=(size,))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_where_an_image_is_empty_nothing_is_lost(order, seed):
     grid[:3, 3] = -5, 50, -5
     ours = np.asarray(resample(img, (40, 45, 30), grid, affine, order).dataobj)
     full = np.asarray(resample(img, (40, 45, 30), grid, affine, order, fill=-1.0).dataobj)
-    assert (ours != 0).sum() > 100
+    assert (ours != 0).sum() > 20
     np.testing.assert_allclose(ours, np.where(full == -1, 0, full), atol=1e-5)
 
 
