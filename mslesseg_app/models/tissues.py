@@ -61,7 +61,7 @@ class PriorFit:
     explained: float
 
     def move(
-        self, volume: npt.NDArray[np.floating], box: Box | None = None
+        self, volume: npt.NDArray[np.floating] | Bools, box: Box | None = None
     ) -> npt.NDArray[np.float32]:
         """Resample one map onto the exam (linear; zero outside).
 
@@ -112,7 +112,7 @@ class SmoothMaps:
     @classmethod
     def of(cls, priors: npt.NDArray[np.float32]) -> SmoothMaps:
         """Make ready maps (3, X, Y, Z)."""
-        box = box_of(priors.any(axis=0), int(4 * _FIT_SIGMA) + 1)
+        box = box_of(np.asarray(priors.any(axis=0)), int(4 * _FIT_SIGMA) + 1)
         smooth = [ndimage.gaussian_filter(prior[box], _FIT_SIGMA) for prior in priors]
         centre, extent = _centre_and_extent(priors.sum(axis=0) > 0.5)
         first = np.array([edge.start for edge in box], dtype=float)
