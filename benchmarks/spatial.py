@@ -277,7 +277,7 @@ def print_tissue_affine() -> None:
 
     brain = datasets.load_mni152_template(resolution=1)
     template = load_template()
-    pair = Pair(brain, template.brain, None, exams.search_region())
+    pair = Pair(brain, exams.template_reference(1))
     affine = np.eye(4)
     for size in (4.0, 2.5, 2.0):
         affine = search.refine(*pair.level(size), affine, 12, iterations=80).affine

@@ -12,8 +12,6 @@ from scipy import ndimage
 
 from mslesseg_app.lesions.dissemination import dissemination
 from mslesseg_app.lesions.regions import (
-    Array,
-    Bools,
     Landmarks,
     fit_landmarks,
     lesion_points,
@@ -22,6 +20,7 @@ from mslesseg_app.lesions.regions import (
     template_voxels,
 )
 from mslesseg_app.lesions.topography import REGIONS
+from mslesseg_app.models.tissues import Array, Bools
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE
 
 if TYPE_CHECKING:

@@ -20,11 +20,20 @@ from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.lesions.topography import region_of
 from mslesseg_app.metrics.surfaces import surface
-from mslesseg_app.models.tissues import CSF, GM, WM, Mixture, fit_mixture, fit_priors
+from mslesseg_app.models.tissues import (
+    GM,
+    MIX_STEP,
+    WM,
+    Array,
+    Bools,
+    Mixture,
+    PriorFit,
+    fit_mixture,
+    fit_priors,
+    template_maps,
+)
+from mslesseg_app.spatial.shapes import Box, box_of, dilate
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, tissue_prior
-
-Array = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 _SAMPLE_MM = 1.0
 _NOISE_SIGMA = 0.6
@@ -122,26 +131,45 @@ def fit_landmarks(
         ``FLAIR`` and, if there, ``T1w``, on the template grid.
     brain, lesions : bool arrays (182, 218, 182)
     """
-    channels = np.stack([np.asarray(images[n], float) for n in ('FLAIR', 'T1w') if n in images])
-    priors = _priors()
+    channels = [np.asarray(images[name]) for name in ('FLAIR', 'T1w') if name in images]
     try:
-        fit = fit_priors(channels, brain, priors)
+        fit = fit_priors(channels, brain, template_maps())
     except DataError as error:
         return template_landmarks(lesions, error.message)
-    atlas = region_atlas()
-    masks = (atlas.ventricles, atlas.cortex, atlas.infratentorial)
-    ventricles, cortex, fossa = (fit.move(mask.astype(np.float32)) >= 0.5 for mask in masks)
-    moved = np.stack([fit.move(prior) for prior in priors])
-    white = _healthy((moved[WM] > 0.9) & brain & ~fossa, lesions)
-    fitted = Landmarks(ventricles, cortex, fossa, white, 'fitted')
-    shown = brain & (channels != 0).all(axis=0)
-    smooth = np.stack([ndimage.gaussian_filter(c, _NOISE_SIGMA) for c in channels])
+    # all that follows happens in and around the brain
+    box = box_of(brain | lesions, _CORTEX_REACH, MIX_STEP)
+    moved = np.stack([fit.move(tissue_prior(name), box) for name in ('wm', 'gm', 'csf')])
+    fitted = _fitted(fit, moved[WM], brain, lesions, box)
+    shown = brain & np.logical_and.reduce([channel != 0 for channel in channels])
+    smooth = np.stack(
+        [ndimage.gaussian_filter(one[box].astype(np.float64), _NOISE_SIGMA) for one in channels]
+    )
     try:
-        mixture = fit_mixture(smooth, shown, moved)
+        mixture = fit_mixture(smooth, shown, moved, box)
     except DataError as error:
         return replace(fitted, note=error.message)
     smooth -= mixture.offsets
-    return _refine(fitted, smooth, mixture, moved, shown, lesions)
+    return _refine(fitted, smooth, mixture, moved, (shown[box], lesions[box]), box)
+
+
+def _fitted(
+    fit: PriorFit, white: npt.NDArray[np.float32], brain: Bools, lesions: Bools, box: Box
+) -> Landmarks:
+    """Return the landmarks of the atlas moved onto the exam; white matter is given in a box."""
+    atlas = region_atlas()
+    ventricles, cortex, fossa = (
+        fit.move(mask) >= 0.5 for mask in (atlas.ventricles, atlas.cortex, atlas.infratentorial)
+    )
+    inside = (white > 0.9) & brain[box] & ~fossa[box]
+    healthy = _embed(_healthy(inside, lesions[box]), box)
+    return Landmarks(ventricles, cortex, fossa, healthy, 'fitted')
+
+
+def _embed(part: Bools, box: Box) -> Bools:
+    """Return a mask of the template grid that is empty outside a box."""
+    whole = np.zeros(TEMPLATE_SHAPE, dtype=bool)
+    whole[box] = part
+    return whole
 
 
 def _refine(
@@ -149,37 +177,35 @@ def _refine(
     images: Array,
     mixture: Mixture,
     priors: npt.NDArray[np.float32],
-    shown: Bools,
-    lesions: Bools,
+    masks: tuple[Bools, Bools],
+    box: Box,
 ) -> Landmarks:
-    """Take ventricles and cortex from the exam's own tissues, if both are found."""
-    fluid = _fluid(images, mixture) & shown & ~lesions & ~fitted.cortex
-    ventricles = _own_ventricles(fluid, fitted.ventricles)
-    grey = _grey(images, mixture, priors) & shown & ~fitted.infratentorial
-    cortex = _own_cortex(grey, fitted.cortex, lesions)
+    """Take ventricles and cortex from the exam's own tissues, if both are found.
+
+    All arrays lie in a box of the grid of `fitted`; `masks` are what is shown, and lesions.
+    """
+    shown, lesions = masks
+    expected = fitted.cortex[box]
+    fluid = _fluid(images, mixture) & shown & ~lesions & ~expected
+    ventricles = _own_ventricles(_embed(fluid, box), fitted.ventricles)
+    grey = _grey(images, mixture, priors) & shown & ~fitted.infratentorial[box]
+    cortex = _own_cortex(grey, expected, lesions)
     if len(images) == 1:
         # the rim of a lesion on FLAIR is wider than the voxel left out: the maps decide there
-        rim = ndimage.binary_dilation(lesions, structure(6), iterations=2) & ~lesions
-        cortex = (cortex & ~rim) | (rim & fitted.cortex & (priors[GM] > 0.5))
+        rim = dilate(lesions, 2) & ~lesions
+        cortex = (cortex & ~rim) | (rim & expected & (priors[GM] > 0.5))
     pairs = ((ventricles, fitted.ventricles), (cortex, fitted.cortex))
-    if any(own.sum() <= _SMALLEST_SHARE * expected.sum() for own, expected in pairs):
+    if any(own.sum() <= _SMALLEST_SHARE * moved.sum() for own, moved in pairs):
         note = 'Ventricles and cortex were not found in the images: the fitted atlas was used.'
         return replace(fitted, note=note)
-    return replace(fitted, ventricles=ventricles, cortex=cortex, source='subject')
-
-
-def _priors() -> npt.NDArray[np.float32]:
-    priors = np.zeros((3, *TEMPLATE_SHAPE), dtype=np.float32)
-    priors[WM], priors[GM], priors[CSF] = (tissue_prior(tissue) for tissue in ('wm', 'gm', 'csf'))
-    return priors
+    return replace(fitted, ventricles=ventricles, cortex=_embed(cortex, box), source='subject')
 
 
 def _healthy(white: Bools, lesions: Bools | None) -> Bools:
     """Leave out lesions and two voxels around them."""
     if lesions is None or not lesions.any():
         return white
-    around = ndimage.binary_dilation(lesions, structure(6), iterations=2)
-    return np.asarray(white & ~around)
+    return np.asarray(white & ~dilate(lesions, 2))
 
 
 def _fluid(images: Array, mixture: Mixture) -> Bools:
@@ -208,7 +234,7 @@ def _own_ventricles(fluid: Bools, expected: Bools) -> Bools:
     own = np.zeros(fluid.shape, dtype=bool)
     if not expected.any():
         return own
-    near = _crop(expected, _VENTRICLE_REACH + 1)
+    near = box_of(expected, _VENTRICLE_REACH + 1)
     distance = ndimage.distance_transform_edt(~expected[near])
     labels, _ = ndimage.label(fluid[near] & (distance <= _VENTRICLE_REACH), structure(6))
     met = np.unique(labels[expected[near]])
@@ -221,20 +247,12 @@ def _own_cortex(grey: Bools, expected: Bools, lesions: Bools) -> Bools:
 
     The rim of a lesion is as grey as cortex and takes no part.
     """
-    near = ndimage.binary_dilation(expected, structure(6), iterations=_CORTEX_REACH)
-    rim = ndimage.binary_dilation(lesions, structure(6))
+    near = dilate(expected, _CORTEX_REACH)
+    rim = dilate(lesions)
     labels, count = ndimage.label(grey & near & ~rim, structure(6))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     return np.asarray((sizes >= _SMALLEST_RIBBON)[labels])
-
-
-def _crop(mask: Bools, margin: int) -> tuple[slice, slice, slice]:
-    edges = []
-    for axis, size in enumerate(mask.shape):
-        where = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        edges.append(slice(max(0, where[0] - margin), min(size, where[-1] + 1 + margin)))
-    return edges[0], edges[1], edges[2]
 
 
 def lesion_points(labels: npt.NDArray[np.integer], affine: Array) -> Iterator[tuple[int, Array]]:
@@ -315,7 +333,13 @@ class _Outline:
     def __init__(self, mask: Bools, native_from_voxel: Array) -> None:
         self.mask = mask
         points = np.argwhere(surface(mask)) @ native_from_voxel[:3, :3].T
-        self.tree = cKDTree(points + native_from_voxel[:3, 3]) if len(points) else None
+        points += native_from_voxel[:3, 3]
+        # built in a fraction of the time of a balanced tree, and asked little
+        self.tree = (
+            cKDTree(points, leafsize=32, balanced_tree=False, compact_nodes=False)
+            if len(points)
+            else None
+        )
         self.half = abs(float(np.linalg.det(native_from_voxel[:3, :3]))) ** (1 / 3) / 2
 
     def gap(self, points: Array, voxels: tuple[npt.NDArray[np.intp], ...]) -> float:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
@@ -25,11 +26,7 @@ from scipy import ndimage
 from mslesseg_app.errors import DataError
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
-from mslesseg_app.models.tissues import (
-    TissueScale,
-    fit_priors,
-    tissue_scale,
-)
+from mslesseg_app.models.tissues import SmoothMaps, TissueScale, fit_priors, tissue_scale
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior
 
 Floats = npt.NDArray[np.float32]
@@ -285,15 +282,12 @@ def tissue_picture(
     seen = (halved(inside) > 0.5) & (halved(np.asarray(flair) != 0) > 0.5)
     if not np.isfinite(image).all():
         raise DataError('The FLAIR holds values that are not finite.', 'Check the image.')
-    maps = np.stack([halved(tissue_prior(name)) for name in ('wm', 'gm', 'csf')])
-    fit = fit_priors(image[None].astype(np.float64), seen, maps, step=_FIT_STEP)
+    maps, smooth, landmarks = _half_template()
+    fit = fit_priors(image[None], seen, smooth, step=_FIT_STEP)
     moved = np.stack([fit.move(each) for each in maps])
     scale = tissue_scale(image, seen, moved, step=2, voxel_mm=EDGE_MM)
     z = np.where(seen, scale.height(image, limits.grey_units), 0).astype(np.float32)
-    atlas = region_atlas()
-    ventricles, fossa = (
-        fit.move(halved(each)) > 0.5 for each in (atlas.ventricles, atlas.infratentorial)
-    )
+    ventricles, fossa = (fit.move(each) > 0.5 for each in landmarks)
     fluid = _own_fluid(image - scale.offset, seen, scale, ventricles)
     across = _across(fit.matrix, fit.offset, image.shape)
     where = searched(moved, seen, fluid, limits) & ~fossa & (across > limits.midline_mm)
@@ -302,6 +296,15 @@ def tissue_picture(
 
 _FIT_STEP = 4
 _MIDPLANE_MM = 90.0
+
+
+@cache
+def _half_template() -> tuple[Floats, SmoothMaps, tuple[Floats, Floats]]:
+    """Return tissue maps, the same made ready, ventricles and posterior fossa, halved."""
+    maps = np.stack([halved(tissue_prior(name)) for name in ('wm', 'gm', 'csf')])
+    atlas = region_atlas()
+    landmarks = halved(atlas.ventricles), halved(atlas.infratentorial)
+    return maps, SmoothMaps.of(maps), landmarks
 
 
 def halved(volume: npt.NDArray[np.generic]) -> Floats:

@@ -36,6 +36,7 @@ from mslesseg_app.models.tissues import (
     PriorFit,
     TissueScale,
     fit_priors,
+    template_maps,
     tissue_scale,
 )
 
@@ -122,7 +123,7 @@ class Hyperintensity:
         """Return the lesion probability on the template grid."""
         priors = template_priors(brain.shape)
         used = np.stack([c for c, there in zip(channels, present, strict=True) if there])
-        fit = fit_priors(used.astype(np.float64), brain, priors)
+        fit = fit_priors(used, brain, template_maps())
         moved = np.stack([fit.move(prior) for prior in priors])
         images = _denoise(used, self.constants.noise_sigma)
         shown = brain & (used != 0)

@@ -14,7 +14,9 @@ All sums run over fixed orders without a threaded library, so results do not dep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,8 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.errors import DataError
+from mslesseg_app.spatial.shapes import Box, box_of, reached, whole_box
+from mslesseg_app.spatial.template import tissue_prior
 
 Array = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -29,7 +33,8 @@ Bools = npt.NDArray[np.bool_]
 WM, GM, CSF = 0, 1, 2
 _FIT_STEP = 5
 _FIT_SIGMA = 1.6
-_MIX_STEP = 4
+MIX_STEP = 4
+"""Of the images of `fit_mixture`, every so many voxels along each axis are used."""
 _SMALLEST_SHARE = 0.01
 _OUTLIER_CHI2 = 9.0
 _ROUNDS = 12
@@ -55,12 +60,88 @@ class PriorFit:
     offset: Array
     explained: float
 
-    def move(self, volume: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Resample one map onto the exam (linear; zero outside)."""
-        moved = ndimage.affine_transform(
-            volume, self.matrix, self.offset, order=1, output=np.float32
+    def move(
+        self, volume: npt.NDArray[np.floating] | Bools, box: Box | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Resample one map onto the exam (linear; zero outside).
+
+        Only voxels that the map can reach are computed.
+
+        Parameters
+        ----------
+        volume : array (X, Y, Z)
+        box : tuple of slices, optional
+            Part of the exam's grid that is wanted; default: all of it.
+        """
+        box = box or whole_box(volume.shape)
+        begin = np.array([edge.start for edge in box])
+        shape = tuple(edge.stop - edge.start for edge in box)
+        offset = self.offset + self.matrix @ begin
+        moved = np.zeros(shape, dtype=np.float32)
+        part = reached(volume != 0, self.matrix, offset, shape)
+        moved[part] = ndimage.affine_transform(
+            volume,
+            self.matrix,
+            offset + self.matrix @ [edge.start for edge in part],
+            output_shape=moved[part].shape,
+            order=1,
+            output=np.float32,
         )
-        return np.asarray(moved)
+        return moved
+
+
+@dataclass(frozen=True)
+class SmoothMaps:
+    """Tissue maps made ready for `fit_priors`: for many exams this is done once.
+
+    Attributes
+    ----------
+    values : float32 array (X, Y, Z, 3)
+        White matter, grey matter, cerebrospinal fluid, smoothed, in the box that holds them.
+    first : array (3,)
+        Voxel of the maps' own grid at which the box begins.
+    centre, extent : array (3,)
+        Mean and standard deviation of the voxel indices of the brain in the maps' own grid.
+    """
+
+    values: npt.NDArray[np.float32]
+    first: Array
+    centre: Array
+    extent: Array
+
+    @classmethod
+    def of(cls, priors: npt.NDArray[np.float32]) -> SmoothMaps:
+        """Make ready maps (3, X, Y, Z)."""
+        box = box_of(np.asarray(priors.any(axis=0)), int(4 * _FIT_SIGMA) + 1)
+        smooth = [ndimage.gaussian_filter(prior[box], _FIT_SIGMA) for prior in priors]
+        centre, extent = _centre_and_extent(priors.sum(axis=0) > 0.5)
+        first = np.array([edge.start for edge in box], dtype=float)
+        return cls(np.stack(smooth, axis=-1), first, centre, extent)
+
+    def at(self, where: Array) -> npt.NDArray[np.float32]:
+        """Return the maps (3, N) at points (3, N) of the maps' own voxels; linear, 0 outside."""
+        shape = self.values.shape[:3]
+        where = where - self.first[:, None]
+        last = np.array(shape)[:, None] - 1
+        inside = ((where >= 0) & (where <= last)).all(axis=0)
+        low = np.clip(where.astype(np.intp), 0, last - 1)
+        x, y, z = (np.repeat(one, 3) for one in (where - low).astype(np.float32))
+        start = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
+        along, across = shape[1] * shape[2], shape[2]
+        pairs, edges = self._pairs(), []
+        for step in (0, across, along, along + across):
+            ends = pairs[start + step].view(np.float32).reshape(-1, 2, 3)
+            one = ends[:, 0].ravel()
+            edges.append(one + z * (ends[:, 1].ravel() - one))
+        planes = [edges[k] + y * (edges[k + 1] - edges[k]) for k in (0, 2)]
+        found = planes[0] + x * (planes[1] - planes[0])
+        return np.where(inside, found.reshape(-1, 3).T, np.float32(0))
+
+    def _pairs(self) -> npt.NDArray[np.void]:
+        """Return the values of each voxel and the next one along the last axis as one element."""
+        size = self.values[0, 0, 0].nbytes
+        count = self.values.nbytes // size - 1
+        return np.ndarray((count,), dtype=f'V{2 * size}', buffer=self.values.data, strides=(size,))
 
 
 @dataclass(frozen=True)
@@ -75,7 +156,7 @@ class Mixture:
         Robust standard deviation (1.4826 times the median absolute deviation) where the prior
         of white matter is above 0.9; the same unit whichever other channels there are.
     offsets : float32 array (C, X, Y, Z)
-        Smooth intensity offset to subtract from each channel.
+        Smooth intensity offset to subtract from each channel, on the grid of the channels.
     """
 
     means: Array
@@ -122,8 +203,18 @@ class TissueScale:
         return np.asarray((image - self.offset - self.white) / max(self.white_spread, *raised))
 
 
+@cache
+def template_maps() -> SmoothMaps:
+    """Return the tissue maps of the template made ready; the same object each time."""
+    return SmoothMaps.of(np.stack([tissue_prior(name) for name in ('wm', 'gm', 'csf')]))
+
+
 def fit_priors(
-    channels: Array, brain: Bools, priors: npt.NDArray[np.float32], *, step: int = _FIT_STEP
+    channels: npt.NDArray[np.floating] | Sequence[npt.NDArray[np.floating]],
+    brain: Bools,
+    priors: npt.NDArray[np.float32] | SmoothMaps,
+    *,
+    step: int = _FIT_STEP,
 ) -> PriorFit:
     """Move, scale and turn tissue maps so that they explain the images best.
 
@@ -133,11 +224,12 @@ def fit_priors(
 
     Parameters
     ----------
-    channels : array (C, X, Y, Z)
+    channels : array (C, X, Y, Z), or sequence of arrays (X, Y, Z)
         Images; at least one.
     brain : bool array (X, Y, Z)
-    priors : float32 array (3, X, Y, Z)
-        White matter, grey matter, cerebrospinal fluid, 0 to 1, on the same grid.
+    priors : float32 array (3, X, Y, Z), or SmoothMaps
+        White matter, grey matter, cerebrospinal fluid, 0 to 1, on the same grid; or these made
+        ready.
     step : int
         Distance of the points along each axis, in voxels.
 
@@ -147,15 +239,15 @@ def fit_priors(
         If the brain is too small to say anything.
     """
     points = _lattice(brain, step)
-    images = np.stack([_samples(channel, brain, points) for channel in channels], axis=1)
-    maps = [ndimage.gaussian_filter(prior, _FIT_SIGMA) for prior in priors]
-    start = _Start.of(brain, priors)
+    images = np.stack([_samples(channel, brain, points) for channel in channels])
+    maps = priors if isinstance(priors, SmoothMaps) else SmoothMaps.of(priors)
+    start = _Start.of(brain, maps)
+    across, columns = np.ascontiguousarray(points.T), np.ones((4, len(points)))
 
     def unexplained(parameters: Array) -> float:
         matrix, offset = start.affine(parameters)
-        where = np.einsum('ij,nj->in', matrix, points) + offset[:, None]
-        columns = [ndimage.map_coordinates(each, where, order=1) for each in maps]
-        return _residual_share(np.stack([*columns, np.ones(len(points))], axis=1), images)
+        columns[:3] = maps.at(np.einsum('ij,jn->in', matrix, across) + offset[:, None])
+        return _residual_share(columns, images)
 
     found = optimize.minimize(
         unexplained,
@@ -177,13 +269,12 @@ class _Start:
     scale: Array
 
     @classmethod
-    def of(cls, brain: Bools, priors: npt.NDArray[np.float32]) -> _Start:
-        centre_maps, extent_maps = _centre_and_extent(priors.sum(axis=0) > 0.5)
+    def of(cls, brain: Bools, maps: SmoothMaps) -> _Start:
         centre_brain, extent_brain = _centre_and_extent(brain)
-        across = extent_brain[:2] / extent_maps[:2]
+        across = extent_brain[:2] / maps.extent[:2]
         # a cut field of view shortens the third axis, so it follows the other two
         scale = np.array([*across, np.sqrt(across.prod())])
-        return cls(centre_maps, centre_brain, np.clip(scale, 0.75, 1.3))
+        return cls(maps.centre, centre_brain, np.clip(scale, 0.75, 1.3))
 
     def affine(self, parameters: Array) -> tuple[Array, Array]:
         """Return matrix and offset; parameters are mm, percent and hundredths of a radian."""
@@ -225,30 +316,32 @@ def _no_tissues() -> DataError:
     )
 
 
-def _samples(channel: Array, brain: Bools, points: Array) -> Array:
+def _samples(channel: npt.NDArray[np.floating], brain: Bools, points: Array) -> Array:
     """Return the smoothed image at the points, tails cut, mean zero and variance one."""
-    low, high = np.percentile(channel[brain], (1, 99))
+    low, high = np.percentile(channel[brain].astype(np.float64), (1, 99))
     reach = int(4 * _FIT_SIGMA) + 1  # of the filter; beyond the brain there is one value
     first = np.maximum(points.min(axis=0).astype(int) - reach, 0)
     box = tuple(
         slice(a, b) for a, b in zip(first, points.max(axis=0).astype(int) + reach + 1, strict=True)
     )
-    filled = np.where(brain[box], np.clip(channel[box], low, high), low)
+    filled = np.where(brain[box], np.clip(channel[box].astype(np.float64), low, high), low)
     smooth = ndimage.gaussian_filter(filled, _FIT_SIGMA)
     values = smooth[tuple((points.astype(int) - first).T)]
     return np.asarray((values - values.mean()) / max(float(values.std()), 1e-12))
 
 
 def _residual_share(columns: Array, images: Array) -> float:
-    """Return the variance of standardised images that a regression leaves, averaged."""
-    count = len(images)
-    normal = np.einsum('ni,nj->ij', columns, columns) + 1e-3 * np.eye(columns.shape[1])
-    product = np.einsum('ni,nj->ij', columns, images)
+    """Return the variance of standardised images (C, N) that columns (K, N) leave, averaged."""
+    count = images.shape[1]
+    normal = np.einsum('in,jn->ij', columns, columns) + 1e-3 * np.eye(len(columns))
+    product = np.einsum('in,jn->ij', columns, images)
     explained = (product * np.linalg.solve(normal, product)).sum(axis=0) / count
     return float(1 - explained.mean())
 
 
-def fit_mixture(channels: Array, seen: Bools, priors: npt.NDArray[np.float32]) -> Mixture:
+def fit_mixture(
+    channels: Array, seen: Bools, priors: npt.NDArray[np.float32], box: Box | None = None
+) -> Mixture:
     """Learn the intensities of white matter, grey matter and fluid.
 
     Every fourth voxel along each axis is used. Voxels far from all tissues (lesions, vessels,
@@ -262,18 +355,23 @@ def fit_mixture(channels: Array, seen: Bools, priors: npt.NDArray[np.float32]) -
         Brain voxels that all channels show.
     priors : float32 array (3, X, Y, Z)
         Tissue maps moved onto the exam.
+    box : tuple of slices, optional
+        Where channels and priors lie in the grid of `seen`, if they are only the part of it that
+        holds the brain; it begins at multiples of four voxels.
 
     Raises
     ------
     DataError
         If a tissue is not to be found.
     """
-    lattice = (slice(None, None, _MIX_STEP),) * 3
+    box = box or whole_box(seen.shape)
+    lattice = (slice(None, None, MIX_STEP),) * 3
     inside = seen[lattice]
     if inside.sum() < 1000:
         raise _too_small()
-    values = np.stack([channel[lattice][inside] for channel in channels], axis=1).astype(float)
-    prior = np.clip(np.stack([p[lattice][inside] for p in priors]).astype(float), 1e-3, None)
+    here = seen[box][lattice]
+    values = np.stack([channel[lattice][here] for channel in channels], axis=1).astype(float)
+    prior = np.clip(np.stack([p[lattice][here] for p in priors]).astype(float), 1e-3, None)
     prior /= prior.sum(axis=0)
     share = prior**2 / (prior**2).sum(axis=0)
     trusted = np.ones(len(values))
@@ -285,12 +383,12 @@ def fit_mixture(channels: Array, seen: Bools, priors: npt.NDArray[np.float32]) -
         trusted = (distance < _OUTLIER_CHI2).astype(float)
         residual = values - share.T @ means
         weight = trusted * (share[WM] + 0.5 * share[GM])
-        sigma = _OFFSET_SIGMA_MM / _MIX_STEP
+        sigma = _OFFSET_SIGMA_MM / MIX_STEP
         offsets = np.stack([_smooth_offset(r, weight, inside, sigma) for r in residual.T])
     corrected = values - offsets[:, inside].T
     white = corrected[prior[WM] > 0.9] if (prior[WM] > 0.9).any() else corrected
     spread = 1.4826 * np.median(np.abs(white - np.median(white, axis=0)), axis=0)
-    return Mixture(means, np.maximum(spread, 1e-3), _enlarge(offsets, seen.shape))
+    return Mixture(means, np.maximum(spread, 1e-3), _enlarge(offsets, box))
 
 
 def _moments(values: Array, weights: Array) -> tuple[Array, Array]:
@@ -330,18 +428,16 @@ def _smooth_offset(residual: Array, weight: Array, inside: Bools, sigma: float) 
     return np.asarray(smooth[0] / np.maximum(smooth[1], 1e-4))
 
 
-def _enlarge(
-    offsets: Array, shape: tuple[int, ...], step: int = _MIX_STEP
-) -> npt.NDArray[np.float32]:
-    """Bring maps of the lattice back to the full grid (linear)."""
-    return np.stack(
-        [
-            ndimage.affine_transform(
-                each, np.full(3, 1 / step), output_shape=shape, order=1, mode='nearest'
-            ).astype(np.float32)
-            for each in offsets
-        ]
-    )
+def _enlarge(offsets: Array, box: Box, step: int = MIX_STEP) -> npt.NDArray[np.float32]:
+    """Bring maps of the lattice back to a box of the full grid (linear)."""
+    for axis, edge in enumerate(box, start=1):
+        last = offsets.shape[axis] - 1
+        where = np.minimum(np.arange(edge.start, edge.stop) / step, last)
+        low = where.astype(int)
+        share = np.reshape(where - low, [-1 if k == axis else 1 for k in range(4)])
+        one, two = (np.take(offsets, np.minimum(low + k, last), axis) for k in (0, 1))
+        offsets = one + share * (two - one)
+    return offsets.astype(np.float32)
 
 
 def tissue_scale(
@@ -350,7 +446,7 @@ def tissue_scale(
     priors: npt.NDArray[np.float32],
     *,
     dark_lesions: bool = False,
-    step: int = _MIX_STEP,
+    step: int = MIX_STEP,
     voxel_mm: float = 1.0,
 ) -> TissueScale:
     """Measure the intensities of the tissues so that lesions cannot shift them.
@@ -405,7 +501,7 @@ def tissue_scale(
         spread,
         float(np.median(corrected[grey])),
         float(np.percentile(corrected[fluid], 20)),
-        _enlarge(offset[None], seen.shape, step)[0],
+        _enlarge(offset[None], whole_box(seen.shape), step)[0],
     )
 
 

@@ -15,7 +15,7 @@ from mslesseg_app.spatial import quality
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 from mslesseg_app.spatial.between import disagreement
 from mslesseg_app.spatial.pose import nearest_rigid
-from mslesseg_app.spatial.registration import Alignment, align
+from mslesseg_app.spatial.registration import Alignment, Reference, align
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.shapes import grow
 from mslesseg_app.spatial.template import load_template
@@ -90,6 +90,27 @@ def search_region() -> Any:
     return nib.Nifti1Image(grown.astype(np.uint8), mask.affine)
 
 
+def in_memory(img: Any) -> Any:
+    """Return an image whose values are read from its file, and decompressed, only once."""
+    if not nib.is_proxy(img.dataobj):
+        return img
+    return type(img)(np.asanyarray(img.dataobj), img.affine, img.header)
+
+
+@cache
+def template_reference(seed: int) -> Reference:
+    """Return the template's brain and its rim, made ready once for all images."""
+    return Reference(load_template().brain, search_region(), seed)
+
+
+def anchor_reference(anchor: Any, anchor_from_mni: Affine, seed: int) -> Reference:
+    """Return an anchor within the brain and its rim, made ready for the images of its session."""
+    region = resample(
+        search_region(), anchor.shape, anchor.affine, invert(anchor_from_mni), 'nearest'
+    )
+    return Reference(anchor, region, seed)
+
+
 def align_exam(
     images: Mapping[str, Any],
     *,
@@ -126,6 +147,7 @@ def align_exam(
     """
     if not images:
         raise AlignmentError('The exam has no image to align.')
+    images = {name: in_memory(img) for name, img in images.items()}
     if flair_from_mni is not None:
         affines, judged = _to_anchor(images, 'FLAIR', flair_from_mni, threads, seed)
         return judge_exam(images, 'FLAIR', affines, judged)
@@ -160,10 +182,12 @@ def _to_anchor(
 ) -> tuple[dict[str, Affine], dict[str, quality.Judgement]]:
     """Align all other images to the anchor, and judge them."""
     affines, judged = {anchor: anchor_from_mni}, {}
-    for name, img in images.items():
-        if name != anchor:
+    others = {name: img for name, img in images.items() if name != anchor}
+    if others:
+        reference = anchor_reference(images[anchor], anchor_from_mni, seed)
+        for name, img in others.items():
             affines[name], judged[name] = _judged_via_anchor(
-                img, images[anchor], anchor_from_mni, threads, seed
+                img, reference, anchor_from_mni, threads, seed
             )
     return affines, judged
 
@@ -174,10 +198,7 @@ def _rank(name: str) -> int:
 
 def to_template(img: Any, threads: int, seed: int) -> Alignment:
     """Search the pose of a head and align it to the template by 12 degrees of freedom."""
-    template = load_template()
-    return align(
-        img, template.brain, dof=12, reference_mask=search_region(), threads=threads, seed=seed
-    )
+    return align(img, template_reference(seed), dof=12, threads=threads)
 
 
 def via_anchor(img: Any, anchor: Any, anchor_from_mni: Affine, threads: int, seed: int) -> Affine:
@@ -186,16 +207,14 @@ def via_anchor(img: Any, anchor: Any, anchor_from_mni: Affine, threads: int, see
     Where the result cannot be trusted, as when the header is wrong by a large turn, the
     image's own alignment to the template gives a second start.
     """
-    return _judged_via_anchor(img, anchor, anchor_from_mni, threads, seed)[0]
+    reference = anchor_reference(anchor, anchor_from_mni, seed)
+    return _judged_via_anchor(img, reference, anchor_from_mni, threads, seed)[0]
 
 
 def _judged_via_anchor(
-    img: Any, anchor: Any, anchor_from_mni: Affine, threads: int, seed: int
+    img: Any, anchor: Reference, anchor_from_mni: Affine, threads: int, seed: int
 ) -> tuple[Affine, quality.Judgement]:
-    region = resample(
-        search_region(), anchor.shape, anchor.affine, invert(anchor_from_mni), 'nearest'
-    )
-    rigid = partial(align, img, anchor, dof=6, reference_mask=region, threads=threads, seed=seed)
+    rigid = partial(align, img, anchor, dof=6, threads=threads)
     first = compose(rigid().moving_from_reference, anchor_from_mni)
     judged = quality.judge(img, first)
     if judged.verdict == 'ok':

@@ -14,10 +14,12 @@ from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import check_affine
 from mslesseg_app.spatial.bias import foreground
 from mslesseg_app.spatial.similarity import (
+    VOXELS_PER_FWHM,
     Affine,
     Floats,
     Samples,
     Volume,
+    block_means,
     moving_volume,
     reference_samples,
     shrink,
@@ -35,11 +37,14 @@ _SPACING_MM = {_FINE_MM: 5.0, _LAST_MM: 3.0}
 _KEEP_COARSE, _KEEP_FINE = 24, 2
 #: Rounds at the middle resolution: how many are kept after how many steps.
 _MIDDLE_ROUNDS = ((10, 8), (4, 25))
+#: Steps at the fine resolution.
+_FINE_STEPS = 20
 #: Poses whose cost differs by less than this are both refined to the end.
 _RIVAL = 0.01
-#: A rigid alignment that is better than wrong ones by so many of their standard deviations
-#: needs no second opinion.
-_CLEAR = 8.0
+#: An alignment that is better than wrong ones by so many of their standard deviations needs no
+#: further search: rigid ones, and those to a template, where wrong ones
+#: reach 12 and right ones have 15 and more (see `mslesseg_app.spatial.quality`).
+_CLEAR: dict[Dof, float] = {6: 8.0, 12: 14.0}
 
 
 @dataclass(frozen=True)
@@ -60,41 +65,56 @@ class Alignment:
     quality: dict[str, float] = field(default_factory=dict)
 
 
+class Reference:
+    """A reference at several resolutions, each made once for all images that are aligned to it.
+
+    Parameters
+    ----------
+    image : nibabel image
+    mask : nibabel image or None
+        Where the image counts; its foreground when not given.
+    seed : int
+        Of the sample points.
+    """
+
+    def __init__(self, image: Any, mask: Any | None = None, seed: int = 1) -> None:
+        self._image = _prepare(image, None)
+        self._mask = _mask(self._image, mask)
+        self._seed = seed
+        self._levels: dict[float, Samples] = {}
+
+    def samples(self, size_mm: float) -> Samples:
+        """Return the samples at a resolution (mm)."""
+        if size_mm not in self._levels:
+            spacing = _SPACING_MM.get(size_mm, size_mm)
+            data, affine = block_means(*self._image, size_mm / VOXELS_PER_FWHM)
+            self._levels[size_mm] = reference_samples(
+                data, affine, self._mask, spacing, self._seed, fwhm_mm=size_mm
+            )
+        return self._levels[size_mm]
+
+
 class Pair:
     """A moving image and a reference at several resolutions, each made once.
 
     Parameters
     ----------
-    moving, reference : nibabel images
-    moving_mask, reference_mask : nibabel images or None
-        Where the images count; the foreground of the reference when not given.
-    seed : int
-        Of the sample points.
+    moving : nibabel image
+    reference : Reference
+    moving_mask : nibabel image or None
+        Where the moving image counts.
     """
 
-    def __init__(
-        self,
-        moving: Any,
-        reference: Any,
-        moving_mask: Any | None = None,
-        reference_mask: Any | None = None,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, moving: Any, reference: Reference, moving_mask: Any | None = None) -> None:
         self._moving = _prepare(moving, moving_mask)
-        self._reference = _prepare(reference, None)
-        self._mask = _mask(self._reference, reference_mask)
-        self._seed = seed
-        self._levels: dict[float, tuple[Volume, Samples]] = {}
+        self._reference = reference
+        self._levels: dict[float, Volume] = {}
 
     def level(self, size_mm: float) -> tuple[Volume, Samples]:
         """Return volume and samples at a resolution (mm)."""
         if size_mm not in self._levels:
-            spacing = _SPACING_MM.get(size_mm, size_mm)
-            samples = reference_samples(
-                *self._reference, self._mask, spacing, self._seed, fwhm_mm=size_mm
-            )
-            self._levels[size_mm] = moving_volume(*self._moving, size_mm), samples
-        return self._levels[size_mm]
+            self._levels[size_mm] = moving_volume(*self._moving, size_mm)
+        return self._levels[size_mm], self._reference.samples(size_mm)
 
     def centre(self) -> npt.NDArray[np.float64]:
         """Return the centre of mass (mm) of the moving image's foreground."""
@@ -140,14 +160,16 @@ def align(
 ) -> Alignment:
     """Find the affine that brings a moving image onto a reference.
 
-    With 12 degrees of freedom and no start the whole range of poses is searched (the
-    reference is a template brain, the moving image any head); with 6 the header's pose is
-    tried first and the search is the second opinion. Never worse than the start: poses are
+    Without a start the header's pose is tried first. Where that does not stand out from wrong
+    poses, the whole range of poses is searched. With 12 degrees of freedom the reference is a
+    template brain, and the moving image any head. Never worse than the start: poses are
     compared by their similarity at the finest level.
 
     Parameters
     ----------
-    moving, reference : nibabel images, 3D
+    moving : nibabel image, 3D
+    reference : nibabel image, 3D, or Reference
+        A `Reference` has its own mask and seed.
     dof : {6, 12}
         Rigid or affine. With 12 the size is drawn weakly to that of an adult head.
     moving_mask, reference_mask : nibabel images or None
@@ -170,55 +192,96 @@ def align(
     """
     del threads
     with threadpool_limits(limits=1, user_api='blas'):
-        return _align(moving, reference, dof, (moving_mask, reference_mask), start, seed)
+        if not isinstance(reference, Reference):
+            reference = Reference(reference, reference_mask, seed)
+        return _align(Pair(moving, reference, moving_mask), dof, start)
 
 
-def _align(
-    moving: Any,
-    reference: Any,
-    dof: Dof,
-    masks: tuple[Any | None, Any | None],
-    start: npt.ArrayLike | None,
-    seed: int,
-) -> Alignment:
+def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     """Choose among the ways to a result."""
-    pair = Pair(moving, reference, *masks, seed)
     if start is not None:
         starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
         return finish(pair, starts, dof)
-    if dof == 12:
-        return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12), dof)
-    return _from_header(pair)
+    return _affine_search(pair) if dof == 12 else _rigid_from_header(pair)
 
 
-def _from_header(pair: Pair) -> Alignment:
+def _rigid_from_header(pair: Pair) -> Alignment:
     """Refine the header's pose; search only when that stands out too little."""
     near = finish(pair, [np.eye(4)], 6)
-    nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), near.moving_from_reference)
-    if (nmi - mean) / spread >= _CLEAR:
+    if _is_clear(pair, near.moving_from_reference, 6):
         return near
     others = search_poses(pair, np.zeros(3), 6)
     return finish(pair, [near.moving_from_reference, *others], 6)
 
 
-def search_poses(
-    pair: Pair, log_size: npt.NDArray[np.float64], dof: int, keep: int = _KEEP_FINE
-) -> list[Affine]:
-    """Search the whole range of poses; return the best few that differ, best first."""
+def _affine_search(pair: Pair) -> Alignment:
+    """Take the header's pose or the best one of the coarse search if it stands out.
+
+    Otherwise what is found from many poses of the coarse search competes.
+    """
+    header = pose.start_at_header(pose.SIZE_MEAN)
+    if near := _clear_near(pair, header):
+        return near
+    rough = _rough_poses(pair, pose.SIZE_MEAN)
+    if near := _clear_near(pair, rough[0].affine):
+        return near
+    return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12, rough=rough), 12)
+
+
+def _clear_near(pair: Pair, start: Affine) -> Alignment | None:
+    """Refine a pose of 12 degrees of freedom to the end, if it stands out on the way."""
+    _, steps = _MIDDLE_ROUNDS[-1]
+    near = search.refine(*pair.level(_MIDDLE_MM), start, 7, True, steps)
+    near = search.refine(*pair.level(_FINE_MM), near.affine, 12, True, _FINE_STEPS)
+    return finish(pair, [near.affine], 12) if _is_clear(pair, near.affine, 12) else None
+
+
+def _is_clear(pair: Pair, affine: Affine, dof: Dof) -> bool:
+    """Return whether a pose is so much better than wrong ones that no other is looked for."""
+    nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), affine)
+    return (nmi - mean) / spread >= _CLEAR[dof]
+
+
+def _rough_poses(pair: Pair, log_size: npt.NDArray[np.float64]) -> list[search.Candidate]:
+    """Return the best poses of the coarse search, best first, and that of the header."""
     volume, samples = pair.level(_COARSE_MM)
-    centres = [pair.centre()]
-    rough = search.coarse(volume, samples, centres, np.exp(log_size), _KEEP_COARSE)
-    rough.append(search.evaluate(volume, samples, pose.start_at_header(log_size)))
+    rough = search.coarse(volume, samples, [pair.centre()], np.exp(log_size), _KEEP_COARSE)
+    return [*rough, search.evaluate(volume, samples, pose.start_at_header(log_size))]
+
+
+def search_poses(
+    pair: Pair,
+    log_size: npt.NDArray[np.float64],
+    dof: int,
+    keep: int = _KEEP_FINE,
+    rough: list[search.Candidate] | None = None,
+) -> list[Affine]:
+    """Search the whole range of poses; return the best few that differ, best first.
+
+    Parameters
+    ----------
+    pair : Pair
+    log_size : ndarray, (3,)
+        Logarithm of the head's size in units of the reference.
+    dof : {6, 12}
+    keep : int
+        How many to return.
+    rough : list of Candidate, optional
+        What the coarse search found, if it was done.
+    """
+    rough = rough or _rough_poses(pair, log_size)
     volume, samples = pair.level(_MIDDLE_MM)
     middle_dof, middle = 7 if dof == 12 else 6, rough
-    for keep, steps in _MIDDLE_ROUNDS:
+    for most, steps in _MIDDLE_ROUNDS:
         middle = [
             search.refine(volume, samples, one.affine, middle_dof, dof == 12, steps)
             for one in middle
         ]
-        middle = search.distinct(middle, samples, keep, apart_mm=8.0)
+        middle = search.distinct(middle, samples, most, apart_mm=8.0)
     volume, samples = pair.level(_FINE_MM)
-    fine = [search.refine(volume, samples, one.affine, dof, dof == 12, 20) for one in middle]
+    fine = [
+        search.refine(volume, samples, one.affine, dof, dof == 12, _FINE_STEPS) for one in middle
+    ]
     return [one.affine for one in search.distinct(fine, samples, keep, apart_mm=5.0)]
 
 

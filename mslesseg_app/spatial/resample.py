@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from mslesseg_app.spatial.affines import check_affine
+from mslesseg_app.spatial.shapes import reached, whole_box
 
 Order = Literal[1, 3, 'nearest']
 
@@ -57,17 +59,30 @@ def resample(
     data = np.asanyarray(img.dataobj)
     if not nearest:
         data = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    moved = ndi.affine_transform(
-        data,
-        index[:3, :3],
-        index[:3, 3],
-        output_shape=tuple(shape),
-        output=data.dtype,
-        order=0 if nearest else int(order),
-        mode='nearest',
-    )
-    moved[~_inside(index, tuple(shape), data.shape)] = fill
+    moved = np.zeros(tuple(shape), dtype=data.dtype)
+    part = whole_box(moved.shape)
+    if fill == 0 and order != 3:  # a cubic spline has no end
+        part = reached(data != 0, index[:3, :3], index[:3, 3], moved.shape)
+    if moved[part].size:
+        index = index @ _shift([edge.start for edge in part])
+        moved[part] = ndi.affine_transform(
+            data,
+            index[:3, :3],
+            index[:3, 3],
+            output_shape=moved[part].shape,
+            output=data.dtype,
+            order=0 if nearest else int(order),
+            mode='nearest',
+        )
+        moved[part][~_inside(index, moved[part].shape, data.shape)] = fill
     return nib.Nifti1Image(moved, target)
+
+
+def _shift(voxels: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the affine (4, 4) that moves by so many voxels."""
+    affine = np.eye(4)
+    affine[:3, 3] = voxels
+    return affine
 
 
 def field_of_view(
@@ -124,11 +139,17 @@ def restore(prob_on_template: Any, native: Any, native_from_mni: npt.ArrayLike) 
     index = np.linalg.inv(prob_on_template.affine) @ mni_from_native @ native.affine
     shape = tuple(native.shape[:3])
     total = np.zeros(shape, dtype=np.float32)
+    part = reached(data != 0, index[:3, :3], index[:3, 3], shape)
     offsets = list(product(*(_offsets(size) for size in _voxel_sizes(index))))
-    for offset in offsets:
-        start = index[:3, :3] @ np.array(offset) + index[:3, 3]
-        total += ndi.affine_transform(
-            data, index[:3, :3], start, output_shape=shape, order=1, mode='grid-constant'
+    for offset in offsets if total[part].size else []:
+        start = (index @ _shift([edge.start for edge in part]) @ _shift(offset))[:3, 3]
+        total[part] += ndi.affine_transform(
+            data,
+            index[:3, :3],
+            start,
+            output_shape=total[part].shape,
+            order=1,
+            mode='grid-constant',
         )
     total /= np.float32(len(offsets))
     header = native.header.copy()

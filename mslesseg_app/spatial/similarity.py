@@ -25,7 +25,7 @@ _PAD = 2
 #: Half of the width (in voxels) of the soft border of the moving image's field of view.
 _BORDER = 0.5
 #: A blurred image needs no more voxels than this within its resolution.
-_VOXELS_PER_FWHM = 2.5
+VOXELS_PER_FWHM = 2.5
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ def shrink(img: Any, size_mm: float) -> tuple[Floats, Affine]:
     image is stored.
     """
     img = nib.as_closest_canonical(img)
-    data = np.nan_to_num(np.asarray(img.dataobj, dtype=np.float32), posinf=0.0, neginf=0.0)
+    data = np.asarray(img.dataobj, dtype=np.float32)
+    if not np.isfinite(data.sum()):
+        data = np.nan_to_num(data, posinf=0.0, neginf=0.0)
     return block_means(data, img.affine, size_mm)
 
 
@@ -101,10 +103,11 @@ def block_means(data: Floats, affine: Affine, size_mm: float) -> tuple[Floats, A
         for zoom, count in zip(zooms, data.shape, strict=True)
     ]
     for axis, step in enumerate(steps):
-        count = data.shape[axis] // step
-        data = np.take(data, np.arange(count * step), axis)
-        split = (*data.shape[:axis], count, step, *data.shape[axis + 1 :])
-        data = data.reshape(split).mean(axis=axis + 1, dtype=np.float32)
+        if step > 1:
+            count = data.shape[axis] // step
+            whole = data[(slice(None),) * axis + (slice(0, count * step),)]
+            split = (*data.shape[:axis], count, step, *data.shape[axis + 1 :])
+            data = whole.reshape(split).mean(axis=axis + 1, dtype=np.float32)
     affine = np.array(affine, dtype=np.float64)
     affine[:3, 3] += affine[:3, :3] @ ((np.array(steps) - 1) / 2)
     affine[:3, :3] = affine[:3, :3] * np.array(steps)
@@ -134,7 +137,7 @@ def intensity_range(data: Floats) -> tuple[float, float]:
 
 def moving_volume(data: Floats, affine: Affine, fwhm_mm: float) -> Volume:
     """Prepare a moving image for one level of resolution: fewer voxels where it is coarse."""
-    data, affine = block_means(data, affine, fwhm_mm / _VOXELS_PER_FWHM)
+    data, affine = block_means(data, affine, fwhm_mm / VOXELS_PER_FWHM)
     blurred = smooth(data, affine, fwhm_mm)
     low, high = intensity_range(blurred)
     return Volume(np.ascontiguousarray(to_bins(blurred, low, high)), _inverse(affine))
@@ -315,9 +318,6 @@ def _look_up(
     """Interpolate linearly; returns values (N,) and slopes by voxel (3, N)."""
     limits = np.array(data.shape)[:, None] - 1
     where = np.clip(where, 0.0, limits)
-    if not slopes:
-        values = ndi.map_coordinates(data, where, order=1, mode='nearest', output=np.float64)
-        return values, np.zeros((3, 0))
     low = np.minimum(where.astype(np.int64), np.maximum(limits - 1, 0))
     fx, fy, fz = where - low
     ny, nz = data.shape[1:]
@@ -335,6 +335,8 @@ def _look_up(
     z10, z11 = c100 + fz * (c101 - c100), c110 + fz * (c111 - c110)
     y0, y1 = z00 + fy * (z01 - z00), z10 + fy * (z11 - z10)
     values = y0 + fx * (y1 - y0)
+    if not slopes:
+        return values, np.zeros((3, 0))
     by_y = (z01 - z00) + fx * ((z11 - z10) - (z01 - z00))
     low_z = (c001 - c000) + fy * ((c011 - c010) - (c001 - c000))
     high_z = (c101 - c100) + fy * ((c111 - c110) - (c101 - c100))

@@ -10,13 +10,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from mslesseg_app.errors import DataError, ModelError
 from mslesseg_app.inference.run import segment_exam
 from mslesseg_app.metrics.exam import accuracy
 from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
 from mslesseg_app.models.registry import get_entry, load_predictor
-from mslesseg_app.models.tissues import GM, WM, fit_mixture, fit_priors
+from mslesseg_app.models.tissues import (
+    GM,
+    WM,
+    PriorFit,
+    SmoothMaps,
+    fit_mixture,
+    fit_priors,
+)
+from mslesseg_app.spatial.shapes import box_of
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
 
 FLAIR, T1W = (1.0, 1.25, 0.3), (1.0, 0.65, 0.2)
@@ -142,6 +151,42 @@ def test_priors_are_moved_onto_a_brain_that_was_only_moved_rigidly(head):
     overlap = accuracy(fit.move(maps[WM]) > 0.5, shrink(maps[WM], 1) > 0.5, (1, 1, 1))
     assert overlap['DSC'] > 0.93
     assert fit.explained > 0.8
+
+
+def test_ready_maps_are_looked_up_as_scipy_does():
+    maps = np.zeros((3, 20, 25, 30), np.float32)
+    maps[:, 4:15, 0:18, 9:30] = np.random.default_rng(0).random((3, 11, 18, 21))
+    where = np.random.default_rng(1).uniform(-3, 33, (3, 500))
+    smooth = [ndimage.gaussian_filter(one, 1.6) for one in maps]
+    expected = [ndimage.map_coordinates(one, where, order=1) for one in smooth]
+    assert np.count_nonzero(expected) > 300
+    np.testing.assert_allclose(SmoothMaps.of(maps).at(where), expected, atol=1e-6)
+
+
+def test_maps_are_moved_only_where_they_reach_and_the_same():
+    volume = np.zeros((30, 35, 40), np.float32)
+    volume[5:12, 20:35, 10:14] = 1
+    matrix = Rotation.from_rotvec((0.1, -0.2, 0.3)).as_matrix() / 0.9
+    fit = PriorFit(matrix, np.array([-3.0, 4, 5]), 1.0)
+    expected = ndimage.affine_transform(volume, matrix, fit.offset, order=1)
+    assert expected.any()
+    np.testing.assert_allclose(fit.move(volume), expected, atol=1e-5)
+    box = slice(4, 20), slice(10, 30), slice(0, 16)
+    np.testing.assert_allclose(fit.move(volume, box), expected[box], atol=1e-5)
+    assert not fit.move(np.zeros_like(volume)).any()
+
+
+def test_mixture_of_a_box_is_that_of_the_grid(head):
+    images, brain, _ = head
+    maps = np.stack([tissue_prior(tissue) for tissue in ('wm', 'gm', 'csf')])
+    box = box_of(brain, 4, 4)
+    part = fit_mixture(images['FLAIR'][None][(slice(None), *box)], brain, maps[:, *box], box)
+    whole = fit_mixture(images['FLAIR'][None], brain, maps)
+    np.testing.assert_array_equal(part.means, whole.means)
+    inside = brain[box]
+    np.testing.assert_allclose(
+        part.offsets[0][inside], whole.offsets[0][box][inside], rtol=1e-5, atol=1e-3
+    )
 
 
 def test_mixture_learns_the_intensities_and_the_offset():

@@ -18,7 +18,7 @@ from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
 from mslesseg_app.spatial import exam, pose, quality
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
-from mslesseg_app.spatial.registration import Pair
+from mslesseg_app.spatial.registration import Pair, Reference
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
@@ -113,7 +113,7 @@ def test_storage_does_not_matter(heads, seed):
     other = img.as_reoriented(np.array([order, signs]).T)
     assert other.shape != img.shape or not np.array_equal(other.affine, img.affine)
     template, region = load_template().brain, exam.search_region()
-    first, second = (Pair(one, template, None, region) for one in (img, other))
+    first, second = (Pair(one, Reference(template, region)) for one in (img, other))
     np.testing.assert_allclose(first.centre(), second.centre(), atol=1e-6)
     for size in (8.0, 2.0):
         ours, theirs = first.level(size)[0], second.level(size)[0]

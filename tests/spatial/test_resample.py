@@ -51,6 +51,37 @@ def test_agrees_with_simpleitk(tmp_path):
     np.testing.assert_allclose(ours[both], theirs[both], atol=1e-4)
 
 
+@pytest.mark.parametrize('order', [1, 'nearest'])
+@pytest.mark.parametrize('seed', range(4))
+def test_where_an_image_is_empty_nothing_is_lost(order, seed):
+    """Only the part of a target that is reached is computed: the same as all of it."""
+    data = np.zeros((20, 24, 12), np.float32)
+    data[6:9, 0:5, 8:12] = np.random.default_rng(seed).random((3, 5, 4)) + 1
+    img = nib.Nifti1Image(data, np.diag([2.0, 2.0, 3.0, 1.0]))
+    vector = np.random.default_rng(seed).normal(0, 8, 12)
+    affine = pose.matrix(vector, np.array([20.0, 20, 15]), np.eye(4))
+    grid = np.diag([1.5, -1.5, 1.5, 1.0])
+    grid[:3, 3] = -5, 50, -5
+    ours = np.asarray(resample(img, (40, 45, 30), grid, affine, order).dataobj)
+    full = np.asarray(resample(img, (40, 45, 30), grid, affine, order, fill=-1.0).dataobj)
+    assert (ours != 0).sum() > 20
+    np.testing.assert_allclose(ours, np.where(full == -1, 0, full), atol=1e-5)
+
+
+def test_restored_to_a_larger_grid_nothing_is_lost():
+    """A probability at the edge of its grid, seen from a grid that goes beyond it."""
+    data = np.zeros((12, 12, 12), np.float32)
+    data[0:3, 4:7, 9:12] = 0.8
+    prob = nib.Nifti1Image(data, np.eye(4))
+    grid = np.diag([0.5, 0.5, 3.0, 1.0])
+    grid[:3, 3] = -6, -6, -5
+    native = nib.Nifti1Image(np.zeros((48, 48, 8), np.float32), grid)
+    shift = np.eye(4)
+    shift[:3, 3] = 0.3, -0.2, 0.4
+    found = restore(prob, native, shift).get_fdata()
+    assert found.sum() * 0.75 == pytest.approx(data.sum(), rel=0.02)
+
+
 def test_outside_the_field_of_view_is_fill():
     img = nib.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
     moved = resample(img, (8, 4, 4), np.eye(4), np.eye(4), fill=-7.0).get_fdata()
