@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -78,9 +79,10 @@ def segment_native(
         if name in entry.channels and name in images
     }
     found, info = segment_detailed(entry, moved, inside, affine=flair.affine, **how)
-    native = grids.like(flair, found.prob, np.float32)
-    template = resample(native, TEMPLATE_SHAPE, TEMPLATE_AFFINE, flair_from_mni)
+    placed = nb.Nifti1Image(found.prob, flair.affine)
+    template = resample(placed, TEMPLATE_SHAPE, TEMPLATE_AFFINE, flair_from_mni)
     prob = np.clip(np.asanyarray(template.dataobj, dtype=np.float32), 0, 1)
+    native = grids.like(flair, found.prob, np.float32)
     return NativeResult(native, Prediction(prob, notes=found.notes), info)
 
 

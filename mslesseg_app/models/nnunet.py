@@ -445,7 +445,8 @@ def _save(tensors: Mapping[str, Any], about: dict[str, Any], target: Path) -> No
         places[where] = name
         kept[name] = value.detach().contiguous().clone()
     header = json.dumps(about | {'same': same}, separators=(',', ':'))
-    save_file(kept, target, metadata={'format': 'pt', _HEADER: header})
+    # one entry only: the library writes several in an order that changes, and so the SHA256
+    save_file(kept, target, metadata={_HEADER: header})
 
 
 # ------------------------------------------------------------------------------ checks

@@ -8,7 +8,6 @@ never overwrite those that an earlier run used.
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -139,7 +138,7 @@ def add_command(
     values = {'required': tuple(values['channels']), **values}
     with _staging(folder) as staging:
         place = _place(str(values['name']), folder, force)
-        entry = _described(values, Path(staging), shlex.split(str(command))[0])
+        entry = _described(values, Path(staging), 'a program')
         check_model(entry, thorough=True)
         write_entry(entry, place)
     return replace(entry, folders=(folder,))

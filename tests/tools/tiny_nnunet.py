@@ -111,8 +111,16 @@ def checkpoint(
         network = nnUNetTrainer.build_network_architecture(
             manager, configuration, len(data['channel_names']), heads, False
         )
-        for parameter in network.parameters():  # sharp enough that labels differ
-            parameter.data.normal_(0, 0.5)
+    return plain_checkpoint(plan, data, network.state_dict(), **changes)
+
+
+def plain_checkpoint(
+    plan: dict[str, Any], data: dict[str, Any], weights: dict[str, Any], **changes: Any
+) -> dict[str, Any]:
+    """Return the content of a checkpoint with these weights."""
+    import numpy as np
+    import torch
+
     arguments = {
         'plans': plan,
         'configuration': '3d_fullres',
@@ -121,7 +129,7 @@ def checkpoint(
         'device': torch.device('cpu'),
     }
     return {
-        'network_weights': network.state_dict(),
+        'network_weights': weights,
         'optimizer_state': {},
         'grad_scaler_state': None,
         'logging': {'ema_fg_dice': [np.float64(0.5), np.float32(0.6)], 'lrs': [0.01]},
@@ -134,18 +142,31 @@ def checkpoint(
     }
 
 
+def some_tensors(seed: int = 0) -> dict[str, Any]:
+    """Return tensors, one of which has two names, as the encoder in the decoder of a network."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(3, 2, generator=generator)
+    second = torch.randn(4, generator=generator)
+    return {'encoder.a': first, 'decoder.encoder.a': first, 'decoder.b': second}
+
+
 def write_model(
     root: Path,
     plan: dict[str, Any] | None = None,
     data: dict[str, Any] | None = None,
     folds: tuple[int | str, ...] = (0,),
     name: str = 'checkpoint_final.pth',
+    official: bool = True,
     **changes: Any,
 ) -> Path:
     """Write a trainer folder as a training leaves it, and return it.
 
     Parameters
     ----------
+    official : bool
+        With the network of the plans, for which nnunetv2 is needed; else with a few tensors.
     **changes
         Of the content of each checkpoint.
     """
@@ -159,7 +180,11 @@ def write_model(
     (folder / 'dataset.json').write_text(json.dumps(data))
     for number, fold in enumerate(folds):
         (folder / f'fold_{fold}').mkdir()
-        torch.save(checkpoint(plan, data, number, **changes), folder / f'fold_{fold}' / name)
+        if official:
+            content = checkpoint(plan, data, number, **changes)
+        else:
+            content = plain_checkpoint(plan, data, some_tensors(number), **changes)
+        torch.save(content, folder / f'fold_{fold}' / name)
     return folder
 
 
