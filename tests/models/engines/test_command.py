@@ -152,7 +152,7 @@ def test_native_images_are_given_on_their_grid_and_the_map_goes_both_ways(progra
     voxel = np.rint(np.linalg.inv(TEMPLATE_AFFINE) @ centre).astype(int)[:3]
     assert done.template.prob[tuple(voxel)] == pytest.approx(0.75)
     volume = done.template.prob.sum() / (found.sum() * abs(np.linalg.det(affine[:3, :3])))
-    assert volume == pytest.approx(1, abs=0.02)
+    assert volume == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(
