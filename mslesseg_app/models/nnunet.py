@@ -1,9 +1,9 @@
 """Reading trained models of nnU-Net v2: what they say, never what they would run.
 
-A model is a trainer folder (``dataset.json``, ``plans.json``, ``fold_*/checkpoint_*.pth``), a folder
-above it, or a zip as ``nnUNetv2_export_model_to_zip`` writes it. Checkpoints are opened as tensors
-and plain values only. Each fold becomes a safetensors file with all that is needed to run it in its
-header.
+A model is a trainer folder (``dataset.json``, ``plans.json``, ``fold_*/checkpoint_*.pth``), a
+folder above it, or a zip as ``nnUNetv2_export_model_to_zip`` writes it. Checkpoints are opened as
+tensors and plain values only. Each fold becomes a safetensors file with all that is needed to run
+it in its header.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def read_nnunet(
         weights.append(target)
         abouts.append({key: about[key] for key in ('configuration', 'trainer', 'mirror_axes')})
     if any(about != abouts[0] for about in abouts):
-        raise ModelError(f'{path}: its folds were not trained in the same way.', 'Choose --option folds=…')
+        raise ModelError(
+            f'{path}: its folds were not trained in the same way.', 'Choose --option folds=…'
+        )
     lesion = lesion_names(dataset, options.get('lesion'))
     fields: dict[str, Any] = {
         'name': 'nnunet',
@@ -484,7 +486,9 @@ def _check_configuration(path: Path, plans: Mapping[str, Any], name: str) -> Non
     """Refuse what cannot be run, and classes from elsewhere than nnU-Net and PyTorch."""
     configurations = plans.get('configurations')
     if not isinstance(configurations, dict) or name not in configurations:
-        raise ModelError(f'{path}: plans.json has no configuration {name!r}.', 'Download it again.')
+        raise ModelError(
+            f'{path}: plans.json has no configuration {name!r}.', 'Download it again.'
+        )
     merged: dict[str, Any] = {}
     for table in reversed(list(_inherited(path, configurations, name))):
         merged |= table

@@ -262,7 +262,13 @@ def _add_nnunet(
     with _named(str(staging), source):
         base, weights = read_nnunet(source, staging, asked)
     card = {**base['card'], **(recipe.card if recipe else {}), **wishes.get('card', {})}
-    values = {'licence': UNKNOWN_LICENCE, **base, **asked, 'options': base['options'], 'card': card}
+    values = {
+        'licence': UNKNOWN_LICENCE,
+        **base,
+        **asked,
+        'options': base['options'],
+        'card': card,
+    }
     values = {'required': tuple(values['channels']), **values}
     name = str(values['name'])
     place = _place(name, folder, force)

@@ -98,7 +98,6 @@ def checkpoint(
     plan: dict[str, Any], data: dict[str, Any], seed: int = 0, **changes: Any
 ) -> dict[str, Any]:
     """Return the content of a checkpoint, its network made and named by the official classes."""
-    import numpy as np
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager

@@ -160,7 +160,9 @@ class CommandEngine:
             image: Any = nb.load(found[0])
             data = np.asanyarray(image.dataobj).reshape(shape)
         except (*UNREADABLE, ValueError) as error:
-            raise DataError(f'{found[0].name} of the model {name!r} cannot be used: {error}') from error
+            raise DataError(
+                f'{found[0].name} of the model {name!r} cannot be used: {error}'
+            ) from error
         if not np.allclose(image.affine, affine, atol=_CLOSE):
             raise DataError(
                 f'{found[0].name} of the model {name!r} lies on another grid than its input.',

@@ -1,8 +1,8 @@
 """nnU-Net v2 as an engine: the networks, preprocessing and windows of the package ``nnunetv2``.
 
-The weights files of an entry are made by `mslesseg_app.models.nnunet`: one a fold, each with plans,
-labels and the like in its header. Options, besides those of every engine: ``lesion`` (name of the
-label), ``mirroring`` (default true), ``trainer`` (default the one it was trained with).
+The weights files of an entry are made by `mslesseg_app.models.nnunet`: one a fold, each with
+plans, labels and the like in its header. Options, besides those of every engine: ``lesion`` (name
+of the label), ``mirroring`` (default true), ``trainer`` (default the one it was trained with).
 
 Reference: Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical
 image segmentation. Nature Methods (2021).
@@ -220,8 +220,8 @@ def _build(about: Mapping[str, Any], trainer: str, name: str) -> _Parts:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
             f'The model {name!r} was trained by {trainer!r}, which nnunetv2 does not have.',
-            'Put its class where nnunetv2 finds it (variable nnUNet_extTrainer); or, if it changes '
-            'the training only, build the usual network: --option trainer=nnUNetTrainer',
+            'Put its class where nnunetv2 finds it (variable nnUNet_extTrainer); or, if it '
+            'changes the training only, build the usual network: --option trainer=nnUNetTrainer',
         ) from error
     try:
         return _Parts(about, kind)

@@ -77,7 +77,9 @@ def test_a_tiny_model_runs_as_any_other(tmp_path):
     """Added, named with a hyphen, run within the brain; equal to nnU-Net's own result."""
     plan = plans(patch_size=[16, 24, 24])
     folder = write_model(tmp_path, plan, inference_allowed_mirroring_axes=(0,))
-    entry = add_model(export(folder, tmp_path / 'm.zip'), tmp_path / 'models', {'name': 'my-nnunet'})
+    entry = add_model(
+        export(folder, tmp_path / 'm.zip'), tmp_path / 'models', {'name': 'my-nnunet'}
+    )
     assert entry.name == 'mynnunet'
     assert not entry.lacks
     images, affine = head(), np.diag([-1.0, 1, 1, 1])
@@ -155,13 +157,18 @@ def test_results_equal_those_of_its_own_predictor(tmp_path, name, more):
 @pytest.mark.slow
 def test_weights_and_trainers_that_do_not_fit_are_refused(tmp_path):
     folder = write_model(tmp_path, trainer_name='nnUNetTrainerOfMine')
-    with pytest.raises(ModelError, match="'nnUNetTrainerOfMine', which nnunetv2 does not have") as e:
+    with pytest.raises(
+        ModelError, match="'nnUNetTrainerOfMine', which nnunetv2 does not have"
+    ) as e:
         add_model(folder, tmp_path / 'models', {'name': 'mine'})
     assert '--option trainer=nnUNetTrainer' in e.value.hint
     wishes = {'name': 'mine', 'options': {'trainer': 'nnUNetTrainer'}}
     assert add_model(folder, tmp_path / 'models', wishes).options['trainer'] == 'nnUNetTrainer'
     other = plans()
-    other['configurations']['3d_fullres']['architecture']['arch_kwargs']['features_per_stage'] = [4, 8]
+    other['configurations']['3d_fullres']['architecture']['arch_kwargs']['features_per_stage'] = [
+        4,
+        8,
+    ]
     folder = write_model(tmp_path / 'other', inference_allowed_mirroring_axes=None)
     import json
 
