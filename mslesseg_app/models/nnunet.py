@@ -60,7 +60,9 @@ def is_nnunet(path: Path) -> bool:
         names = _Tree(path).names
     except (zipfile.BadZipFile, OSError):
         return False
-    return any(n.name in ('plans.json', 'plans.pkl') or n.suffix == '.pth' for n in names)
+    return any(
+        n.name in ('plans.json', 'plans.pkl') or n.match('fold_*/checkpoint_*.pth') for n in names
+    )
 
 
 def read_nnunet(
@@ -91,8 +93,20 @@ def read_nnunet(
     UsageError
         If something has to be said: channels, the label of lesions, one of several models.
     """
+    _check_options(wishes.get('options', {}))
+    try:
+        return _read(path, staging, wishes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f'{path}: its files are not as nnU-Net writes them ({error!r}).', 'Download it again.'
+        ) from error
+
+
+def _read(
+    path: Path, staging: Path, wishes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Read a model whose JSON files may hold anything."""
     options = dict(wishes.get('options', {}))
-    _check_options(options)
     tree = _Tree(path)
     tree.check_paths()
     folder = _trainer_folder(tree, options.get('configuration'))

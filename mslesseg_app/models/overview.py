@@ -43,7 +43,7 @@ def table(entries: Iterable[ModelEntry]) -> str:
 
 def _row(entry: ModelEntry) -> tuple[str, ...]:
     dsc, exams = _accuracy(entry.card.get('figures'))
-    published = (entry.needs_weights or entry.is_engine) and not entry.files
+    published = entry.is_engine or (entry.needs_weights and not entry.files)
     return (
         entry.name,
         _weights(entry),

@@ -151,6 +151,8 @@ def test_numpy_arrays_are_not_scalars(tmp_path, staging):
             {'architecture': {'network_class_name': 'os.system', 'arch_kwargs': {}}},
             "'os.system', which is refused",
         ),
+        ({'patch_size': 96}, 'not as nnU-Net writes'),
+        ({'architecture': ['UNet']}, 'not as nnU-Net writes'),
         ({'inherits_from': 'nowhere'}, "no configuration 'nowhere'"),
     ],
 )

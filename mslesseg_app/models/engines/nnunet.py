@@ -23,7 +23,7 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import BusyError, ModelError
+from mslesseg_app.errors import BusyError, DataError, ModelError
 from mslesseg_app.inference.prediction import Prediction
 from mslesseg_app.models.nnunet import lesion_names, read_fold
 from mslesseg_app.spatial import grids
@@ -109,6 +109,8 @@ class NNUNetEngine:
         ------
         BusyError
             If the machine has too little memory.
+        DataError
+            If nnU-Net fails on these images.
         """
         from mslesseg_app.inference.windows import free_memory, is_out_of_memory, torch_threads
 
@@ -118,13 +120,15 @@ class NNUNetEngine:
                 found = self._classes(channels, affine)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
-                    raise
+                    raise self._failed(error) from error
                 if self.device == 'cpu':
                     raise self._too_small() from error
                 notes = (f'{self.device} had too little memory, so the CPU was used.',)
                 LOGGER.warning('%s: %s', self.name, notes[0])
                 free_memory()
                 found = self._on_cpu(channels, affine)
+            except (AssertionError, LookupError, TypeError, ValueError) as error:
+                raise self._failed(error) from error
         return Prediction(_score(found, self.heads, self.regions), notes=notes)
 
     def _on_cpu(
@@ -151,7 +155,8 @@ class NNUNetEngine:
         turned = self.parts.plans.plans.get('image_reader_writer') == _REORIENTS
         images = [nb.Nifti1Image(data, affine) for data in channels]
         given = [grids.to_ras(image) for image in images] if turned else images
-        stack = np.stack([np.asanyarray(i.dataobj, np.float32).transpose(2, 1, 0) for i in given])
+        planes = [np.asanyarray(i.dataobj, np.float32).transpose(2, 1, 0) for i in given]
+        stack = np.ascontiguousarray(np.stack(planes))  # the order decides how means are rounded
         spacing = [float(size) for size in nb.affines.voxel_sizes(given[0].affine)[::-1]]
         _, found = self.predictor.predict_single_npy_array(
             stack, {'spacing': spacing}, None, None, True
@@ -180,6 +185,12 @@ class NNUNetEngine:
             tuple(axes) if axes else None,
         )
         return predictor
+
+    def _failed(self, error: BaseException) -> DataError:
+        return DataError(
+            f'nnU-Net failed on this exam with the model {self.name!r}: {error}',
+            'Choose another model for this exam.',
+        )
 
     def _too_small(self) -> BusyError:
         return BusyError(
