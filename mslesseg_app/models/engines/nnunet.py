@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
+from nibabel.affines import voxel_sizes
 
 from mslesseg_app.errors import BusyError, DataError, ModelError
 from mslesseg_app.inference.prediction import Prediction
@@ -157,7 +158,7 @@ class NNUNetEngine:
         given = [grids.to_ras(image) for image in images] if turned else images
         planes = [np.asanyarray(i.dataobj, np.float32).transpose(2, 1, 0) for i in given]
         stack = np.ascontiguousarray(np.stack(planes))  # the order decides how means are rounded
-        spacing = [float(size) for size in nb.affines.voxel_sizes(given[0].affine)[::-1]]
+        spacing = [float(size) for size in voxel_sizes(given[0].affine)[::-1]]
         _, found = self.predictor.predict_single_npy_array(
             stack, {'spacing': spacing}, None, None, True
         )
