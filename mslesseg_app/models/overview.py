@@ -131,7 +131,7 @@ def _facts(entry: ModelEntry) -> Iterator[str]:
         'if one is missing': _POLICY[entry.missing],
         'order of inputs': ', '.join(entry.channels),
         'normalisation': entry.normalisation,
-        'grid of its images': _grid(entry),
+        'grid of images': _grid(entry),
         'window': ' × '.join(map(str, entry.patch)) + ' voxels' if entry.patch else 'whole grid',
         'threshold': entry.threshold,
         'weights': files if not entry.files else f'{files} ({_size(entry)})',

@@ -269,13 +269,18 @@ def _heads(entry: ModelEntry, dataset: Mapping[str, Any], regions: bool) -> tupl
 
 
 def _score(classes: Probabilities, heads: tuple[int, ...], regions: bool) -> Probabilities:
-    """Return the score of lesions (X, Y, Z) from probabilities of all labels (K, X, Y, Z)."""
+    """Return the score of lesions (X, Y, Z) from probabilities of all labels (K, X, Y, Z).
+
+    A tie, which the half precision of nnU-Net makes common, is no lesion, as there.
+    """
     lesion = classes[list(heads)].max(axis=0)
+    below = np.nextafter(np.float32(0.5), np.float32(0))
     if regions:
-        return lesion
+        return np.where(lesion == 0.5, below, lesion)
     others = np.delete(classes, heads, axis=0).max(axis=0)
     total = lesion + others
-    return np.divide(lesion, total, out=np.zeros_like(lesion), where=total > 0)
+    share = np.divide(lesion, total, out=np.zeros_like(lesion), where=total > 0)
+    return np.where(lesion > others, np.maximum(share, np.float32(0.5)), np.minimum(share, below))
 
 
 @contextlib.contextmanager
