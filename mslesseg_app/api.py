@@ -120,7 +120,8 @@ def segment(
         Whole heads, on grids of their own; or all on the 1 mm grid of MNI152 without skull, as
         in MSLesSeg, and then taken as they are.
     model : str
-        A name of the registry (``mslesseg models list``).
+        A name of the registry (``mslesseg models list``); no external engine that works on the
+        grid of the FLAIR.
     brain_mask : path or nibabel image, optional
         On the grid of the FLAIR or of the template, instead of the mask that is computed.
     model_dir : path, optional
@@ -175,6 +176,11 @@ def segment(
         for name, image in zip(MODALITIES, (flair, t1w, t2w), strict=True)
         if image is not None
     }
+    if entry.is_native:
+        raise UsageError(
+            f'The model {entry.name!r} works on the grid of the FLAIR, which only the App does.',
+            'Run it by: mslesseg BIDS_DIR OUT_DIR participant',
+        )
     check_modalities(entry, given)
     resolve(entry, preset)
     if device not in ('auto', 'cpu'):

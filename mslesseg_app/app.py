@@ -151,7 +151,8 @@ def _prepare(settings: Settings) -> tuple[AnyModel, str, Settings]:
     engine = choose_engine(settings)
     for model in models_of(entry):
         check_model(model)
-    if settings.device != 'cpu' and (entry.needs_weights or settings.device != 'auto'):
+    uses_device = any(model.needs_weights or model.is_engine for model in models_of(entry))
+    if settings.device != 'cpu' and (uses_device or settings.device != 'auto'):
         device, _ = choose_device(settings.device)
         if settings.device != 'auto' or device != 'cpu':
             settings = dataclasses.replace(settings, device=device)

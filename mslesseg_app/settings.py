@@ -163,8 +163,13 @@ class Settings:
         return cls(**{key: _typed(key, value) for key, value in values.items()})
 
 
+def plain_name(name: str) -> str:
+    """Return a model's name without hyphens and underscores, which file names cannot carry."""
+    return name.replace('-', '').replace('_', '')
+
+
 def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+    return tuple(map(plain_name, (value,) if isinstance(value, str) else value))
 
 
 _PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir', 'review'}

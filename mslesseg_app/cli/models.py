@@ -64,7 +64,18 @@ def _add_common(parser: argparse.ArgumentParser, top: bool = False) -> None:
 
 def _add_adding(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add('file', type=Path, metavar='FILE', help='Safetensors, checkpoint (.pt) or MONAI bundle.')
+    add(
+        'file',
+        type=Path,
+        nargs='?',
+        metavar='FILE',
+        help='Safetensors, checkpoint (.pt), MONAI bundle or nnU-Net v2 (folder, zip).',
+    )
+    add(
+        '--engine-command',
+        metavar='COMMAND',
+        help='Instead of FILE: a program of its own, {flair} {t1w} {t2w} in and {output} out.',
+    )
     add('--architecture', metavar='NAME', help='The network; a bundle says it itself.')
     add('--name', help='Letters and digits (default: that of the bundle or architecture).')
     add('--title', help='One line for the card.')
@@ -133,11 +144,20 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _add(options: argparse.Namespace) -> int:
-    from ..models.store import add_model
+    from ..models.store import add_command, add_model
 
-    folder = _folder(options)
-    entry = add_model(options.file, folder, _wishes(options), force=options.force)
-    print(f'{entry.name}: {entry.weights_path} is described in {folder}')
+    folder, wishes = _folder(options), _wishes(options)
+    if (options.file is None) == (options.engine_command is None):
+        raise UsageError(
+            'What is to be added is not clear.', 'Give either FILE or --engine-command COMMAND.'
+        )
+    if options.file is None:
+        entry = add_command(options.engine_command, folder, wishes, force=options.force)
+        print(f'{entry.name}: the program is described in {folder}')
+        return 0
+    entry = add_model(options.file, folder, wishes, force=options.force)
+    files = ', '.join(str(path) for path in entry.weights_paths)
+    print(f'{entry.name}: {files} is described in {folder}')
     return 0
 
 

@@ -50,6 +50,8 @@ NETWORKS = {
     'mssegdiff': Figures(1300.0, 24000.0, 4.0, False),
     'swinunetr': Figures(600.0, 1800.0, 2.4, False),
     'transbts': Figures(600.0, 1700.0, 4.0, False),
+    'nnunet': Figures(1300.0, 1300.0, 6.0, False),
+    'command': Figures(3600.0, 3600.0, 8.0, False),
 }
 _UNKNOWN = Figures(1300.0, 3600.0, 6.0, False)
 

@@ -115,6 +115,19 @@ def normalise(
     return result
 
 
+def check_shown(image: npt.NDArray[np.generic], brain: npt.NDArray[np.bool_]) -> None:
+    """Make sure that an image shows something in the brain.
+
+    Raises
+    ------
+    DataError
+        As `normalise`.
+    """
+    if image.shape != brain.shape:
+        raise DataError(f'Image {image.shape} and brain mask {brain.shape} differ in shape.')
+    _checked_scale(image[brain & (image != 0)].astype(np.float64), 'zscore')
+
+
 def _checked_scale(values: Values, method: str) -> Scale:
     if values.size == 0:
         raise DataError(

@@ -14,13 +14,14 @@ import numpy.typing as npt
 from mslesseg_app.errors import DataError
 from mslesseg_app.inference.device import choose_device
 from mslesseg_app.inference.location import only_in_white_matter
-from mslesseg_app.inference.normalise import JOINT, normalise
+from mslesseg_app.inference.normalise import JOINT, check_shown, normalise
 from mslesseg_app.inference.prediction import Prediction
 from mslesseg_app.inference.presets import DEFAULT, has_presets, resolve
-from mslesseg_app.models.registry import load_predictor
+from mslesseg_app.models.registry import load_engine, load_predictor
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry, Predictor
+    from mslesseg_app.models.registry import Engine, ModelEntry, Predictor
 
 _KEPT = 4
 """Models that a process keeps: those of one ensemble, whose exams come one after the other."""
@@ -57,8 +58,9 @@ def segment_detailed(
     threads: int = 1,
     seed: int = 1,
     preset: str = DEFAULT,
+    affine: npt.NDArray[np.float64] = TEMPLATE_AFFINE,
 ) -> tuple[Prediction, dict[str, Any]]:
-    """Compute the lesion probability of one exam and its variance on the template grid.
+    """Compute the lesion probability of one exam and its variance on the grid of its images.
 
     Parameters
     ----------
@@ -76,6 +78,9 @@ def segment_detailed(
         For models that draw random numbers.
     preset : {'fast', 'exact'}
         See `mslesseg_app.inference.presets`.
+    affine : float64 array (4, 4)
+        Of the grid, to millimetres (RAS+). That of the template for all models but external
+        engines that work on the grid of the FLAIR (`mslesseg_app.inference.native`).
 
     Returns
     -------
@@ -102,11 +107,14 @@ def segment_detailed(
     brain = np.asarray(brain, dtype=bool)
     missing = check_modalities(entry, images)
     where, note = _device(entry, device)
-    chosen = resolve(entry, preset)
     channels = stack_channels(entry, images, brain)
-    present = tuple(name not in missing for name in entry.channels)
-    predictor = _loaded(chosen, chosen.digest, where, threads, seed)
-    found = _ask(predictor, channels, brain, present)
+    if entry.is_engine:
+        found = _engine(entry, entry.digest, where, threads, seed)(channels, affine)
+    else:
+        chosen = resolve(entry, preset)
+        present = tuple(name not in missing for name in entry.channels)
+        predictor = _loaded(chosen, chosen.digest, where, threads, seed)
+        found = _ask(predictor, channels, brain, present)
     _check_result(entry, found.prob, brain)
     for values in (found.prob, found.variance):
         if values is not None:
@@ -133,6 +141,8 @@ def segment_detailed(
 
 def varies(entry: ModelEntry, preset: str = DEFAULT) -> bool:
     """Whether a model gives several answers, so that they have a variance."""
+    if entry.is_engine:
+        return False
     sampler = resolve(entry, preset).sampler
     chains = sampler.get('chains', 4) if entry.architecture == 'mssegdiff' else 1
     return len(entry.members) > 1 or bool(sampler.get('flips')) or chains > 1
@@ -168,7 +178,10 @@ def stack_channels(
     images: Mapping[str, npt.NDArray[np.generic]],
     brain: npt.NDArray[np.bool_],
 ) -> npt.NDArray[np.float32]:
-    """Normalise the images and stack them as (C, X, Y, Z), zeros where one is missing."""
+    """Normalise the images and stack them as (C, X, Y, Z), zeros where one is missing.
+
+    An external engine is given intensities as they are, within the brain or the whole head.
+    """
     channels = np.zeros((len(entry.channels), *brain.shape), dtype=np.float32)
     if entry.normalisation == JOINT:
         brain = _seen_by_any([images[name] for name in entry.channels if name in images], brain)
@@ -176,7 +189,12 @@ def stack_channels(
         if name not in images:
             continue
         try:
-            channels[index] = normalise(images[name], brain, entry.normalisation)
+            if entry.is_engine:
+                check_shown(images[name], brain)
+                head = bool(entry.options.get('whole_head', False))
+                channels[index] = images[name] if head else np.where(brain, images[name], 0)
+            else:
+                channels[index] = normalise(images[name], brain, entry.normalisation)
         except DataError as error:
             raise DataError(f'{name}: {error.message}', error.hint) from error
     return channels
@@ -191,7 +209,7 @@ def _seen_by_any(
 
 
 def _device(entry: ModelEntry, request: str) -> tuple[str, str]:
-    if entry.needs_weights:
+    if entry.needs_weights or entry.is_engine:
         return choose_device(request)
     return 'cpu', f'CPU: {entry.name} uses no other device.'
 
@@ -200,6 +218,12 @@ def _device(entry: ModelEntry, request: str) -> tuple[str, str]:
 def _loaded(entry: ModelEntry, digest: str, device: str, threads: int, seed: int) -> Predictor:
     """Load a model once for all exams of a process."""
     return load_predictor(entry, device, threads, seed)
+
+
+@lru_cache(maxsize=_KEPT)
+def _engine(entry: ModelEntry, digest: str, device: str, threads: int, seed: int) -> Engine:
+    """Load an external engine once for all exams of a process."""
+    return load_engine(entry, device, threads, seed)
 
 
 def _check_result(

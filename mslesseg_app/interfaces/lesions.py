@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 
 class _SegmentInput(BaseInterfaceInputSpec):
-    flair = File(mandatory=True, exists=True, desc='FLAIR on the template grid')
-    t1w = File(exists=True, desc='T1w on the template grid')
-    t2w = File(exists=True, desc='T2w on the template grid')
+    flair = File(mandatory=True, exists=True, desc='FLAIR on the template grid, or its own')
+    t1w = File(exists=True, desc='T1w on the template grid, or its own')
+    t2w = File(exists=True, desc='T2w on the template grid, or its own')
+    flair_xfm = File(exists=True, desc='ITK affine, template to FLAIR, where on its own grid')
+    t1w_xfm = File(exists=True, desc='ITK affine, template to T1w, where on its own grid')
+    t2w_xfm = File(exists=True, desc='ITK affine, template to T2w, where on its own grid')
     brain_mask = File(mandatory=True, exists=True, desc='brain on the template grid')
     model = traits.Str(mandatory=True, desc='name in the registry')
     model_digest = traits.Str(mandatory=True, desc='SHA256 of description and weights')
@@ -44,6 +47,7 @@ class _SegmentInput(BaseInterfaceInputSpec):
 
 class _SegmentOutput(TraitedSpec):
     prob_file = File(desc='lesion probability on the template grid')
+    native_file = File(desc='the same on the grid of the FLAIR, of an engine that works there')
     uncertainty_file = File(desc='uncertainty map on the template grid, if requested')
     info = traits.Dict(desc='device, modalities used and missing, policy')
 
@@ -55,28 +59,55 @@ class SegmentLesions(GuardedInterface):
     output_spec = _SegmentOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from ..inference.presets import DEFAULT
-        from ..inference.run import segment_detailed
         from ..models.registry import get_entry
 
         folder = Path(self.inputs.model_dir) if self.inputs.model_dir else None
-        paths = {name: getattr(self.inputs, name.lower()) for name in MODALITIES}
-        images = {
-            name: np.asanyarray(nb.load(path).dataobj)
-            for name, path in paths.items()
-            if isdefined(path)
+        entry = get_entry(self.inputs.model, folder)
+        images = self._images()
+        brain = nb.load(self.inputs.brain_mask)
+        how = {
+            'device': self.inputs.device,
+            'threads': self.inputs.num_threads,
+            'seed': self.inputs.random_seed,
         }
+        if entry.is_native:
+            return self._native(entry, images, brain, how, cwd)
+        return self._on_template(entry, images, brain, how, cwd)
+
+    def _on_template(
+        self, entry: Any, images: dict[str, Any], brain: Any, how: dict[str, Any], cwd: Path
+    ) -> dict[str, Any]:
+        from ..inference.presets import DEFAULT
+        from ..inference.run import segment_detailed
+
         found, info = segment_detailed(
-            get_entry(self.inputs.model, folder),
-            images,
-            np.asanyarray(nb.load(self.inputs.brain_mask).dataobj) > 0,
-            device=self.inputs.device,
-            threads=self.inputs.num_threads,
-            seed=self.inputs.random_seed,
+            entry,
+            {name: np.asanyarray(image.dataobj) for name, image in images.items()},
+            np.asanyarray(brain.dataobj) > 0,
             preset=self.inputs.preset or DEFAULT,
+            **how,
         )
         info.pop('seconds')
         return _maps(found, found.prob, self.inputs.uncertainty, info, cwd)
+
+    def _native(
+        self, entry: Any, images: dict[str, Any], brain: Any, how: dict[str, Any], cwd: Path
+    ) -> dict[str, Any]:
+        from ..inference.native import segment_native
+        from ..spatial.affines import read_itk
+
+        transforms = {
+            name: read_itk(Path(getattr(self.inputs, f'{name.lower()}_xfm'))) for name in images
+        }
+        done = segment_native(entry, images, transforms, brain, **how)
+        done.info.pop('seconds')
+        maps = _maps(done.template, done.template.prob, self.inputs.uncertainty, done.info, cwd)
+        return maps | {'native_file': grids.save(done.native, cwd / 'native.nii.gz')}
+
+    def _images(self) -> dict[str, Any]:
+        """Return the images that the exam has."""
+        paths = {name: getattr(self.inputs, name.lower()) for name in MODALITIES}
+        return {name: nb.load(path) for name, path in paths.items() if isdefined(path)}
 
 
 def _maps(

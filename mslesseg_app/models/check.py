@@ -5,14 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from mslesseg_app.errors import ModelError
-from mslesseg_app.models.registry import ModelEntry, load_predictor, verified_files
+from mslesseg_app.models.registry import ModelEntry, load_engine, load_predictor, verified_files
 
 
 def check_model(entry: ModelEntry, *, thorough: bool = False) -> None:
     """Make sure that a model would run.
 
-    Its normalisation exists; its network takes the windows of each preset; the weights are there,
-    have the right SHA256, and names and shapes of the network's tensors.
+    An external engine is installed, and its weights are what they should be. Of other models: the
+    normalisation exists; the network takes the windows of
+    each preset; the weights are there, have the right SHA256, and names and shapes of the
+    network's tensors.
 
     Parameters
     ----------
@@ -28,6 +30,11 @@ def check_model(entry: ModelEntry, *, thorough: bool = False) -> None:
     from mslesseg_app.inference.normalise import METHODS
     from mslesseg_app.inference.presets import PRESETS, resolve
 
+    if entry.is_engine:
+        verified_files(entry)
+        if thorough:
+            load_engine(entry)
+        return
     if entry.normalisation not in METHODS:
         raise ModelError(
             f'There is no normalisation {entry.normalisation!r}.',

@@ -40,7 +40,7 @@ def table(entries: Iterable[ModelEntry]) -> str:
 
 def _row(entry: ModelEntry) -> tuple[str, ...]:
     dsc, exams = _accuracy(entry.card.get('figures'))
-    published = entry.needs_weights and not entry.files
+    published = entry.is_engine or (entry.needs_weights and not entry.files)
     return (
         entry.name,
         _weights(entry),
@@ -52,11 +52,20 @@ def _row(entry: ModelEntry) -> tuple[str, ...]:
 
 
 def _weights(entry: ModelEntry) -> str:
+    if entry.is_engine:
+        return _installed(entry)
     if not entry.needs_weights:
         return 'not needed'
     if not entry.files:
         return 'none'
     return 'not here' if entry.lacks else 'ready'
+
+
+def _installed(entry: ModelEntry) -> str:
+    """Tell of an external engine whether it is here; weights and programs are its own."""
+    if not entry.lacks:
+        return 'ready'
+    return 'not here' if entry.files else 'public, not installed'
 
 
 def _size(entry: ModelEntry) -> str:
@@ -129,6 +138,7 @@ def _facts(entry: ModelEntry) -> Iterator[str]:
         'if one is missing': _POLICY[entry.missing],
         'order of inputs': ', '.join(entry.channels),
         'normalisation': entry.normalisation,
+        'grid of images': _grid(entry),
         'window': ' × '.join(map(str, entry.patch)) + ' voxels' if entry.patch else 'whole grid',
         'threshold': entry.threshold,
         'weights': files if not entry.files else f'{files} ({_size(entry)})',
@@ -137,6 +147,13 @@ def _facts(entry: ModelEntry) -> Iterator[str]:
         'digest': entry.digest,
     }
     yield from _pairs(facts, '')
+
+
+def _grid(entry: ModelEntry) -> str:
+    if not entry.is_engine:
+        return 'template (MNI152, 1 mm), brain'
+    grid = 'that of the FLAIR' if entry.is_native else 'template (MNI152, 1 mm)'
+    return f'{grid}, {"whole head" if entry.options.get("whole_head") else "brain"}'
 
 
 def _pairs(values: Mapping[str, Any], indent: str) -> Iterator[str]:
@@ -195,6 +212,8 @@ def _wrapped(text: Any, indent: str = '') -> list[str]:
 def _parameters(entry: ModelEntry) -> str:
     from mslesseg_app.models.size import parameter_count
 
+    if entry.is_engine:
+        return 'its own'
     try:
         return f'{parameter_count(entry):,}'
     except ModelError as error:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import pkgutil
 import re
 import tomllib
 from collections.abc import Mapping
@@ -20,16 +21,19 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from mslesseg_app.errors import ModelError, UsageError
-from mslesseg_app.settings import MODALITIES
+from mslesseg_app.settings import MODALITIES, plain_name
 from mslesseg_app.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mslesseg_app.inference.prediction import Prediction
+
 MissingPolicy = Literal['refuse', 'zero', 'ignore']
 
 _NETWORKS = 'mslesseg_app.models.networks'
+_ENGINES = 'mslesseg_app.models.engines'
 LOADERS: dict[str, str] = {
     'hyperintensity': 'mslesseg_app.models.hyperintensity',
     'unet': _NETWORKS,
@@ -41,8 +45,23 @@ LOADERS: dict[str, str] = {
 """Module of each architecture. It offers ``load(entry, weights, device, *, threads, seed)``, where
 `weights` is one path, several (the folds) or None."""
 
-WITHOUT_WEIGHTS = frozenset({'hyperintensity'})
+ENGINES = frozenset(
+    module.name for module in pkgutil.iter_modules([str(Path(__file__).parent / 'engines')])
+)
+"""External engines: each module of `mslesseg_app.models.engines` is one. It offers ``load`` as
+those of `LOADERS`, which returns an `Engine`, and ``missing(entry)``, which says what else than
+weights is not on this machine."""
+
+LOADERS |= {name: f'{_ENGINES}.{name}' for name in ENGINES}
+
+WITHOUT_WEIGHTS = frozenset({'hyperintensity', 'command'})
 """Architectures that are complete without a weights file."""
+
+SPACES = ('native', 'template')
+"""Grids on which an external engine is given images: that of the FLAIR, or the template's."""
+
+INPUT_OPTIONS = ('space', 'whole_head', 'memory_gb')
+"""Options that every external engine has; see `ModelEntry`."""
 
 _POLICIES = ('refuse', 'zero', 'ignore')
 _NAME = re.compile(r'[A-Za-z0-9]+')
@@ -77,6 +96,29 @@ class Predictor(Protocol):
         """
 
 
+class Engine(Protocol):
+    """What a program of others is to the rest: a function from images to a probability."""
+
+    def __call__(
+        self, channels: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]
+    ) -> Prediction:
+        """Return the lesion probability on the grid of the images.
+
+        Parameters
+        ----------
+        channels : float32 array (C, X, Y, Z)
+            Images in the order of the entry's channels, with intensities as they are; zero
+            outside the brain, unless the entry asks for the whole head.
+        affine : float64 array (4, 4)
+            Voxels of the grid to millimetres (RAS+).
+
+        Returns
+        -------
+        Prediction
+            Its probability decides at the threshold of the entry.
+        """
+
+
 @dataclass(frozen=True)
 class ModelEntry:
     """Description of one model, as its TOML file gives it.
@@ -104,7 +146,9 @@ class ModelEntry:
     licence : str
         SPDX name for the model and its weights.
     options : dict
-        Numbers of the architecture.
+        Numbers of the architecture. An external engine has these too: ``space`` (``native``, the
+        default, is the grid of the FLAIR, ``template`` that of MNI152), ``whole_head`` (false
+        sets everything outside the brain to zero) and ``memory_gb``.
     patch : three ints or None
         Window in voxels; None for a model that takes the whole grid.
     sampler : dict
@@ -169,6 +213,22 @@ class ModelEntry:
         return self.architecture not in WITHOUT_WEIGHTS
 
     @property
+    def is_engine(self) -> bool:
+        """Whether this is a program of others, which prepares its input itself."""
+        return self.architecture in ENGINES
+
+    @property
+    def is_native(self) -> bool:
+        """Whether it is given images on the grid of the FLAIR, not of the template."""
+        return self.is_engine and self.options.get('space', SPACES[0]) == 'native'
+
+    @property
+    def memory_gb(self) -> float:
+        """Memory that one exam is expected to take."""
+        usual = 4.0 if self.needs_weights or self.is_engine else 1.5
+        return float(self.options.get('memory_gb', usual)) if self.is_engine else usual
+
+    @property
     def members(self) -> tuple[ModelEntry, ...]:
         """One description for each fold, with one weights file; itself where there is but one."""
         if not isinstance(self.weights, tuple):
@@ -201,11 +261,18 @@ class ModelEntry:
     def lacks(self) -> str:
         """What is missing to run it, in words; nothing if it is ready."""
         if not self.needs_weights or self.weights_path is not None:
-            return ''
+            return self.lacks_besides_weights
         if not self.files:
             return 'no weights'
         absent = [n for (n, _, _), p in zip(self.files, self.weights_paths, strict=True) if not p]
         return f'weights not on this machine: {", ".join(absent)}'
+
+    @property
+    def lacks_besides_weights(self) -> str:
+        """What program or package of an external engine is not on this machine, in words."""
+        if not self.is_engine:
+            return ''
+        return str(importlib.import_module(LOADERS[self.architecture]).missing(self))
 
 
 def _several(value: str | tuple[str, ...] | None) -> tuple[str, ...]:
@@ -257,6 +324,7 @@ def get_entry(name: str, model_dir: Path | str | None = None) -> ModelEntry:
         If there is none; the hint lists the names that exist.
     """
     entries = {entry.name: entry for entry in list_entries(model_dir)}
+    name = plain_name(name)
     if name not in entries:
         known = f'Choose one of: {", ".join(entries)}; or name your folder with --model-dir.'
         hint = f'{did_you_mean(name, entries)} {known}'.strip()
@@ -320,6 +388,15 @@ def load_predictor(
     ModelError
         If weights are needed and absent, have another SHA256 than the description, or do not fit.
     """
+    return cast(Predictor, _load(entry, device, threads, seed))
+
+
+def load_engine(entry: ModelEntry, device: str = 'cpu', threads: int = 1, seed: int = 1) -> Engine:
+    """Make an external engine ready to run; as `load_predictor`."""
+    return cast(Engine, _load(entry, device, threads, seed))
+
+
+def _load(entry: ModelEntry, device: str, threads: int, seed: int) -> object:
     weights = verified_weights(entry)
     try:
         module = importlib.import_module(LOADERS[entry.architecture])
@@ -329,7 +406,7 @@ def load_predictor(
             f'The architecture {entry.architecture!r} cannot be loaded: {error}',
             'Check that torch and monai are installed as this version of mslesseg asks.',
         ) from error
-    return cast(Predictor, load(entry, weights, device, threads=threads, seed=seed))
+    return cast(object, load(entry, weights, device, threads=threads, seed=seed))
 
 
 def verified_weights(entry: ModelEntry) -> Path | tuple[Path, ...] | None:
@@ -346,6 +423,8 @@ def verified_files(entry: ModelEntry) -> tuple[Path, ...]:
     ModelError
         If one is absent or another file than the description says.
     """
+    if entry.is_engine:
+        _check_engine(entry)
     if not entry.needs_weights:
         return ()
     if not entry.files:
@@ -357,6 +436,17 @@ def verified_files(entry: ModelEntry) -> tuple[Path, ...]:
         )
     pairs = zip(entry.files, entry.weights_paths, strict=True)
     return tuple(_verified(entry, name, digest, path) for (name, digest, _), path in pairs)
+
+
+def _check_engine(entry: ModelEntry) -> None:
+    """Make sure that an external engine is installed; its card says how that is done."""
+    if entry.needs_weights and not entry.files:
+        absent = 'its weights are public, but not on this machine'
+    else:
+        absent = entry.lacks_besides_weights
+    if absent:
+        how = entry.card.get('install') or 'docs/engines.md says how it is installed.'
+        raise ModelError(f'The model {entry.name!r} cannot run: {absent}.', str(how))
 
 
 def _another(entry: ModelEntry) -> str:
@@ -413,6 +503,17 @@ def _problem_of_identity(entry: ModelEntry) -> str:
     for key in ('options', 'sampler', 'card'):
         if not isinstance(getattr(entry, key), Mapping):
             return f'{key} is not a table'
+    return _problem_of_engine(entry) if entry.is_engine else ''
+
+
+def _problem_of_engine(entry: ModelEntry) -> str:
+    if entry.options.get('space', SPACES[0]) not in SPACES:
+        return f'the option space is none of {", ".join(SPACES)}'
+    if not isinstance(entry.options.get('whole_head', False), bool):
+        return 'the option whole_head is neither true nor false'
+    memory = entry.options.get('memory_gb', 1)
+    if isinstance(memory, bool) or not isinstance(memory, int | float) or memory <= 0:
+        return 'the option memory_gb is not a positive number'
     return ''
 
 

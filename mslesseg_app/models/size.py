@@ -18,12 +18,14 @@ _AUXILIARY = 'auxiliary.'
 def parameter_count(entry: ModelEntry) -> int:
     """Return the number of trained values that inference needs; 0 for a model without.
 
+    That of an external engine is not known: 0, too.
+
     Raises
     ------
     ModelError
         If the options of the entry do not make a network.
     """
-    if not entry.needs_weights:
+    if not entry.needs_weights or entry.is_engine:
         return 0
     network = empty_network(entry.architecture, len(entry.channels), entry.options)
     return sum(p.numel() for n, p in network.named_parameters() if not n.startswith(_AUXILIARY))

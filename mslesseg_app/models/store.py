@@ -22,7 +22,10 @@ from mslesseg_app.files import atomic_path, explain_os_error, write_text
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.convert import to_safetensors, unpack
 from mslesseg_app.models.fetch import download
+from mslesseg_app.models.nnunet import is_nnunet, read_nnunet
 from mslesseg_app.models.registry import (
+    ENGINES,
+    INPUT_OPTIONS,
     LOADERS,
     WITHOUT_WEIGHTS,
     ModelEntry,
@@ -31,6 +34,7 @@ from mslesseg_app.models.registry import (
     read_entry,
     verified_files,
 )
+from mslesseg_app.settings import plain_name
 
 UNKNOWN_LICENCE = 'NOASSERTION'
 """SPDX's word for a licence that nobody stated."""
@@ -44,7 +48,8 @@ def add_model(
     Parameters
     ----------
     source : Path
-        Safetensors file, official checkpoint (``.pt``, ``.pth``) or MONAI bundle (folder, zip).
+        Safetensors file, official checkpoint (``.pt``, ``.pth``), MONAI bundle (folder, zip) or
+        trained nnU-Net v2 (folder, zip).
     folder : Path
         The ``--model-dir``; made if it does not exist.
     wishes : mapping
@@ -69,7 +74,10 @@ def add_model(
     """
     if not source.exists():
         raise NoInputError(f'{source} does not exist.', 'Check the path.')
+    wishes = _plainly_named(wishes)
     with _staging(folder) as staging:
+        if is_nnunet(source):
+            return _add_nnunet(source, folder, wishes, Path(staging), force)
         base, raw = unpack(source, Path(staging))
         values = _fill_in(base, wishes)
         _check_merging(values['architecture'], base, wishes)
@@ -87,6 +95,53 @@ def add_model(
         with _named(staging, source):
             check_model(entry, thorough=True)
         return _install(entry, Path(staging), folder, place)
+
+
+def add_command(
+    command: str | None, folder: Path, wishes: Mapping[str, Any], *, force: bool = False
+) -> ModelEntry:
+    """Describe a program that segments lesions as an engine, in a folder of models.
+
+    Parameters
+    ----------
+    command : str
+        See `mslesseg_app.models.engines.command`.
+    folder, wishes, force
+        As `add_model`. What is not said comes from the shipped entry of the same name.
+
+    Raises
+    ------
+    UsageError
+        If the name is taken or missing, or channels are not known.
+    ModelError
+        If the description is wrong, or there is no such program.
+    """
+    wishes = _plainly_named(wishes)
+    recipe = _recipe(wishes, 'command')
+    if 'name' not in wishes or not (recipe or wishes.get('channels')):
+        raise UsageError(
+            'A program needs a name and the images that it takes.',
+            "For example: --engine-command 'prog {flair} {output}' --name prog --channels FLAIR",
+        )
+    base = recipe.description if recipe else {}
+    options = {**base.get('options', {}), **wishes.get('options', {}), 'command': command}
+    card = {'title': 'A program of its own', **base.get('card', {}), **wishes.get('card', {})}
+    usual = {
+        'version': '1',
+        'architecture': 'command',
+        'missing': 'refuse',
+        'normalisation': 'own',
+        'threshold': 0.5,
+        'licence': UNKNOWN_LICENCE,
+    }
+    values = {**usual, **base, **wishes, 'options': options, 'card': card}
+    values = {'required': tuple(values['channels']), **values}
+    with _staging(folder) as staging:
+        place = _place(str(values['name']), folder, force)
+        entry = _described(values, Path(staging), 'a program')
+        check_model(entry, thorough=True)
+        write_entry(entry, place)
+    return replace(entry, folders=(folder,))
 
 
 def fetch_model(
@@ -161,6 +216,9 @@ def _fetch_new(
     place = folder / f'.{entry.name}-{sha256[:12]}'
     download(url, place, sha256, offline=offline)
     try:
+        if entry.is_engine:
+            found = {'name': entry.name, 'card': {'source': url, 'source_sha256': sha256}}
+            return verified_files(add_model(place, folder, found, force=True))[0]
         kept = {k: v for k, v in entry.description.items() if k not in ('weights', 'sha256')}
         wishes = kept | {
             'licence': entry.licence if own else UNKNOWN_LICENCE,
@@ -176,6 +234,53 @@ def _fetch_new(
     finally:
         place.unlink(missing_ok=True)
     return verified_files(made)[0]
+
+
+def _plainly_named(wishes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the wishes with a name that files can carry."""
+    named = {'name': plain_name(str(wishes['name']))} if 'name' in wishes else {}
+    return {**wishes, **named}
+
+
+def _recipe(wishes: Mapping[str, Any], architecture: str) -> ModelEntry | None:
+    """Return the shipped description, without weights, of the name that is wished for."""
+    entries = {entry.name: entry for entry in list_entries()}
+    entry = entries.get(str(wishes.get('name')))
+    return entry if entry and entry.architecture == architecture else None
+
+
+def _add_nnunet(
+    source: Path, folder: Path, wishes: Mapping[str, Any], staging: Path, force: bool
+) -> ModelEntry:
+    """Add a trained nnU-Net; its folds are the weights files of one entry."""
+    recipe = _recipe(wishes, 'nnunet')
+    asked = dict(wishes)
+    if recipe:
+        kept = {key: recipe.options[key] for key in INPUT_OPTIONS if key in recipe.options}
+        asked['options'] = {**kept, **wishes.get('options', {})}
+        asked = {'channels': recipe.channels, 'licence': recipe.licence, **asked}
+    with _named(str(staging), source):
+        base, weights = read_nnunet(source, staging, asked)
+    card = {**base['card'], **(recipe.card if recipe else {}), **wishes.get('card', {})}
+    values = {
+        'licence': UNKNOWN_LICENCE,
+        **base,
+        **asked,
+        'options': base['options'],
+        'card': card,
+    }
+    values = {'required': tuple(values['channels']), **values}
+    name = str(values['name'])
+    place = _place(name, folder, force)
+    digests = [file_sha256(path) for path in weights]
+    names = [f'{name}-{digest[:12]}.safetensors' for digest in digests]
+    for path, file in zip(weights, names, strict=True):
+        path.rename(staging / file)
+    values |= {'weights': tuple(names), 'sha256': tuple(digests)}
+    entry = _described(values, staging, source.name)
+    with _named(str(staging), source):
+        check_model(entry, thorough=True)
+    return _install(entry, staging, folder, place)
 
 
 def remove_model(name: str, folder: Path) -> list[Path]:
@@ -202,7 +307,7 @@ def remove_model(name: str, folder: Path) -> list[Path]:
 
 def removable(name: str, folder: Path) -> list[Path]:
     """Return what `remove_model` would remove, the description first."""
-    own = own_entries(folder)
+    own, name = own_entries(folder), plain_name(name)
     if name not in own:
         shipped = {entry.name for entry in list_entries()}
         raise UsageError(
@@ -271,8 +376,14 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
         raise UsageError(
             'Of which network these weights are is not known.', 'Say it by --architecture.'
         )
+    if architecture == 'nnunet':
+        raise UsageError(
+            'An nnU-Net is more than one file of weights.',
+            'Give the folder with its plans.json and dataset.json, or the zip of '
+            'nnUNetv2_export_model_to_zip.',
+        )
     if architecture not in LOADERS or architecture in WITHOUT_WEIGHTS:
-        known = ', '.join(sorted(set(LOADERS) - WITHOUT_WEIGHTS))
+        known = ', '.join(sorted(set(LOADERS) - WITHOUT_WEIGHTS - ENGINES))
         raise UsageError(f'There is no network {architecture!r}.', f'Choose one of: {known}.')
     shipped = next(e for e in list_entries() if e.architecture == architecture)
     values = _usual(shipped)
@@ -340,14 +451,15 @@ def _described(values: Mapping[str, Any], staging: Path, source: str) -> ModelEn
 
 def _install(entry: ModelEntry, staging: Path, folder: Path, place: Path) -> ModelEntry:
     """Move the weights to the folder, then the description; then remove what it replaced."""
-    name = str(entry.weights)
+    names = [name for name, _, _ in entry.files]
     old = {file for file, _, _ in read_entry(place).files} if place.is_file() else set()
-    with atomic_path(folder / name) as temporary:
-        shutil.move(staging / name, temporary)
+    for name in names:
+        with atomic_path(folder / name) as temporary:
+            shutil.move(staging / name, temporary)
     try:
         write_entry(entry, place)
     except MSLesSegError:
-        if name not in old:
+        for name in {*names} - old:
             (folder / name).unlink(missing_ok=True)
         raise
     named = {file for _, e in own_entries(folder).values() for file, _, _ in e.files}

@@ -79,6 +79,8 @@ def init_exam_wf(
     lesions = init_lesion_wf(exam=exam, settings=settings, entry=entry)
     outputs = init_outputs_wf(exam=exam, settings=settings, engine=engine, entry=entry)
     for item in (name.lower() for name in modalities):
+        if natives(entry):
+            _connect_native(workflow, (prepare, align, lesions), item)
         workflow.connect([
             (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
             (prepare, outputs, [(f'outputnode.{item}_native', f'inputnode.{item}_native')]),
@@ -105,6 +107,19 @@ def init_exam_wf(
         ]),
     ])  # fmt: skip
     return workflow
+
+
+def natives(entry: AnyModel) -> tuple[str, ...]:
+    """Return the models that work on the grid of the FLAIR."""
+    return tuple(model.name for model in models_of(entry) if model.is_native)
+
+
+def _connect_native(workflow: Workflow, parts: tuple[Workflow, ...], item: str) -> None:
+    """Hand an image on its own grid, and its alignment, to the engines that work there."""
+    prepare, align, lesions = parts
+    workflow.connect(prepare, f'outputnode.{item}_native', lesions, f'inputnode.{item}_native')
+    if item != 'flair':
+        workflow.connect(align, f'outputnode.{item}_xfm', lesions, f'inputnode.{item}_xfm')
 
 
 def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
@@ -194,7 +209,8 @@ def init_lesion_wf(
     names = [modality.lower() for modality in exam.images]
     inputnode = Node(
         IdentityInterface(
-            fields=[f'{item}_mni' for item in names] + ['brain_mask', 'flair_xfm', 'quality']
+            fields=[f'{item}_{kind}' for item in names for kind in ('mni', 'native', 'xfm')]
+            + ['brain_mask', 'quality']
         ),
         name='inputnode',
     )
@@ -203,7 +219,7 @@ def init_lesion_wf(
     )
     flair = str(exam.images['FLAIR'])
     segment = _add_models(workflow, inputnode, names, settings, entry)
-    restore_prob = Node(RestoreToNative(original=flair), name='restore_prob', mem_gb=1.0)
+    prob, prob_field = _bring_home(workflow, inputnode, segment, entry, flair)
     restore_brain = Node(
         RestoreToNative(original=flair, threshold=0.5), name='restore_brain', mem_gb=1.0
     )
@@ -222,15 +238,13 @@ def init_lesion_wf(
     selfcheck = Node(CheckSegmentation(), name='selfcheck', mem_gb=0.5)
     measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
     workflow.connect([
-        (inputnode, restore_prob, [('flair_xfm', 'transform')]),
         (inputnode, restore_brain, [('flair_xfm', 'transform'), ('brain_mask', 'in_file')]),
         (inputnode, find, [('flair_xfm', 'transform')]),
         (inputnode, labels_mni, [('flair_xfm', 'transform')]),
         (inputnode, measure, [('quality', 'quality'), ('brain_mask', 'brain_mni'),
                               ('flair_mni', 'flair_mni'), ('flair_xfm', 'transform')]),
-        (segment, restore_prob, [('prob_file', 'in_file')]),
         (segment, find, [('info', 'info')]),
-        (restore_prob, find, [('out_file', 'prob_file')]),
+        (prob, find, [(prob_field, 'prob_file')]),
         (find, labels_mni, [('labels_file', 'in_file')]),
         (inputnode, regions, [('flair_xfm', 'transform'), ('brain_mask', 'brain_mask')]
                              + [(f'{item}_mni', item) for item in names]),
@@ -247,7 +261,7 @@ def init_lesion_wf(
         (restore_brain, measure, [('out_file', 'brain_native')]),
         (segment, measure, [('info', 'info')]),
         (segment, outputnode, [('prob_file', 'prob_mni'), ('info', 'info')]),
-        (restore_prob, outputnode, [('out_file', 'prob_native')]),
+        (prob, outputnode, [(prob_field, 'prob_native')]),
         (restore_brain, outputnode, [('out_file', 'brain_native')]),
         (find, outputnode, [('mask_file', 'lesion_native'), ('labels_file', 'instances_native'),
                             ('summary', 'summary'), ('metadata', 'metadata')]),
@@ -268,6 +282,23 @@ def init_lesion_wf(
     return workflow
 
 
+def _bring_home(
+    workflow: Workflow, inputnode: Node, segment: Node, entry: AnyModel, flair: str
+) -> tuple[Node, str]:
+    """Return the node, and its output, that holds the probability on the grid of the FLAIR.
+
+    An engine that works there gives it itself; other probabilities are brought home.
+    """
+    if not isinstance(entry, Ensemble) and entry.is_native:
+        return segment, 'native_file'
+    restore = Node(RestoreToNative(original=flair), name='restore_prob', mem_gb=1.0)
+    workflow.connect([
+        (inputnode, restore, [('flair_xfm', 'transform')]),
+        (segment, restore, [('prob_file', 'in_file')]),
+    ])  # fmt: skip
+    return restore, 'out_file'
+
+
 def _add_models(
     workflow: Workflow, inputnode: Node, names: list[str], settings: Settings, entry: AnyModel
 ) -> Node:
@@ -276,7 +307,10 @@ def _add_models(
     for model in models_of(entry):
         segment = _segment_node(settings, model, alone=not isinstance(entry, Ensemble))
         for item in names:
-            workflow.connect(inputnode, f'{item}_mni', segment, item)
+            grid = 'native' if model.is_native else 'mni'
+            workflow.connect(inputnode, f'{item}_{grid}', segment, item)
+            if model.is_native:
+                workflow.connect(inputnode, f'{item}_xfm', segment, f'{item}_xfm')
         workflow.connect(inputnode, 'brain_mask', segment, 'brain_mask')
         nodes.append(segment)
     if not isinstance(entry, Ensemble):
@@ -317,6 +351,10 @@ def _add_agreement(
         run_without_submitting=True,
     )
     for number, model in enumerate(entry.models, start=1):
+        if model.is_native:
+            segment = workflow.get_node(f'segment_{model.name}')
+            workflow.connect(segment, 'native_file', merge, f'in{number}')
+            continue
         restore = Node(
             RestoreToNative(original=flair), name=f'restore_model_{model.name}', mem_gb=1.0
         )
@@ -344,7 +382,7 @@ def _add_uncertainty(workflow: Workflow, nodes: tuple[Node, Node, Node, Node], f
 
 def _segment_node(settings: Settings, entry: ModelEntry, alone: bool) -> Node:
     """Make the inference node; on a GPU it takes one GPU slot, whatever its threads."""
-    on_gpu = entry.needs_weights and settings.device.startswith('cuda')
+    on_gpu = (entry.needs_weights or entry.is_engine) and settings.device.startswith('cuda')
     return Node(
         SegmentLesions(
             model=entry.name,
@@ -359,7 +397,7 @@ def _segment_node(settings: Settings, entry: ModelEntry, alone: bool) -> Node:
         ),
         name='segment' if alone else f'segment_{entry.name}',
         n_procs=1 if on_gpu else settings.omp_nthreads,
-        mem_gb=4.0 if entry.needs_weights else 1.5,
+        mem_gb=entry.memory_gb,
     )
 
 

@@ -66,6 +66,7 @@ def test_list_is_a_table_under_a_header(call):
         'DSC': '0.685*', 'exams': '22',
     }  # fmt: skip
     assert rows['hyperintensity']['weights'] == 'not needed'
+    assert rows['flames']['weights'] == rows['samseg']['weights'] == 'public, not installed'
     assert rows['hyperintensity']['sequences'] == 'FLAIR (T1w)'
     assert 'not of mslesseg' in lines[-1]
 
@@ -107,7 +108,11 @@ def test_show_of_a_model_that_is_ready(call):
 def test_the_cards_of_the_networks_tell_their_size():
     from mslesseg_app.models.size import parameter_count
 
-    networks = [entry for entry in list_entries() if entry.needs_weights and not entry.files]
+    networks = [
+        entry
+        for entry in list_entries()
+        if entry.needs_weights and not entry.files and not entry.is_engine
+    ]
     assert {entry.name for entry in networks} == set(MODELS[1:]) - {'unet'}
     for entry in networks:
         assert parameter_count(entry) == entry.card['parameters']

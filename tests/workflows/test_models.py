@@ -118,3 +118,31 @@ def test_sidecars_list_the_members(exam: Exam, tmp_path: Path) -> None:
     assert texts.lesion('uncertainty', 'mni')['Units'] == 'bit'
     assert 'Threshold' not in texts.lesion('uncertainty', 'mni')
     assert 'Share of the models' in texts.lesion('prob', 'native')['Description']
+
+
+def test_an_engine_on_the_grid_of_the_flair_is_given_native_images(
+    exam: Exam, tmp_path: Path
+) -> None:
+    """Its map goes on as it is; in an ensemble, it counts on the template as any other."""
+    chosen, engine = settings(tmp_path, device='cuda:0'), get_entry('mindglide')
+    workflow = init_lesion_wf(exam=exam, settings=chosen, entry=engine)
+    graph = workflow._graph
+    segment, find = workflow.get_node('segment'), workflow.get_node('find')
+    assert segment.is_gpu_node()
+    assert segment.mem_gb == engine.options['memory_gb']
+    assert ('native_file', 'prob_file') in graph.edges[segment, find]['connect']
+    inputs = graph.edges[workflow.get_node('inputnode'), segment]['connect']
+    assert {('flair_native', 'flair'), ('flair_xfm', 'flair_xfm')} <= set(inputs)
+    assert 'restore_prob' not in workflow.list_node_names()
+    both = Ensemble((NETWORKS[0], engine), 'mean')
+    names = set(lesion_nodes(exam, chosen, both))
+    assert {'restore_prob', 'restore_model_unetr', 'join_models'} <= names
+    assert 'restore_model_mindglide' not in names
+
+
+def test_an_engine_on_the_template_grid_is_given_what_our_models_are(
+    exam: Exam, tmp_path: Path
+) -> None:
+    nodes = lesion_nodes(exam, settings(tmp_path), get_entry('mslesiontool'))
+    assert 'restore_prob' in nodes
+    assert not isdefined(nodes['segment'].inputs.flair_xfm)

@@ -1,0 +1,586 @@
+"""Reading trained models of nnU-Net v2: what they say, never what they would run.
+
+A model is a trainer folder (``dataset.json``, ``plans.json``, ``fold_*/checkpoint_*.pth``), a
+folder above it, or a zip as ``nnUNetv2_export_model_to_zip`` writes it. Checkpoints are opened as
+tensors and plain values only. Each fold becomes a safetensors file with all that is needed to run
+it in its header.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shutil
+import stat
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from mslesseg_app.errors import ModelError, UsageError
+from mslesseg_app.models.registry import INPUT_OPTIONS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LARGEST_TEXT = 50_000_000
+_HEADER = 'nnunet'
+_OWN_OPTIONS = ('configuration', 'folds', 'checkpoint', 'lesion', 'mirroring', 'trainer')
+_READERS = ('SimpleITKIO', 'NibabelIO', 'NibabelIOWithReorient')
+_TRUSTED = ('dynamic_network_architectures.', 'torch.nn.')
+"""Where classes that plans name may come from."""
+
+_SCALARS = (
+    'numpy.core.multiarray.scalar', 'numpy._core.multiarray.scalar', 'numpy.dtype',
+    'numpy.dtypes.Float64DType', 'numpy.dtypes.Float32DType', 'numpy.dtypes.Int64DType',
+)  # fmt: skip
+"""Names of numpy scalars in the log of a checkpoint; they are passed over, not made."""
+
+_MODALITY = (
+    (re.compile(r'flair', re.I), 'FLAIR'),
+    (re.compile(r'^t1[ _-]?(w|n|we|weighted|mprage)?$|^mprage$|^mp2rage$', re.I), 'T1w'),
+    (re.compile(r'^t2[ _-]?(w|we|weighted|tse|fse)?$', re.I), 'T2w'),
+)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fold: its tensors, and ``plans dataset configuration trainer mirror_axes``."""
+
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+
+def is_nnunet(path: Path) -> bool:
+    """Whether a folder or zip looks like a model of nnU-Net, of version 2 or 1."""
+    try:
+        names = _Tree(path).names
+    except (zipfile.BadZipFile, OSError):
+        return False
+    return any(
+        n.name in ('plans.json', 'plans.pkl') or n.match('fold_*/checkpoint_*.pth') for n in names
+    )
+
+
+def read_nnunet(
+    path: Path, staging: Path, wishes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Return the fields of a description, and a weights file for each fold.
+
+    Parameters
+    ----------
+    path : Path
+        Folder or zip.
+    staging : Path
+        Where the weights files are written to.
+    wishes : mapping
+        Fields that the user gave; of its ``options`` those in the module's documentation.
+
+    Returns
+    -------
+    fields : dict
+        Of `mslesseg_app.models.registry.ModelEntry`.
+    weights : list of Path
+        Safetensors files in `staging`.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be run, with the reason.
+    UsageError
+        If something has to be said: channels, the label of lesions, one of several models.
+    """
+    _check_options(wishes.get('options', {}))
+    try:
+        return _read(path, staging, wishes)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ModelError(
+            f'{path}: its files are not as nnU-Net writes them ({error!r}).', 'Download it again.'
+        ) from error
+
+
+def _read(
+    path: Path, staging: Path, wishes: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[Path]]:
+    """Read a model whose JSON files may hold anything."""
+    options = dict(wishes.get('options', {}))
+    tree = _Tree(path)
+    tree.check_paths()
+    folder = _trainer_folder(tree, options.get('configuration'))
+    plans, dataset = (tree.read_json(folder / name) for name in ('plans.json', 'dataset.json'))
+    _check_dataset(path, dataset)
+    folds = _folds(tree, folder, options)
+    weights, abouts = [], []
+    for number, place in folds.items():
+        checkpoint = _read_checkpoint(tree, place, staging)
+        about = _about(path, place, checkpoint, plans, dataset)
+        target = staging / f'fold_{number}.safetensors'
+        _save(checkpoint['network_weights'], about, target)
+        weights.append(target)
+        abouts.append({key: about[key] for key in ('configuration', 'trainer', 'mirror_axes')})
+    if any(about != abouts[0] for about in abouts):
+        raise ModelError(
+            f'{path}: its folds were not trained in the same way.', 'Choose --option folds=…'
+        )
+    lesion = lesion_names(dataset, options.get('lesion'))
+    fields: dict[str, Any] = {
+        'name': 'nnunet',
+        'version': '1',
+        'architecture': 'nnunet',
+        'channels': _channels(path, dataset, wishes.get('channels')),
+        'missing': 'refuse',
+        'normalisation': 'own',
+        'threshold': 0.5,
+        'options': {
+            'configuration': abouts[0]['configuration'],
+            'trainer': options.get('trainer', abouts[0]['trainer']),
+            'folds': [str(number) for number in folds],
+            'checkpoint': options.get('checkpoint', 'final'),
+            'lesion': list(lesion),
+            'mirroring': options.get('mirroring', True),
+            **{key: options[key] for key in INPUT_OPTIONS if key in options},
+        },
+        'card': {'title': f'nnU-Net v2, {plans.get("dataset_name", folder.name)}'},
+    }
+    return fields, weights
+
+
+def read_fold(path: Path) -> Fold:
+    """Read a weights file that `read_nnunet` wrote.
+
+    Raises
+    ------
+    ModelError
+        If it is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework='pt') as file:
+            about = json.loads((file.metadata() or {})[_HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ModelError(
+            f'{path} is no weights file of an nnU-Net: {error}', 'Add the model again.'
+        ) from error
+    tensors |= {name: tensors[same] for name, same in about.pop('same').items()}
+    return Fold(tensors, about)
+
+
+def lesion_names(dataset: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
+    """Return the names of the labels that are lesions.
+
+    Parameters
+    ----------
+    dataset : mapping
+        ``dataset.json``.
+    wanted : str, int, list of these, or None
+        Names or values that the user gave.
+
+    Raises
+    ------
+    UsageError
+        If there are several labels and none is given, or there is none of this name.
+    """
+    labels = dataset['labels']
+    known = [n for n, v in labels.items() if n != 'ignore' and n != 'background' and v != 0]
+    shown = ', '.join(f'{name} ({labels[name]})' for name in known)
+    if wanted is None:
+        if len(known) == 1:
+            return (known[0],)
+        raise UsageError(
+            f'The model has several labels: {shown}.',
+            'Say which of them is the lesion: --option lesion=NAME',
+        )
+    asked = wanted if isinstance(wanted, list | tuple) else (wanted,)
+    by_value = {str(labels[name]): name for name in known}
+    names = [str(a) if str(a) in known else by_value.get(str(a), '') for a in asked]
+    if not names or not all(names):
+        raise UsageError(f'The model has no label {wanted!r}.', f'It has: {shown}.')
+    if len(names) > 1 and any(isinstance(labels[name], list) for name in known):
+        raise UsageError(
+            'The labels of this model overlap, so that only one of them can be the lesion.',
+            f'Choose one: {shown}.',
+        )
+    return tuple(dict.fromkeys(names))
+
+
+# ------------------------------------------------------------------------------- files
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """The files of a model, whether it is a folder or a zip."""
+
+    path: Path
+
+    @property
+    def names(self) -> list[PurePosixPath]:
+        """All files, relative to the top."""
+        if self.path.is_dir():
+            found = (item for item in self.path.rglob('*') if item.is_file())
+            return sorted(PurePosixPath(item.relative_to(self.path).as_posix()) for item in found)
+        with zipfile.ZipFile(self.path) as archive:
+            return sorted(
+                PurePosixPath(item.filename) for item in archive.infolist() if not item.is_dir()
+            )
+
+    def check_paths(self) -> None:
+        """Refuse an archive in which a path leaves its folder, or is a link."""
+        if self.path.is_dir():
+            return
+        with self._opened() as archive:
+            for item in archive.infolist():
+                name = PurePosixPath(item.filename.replace('\\', '/'))
+                link = stat.S_ISLNK(item.external_attr >> 16)
+                drive = ':' in name.parts[0] if name.parts else False
+                if link or drive or name.is_absolute() or '..' in name.parts:
+                    what = 'a link' if link else 'a path that leaves its folder'
+                    raise ModelError(
+                        f'{self.path} holds {what}: {item.filename}', 'Do not use this archive.'
+                    )
+
+    def read_json(self, name: PurePosixPath) -> dict[str, Any]:
+        """Read a JSON file as a table."""
+        try:
+            content = json.loads(self._text(name))
+        except (ValueError, OSError, RecursionError) as error:
+            raise ModelError(
+                f'{self.path}: {name} cannot be read: {error}', 'Download it again.'
+            ) from error
+        if not isinstance(content, dict):
+            raise ModelError(f'{self.path}: {name} is not a table.', 'Download it again.')
+        return content
+
+    def _text(self, name: PurePosixPath) -> bytes:
+        if self.path.is_dir():
+            place = self.path / name
+            if place.stat().st_size > _LARGEST_TEXT:
+                raise ValueError('it is too large for a text')
+            return place.read_bytes()
+        with self._opened() as archive:
+            if archive.getinfo(str(name)).file_size > _LARGEST_TEXT:
+                raise ValueError('it is too large for a text')
+            return archive.read(str(name))
+
+    def unpacked(self, name: PurePosixPath, staging: Path) -> Path:
+        """Return the path of a file, in `staging` if it comes from an archive."""
+        if self.path.is_dir():
+            return self.path / name
+        target = staging / 'checkpoint.pth'
+        with (
+            self._opened() as archive,
+            archive.open(str(name)) as stream,
+            target.open('wb') as out,
+        ):
+            shutil.copyfileobj(stream, out)
+        return target
+
+    def _opened(self) -> _Archive:
+        return _Archive(self.path)
+
+
+class _Archive:
+    """A zip whose damage is told as such."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> zipfile.ZipFile:
+        try:
+            self.archive = zipfile.ZipFile(self.path)
+        except zipfile.BadZipFile as error:
+            raise self._damaged(error) from error
+        return self.archive
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self.archive.close()
+        if isinstance(error, zipfile.BadZipFile | EOFError | NotImplementedError):
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: BaseException) -> ModelError:
+        return ModelError(f'{self.path} is damaged: {error}', 'Download it again.')
+
+
+def _trainer_folder(tree: _Tree, wanted: str | None) -> PurePosixPath:
+    """Return the folder with ``plans.json`` and ``dataset.json``, of one 3D configuration."""
+    names = set(tree.names)
+    found = sorted({n.parent for n in names if n.name == 'plans.json'})
+    found = [folder for folder in found if folder / 'dataset.json' in names]
+    if not found:
+        raise _no_model(tree.path, names)
+    if len(found) == 1:
+        return found[0]
+    kinds = {folder.name.rpartition('__')[2]: folder for folder in found}
+    usable = [kind for kind in kinds if kind != '2d' and 'cascade' not in kind]
+    if wanted in kinds:
+        return kinds[str(wanted)]
+    if wanted is None and len(usable) == 1:
+        return kinds[usable[0]]
+    raise UsageError(
+        f'{tree.path} holds several models: {", ".join(sorted(kinds))}.',
+        'Choose one: --option configuration=3d_fullres',
+    )
+
+
+def _no_model(path: Path, names: set[PurePosixPath]) -> ModelError:
+    if any(name.name == 'plans.pkl' for name in names):
+        return ModelError(
+            f'{path} is a model of nnU-Net v1 (plans.pkl), which cannot be run.',
+            'Only models of nnU-Net v2 can: dataset.json, plans.json, fold_*/checkpoint_*.pth.',
+        )
+    return ModelError(
+        f'{path} holds no folder with plans.json and dataset.json.',
+        'Give the folder of the trainer (nnUNetTrainer__nnUNetPlans__3d_fullres), or the zip of '
+        'nnUNetv2_export_model_to_zip.',
+    )
+
+
+def _folds(
+    tree: _Tree, folder: PurePosixPath, options: Mapping[str, Any]
+) -> dict[str, PurePosixPath]:
+    """Return the checkpoint of each fold that is wanted: all, unless the user says which."""
+    kind = str(options.get('checkpoint', 'final'))
+    name = f'checkpoint_{kind}.pth'
+    every = [n for n in tree.names if n.parent.parent == folder and n.suffix == '.pth']
+    there = {n.parent.name.removeprefix('fold_'): n for n in every if n.name == name}
+    asked = options.get('folds')
+    if asked is None:
+        numbered = [fold for fold in there if fold != 'all']
+        wanted = numbered or list(there)
+    else:
+        wanted = [str(fold) for fold in (asked if isinstance(asked, list | tuple) else [asked])]
+    absent = [fold for fold in wanted if fold not in there]
+    if absent or not wanted:
+        others = sorted({n.name for n in every} - {name})
+        raise ModelError(
+            f'{tree.path} has no {name} of fold {", ".join(absent) or "0"}; folds with one: '
+            f'{", ".join(sorted(there)) or "none"}.',
+            f'There is also {", ".join(others)}: --option checkpoint=best'
+            if 'checkpoint_best.pth' in others
+            else 'Choose folds that are there: --option folds=[0]',
+        )
+    return {fold: there[fold] for fold in sorted(dict.fromkeys(wanted))}
+
+
+# -------------------------------------------------------------------------- checkpoint
+
+
+class _Passed:
+    """Stands for the numpy scalars in the log of a training."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_UNREADABLE = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError, TypeError,
+    AttributeError,
+)  # fmt: skip
+
+
+def _read_checkpoint(tree: _Tree, name: PurePosixPath, staging: Path) -> dict[str, Any]:
+    """Open a checkpoint without running anything in it.
+
+    Raises
+    ------
+    ModelError
+        If it holds other Python objects than numpy scalars, naming the first; or is none of v2.
+    """
+    import torch
+
+    place = tree.unpacked(name, staging)
+    allowed: list[Any] = [(_Passed, scalar) for scalar in _SCALARS]
+    try:
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # on pickle protocols; what matters is an error
+            content = torch.load(place, map_location='cpu', weights_only=True)
+    except _UNREADABLE as error:
+        match = re.search(r'GLOBAL (\S+)', str(error))
+        why = f'it would run {match[1]}, which is refused' if match else 'it is damaged'
+        raise ModelError(
+            f'{tree.path}: {name} cannot be read safely: {why}.',
+            'Ask its authors for a checkpoint that nnU-Net itself has written.',
+        ) from error
+    finally:
+        if place.parent == staging:
+            place.unlink()
+    wanted = ('network_weights', 'trainer_name', 'init_args')
+    absent = [key for key in wanted if not isinstance(content, dict) or key not in content]
+    if absent:
+        raise ModelError(
+            f'{tree.path}: {name} is no checkpoint of nnU-Net v2 (it has no {absent[0]}).',
+            'Models of nnU-Net v1, and of other programs, cannot be run this way.',
+        )
+    return dict(content)
+
+
+def _about(
+    path: Path,
+    place: PurePosixPath,
+    checkpoint: Mapping[str, Any],
+    plans: Mapping[str, Any],
+    dataset: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what a fold needs besides its tensors, as plain values."""
+    configuration = str(checkpoint['init_args'].get('configuration'))
+    _check_configuration(path, plans, configuration)
+    axes = checkpoint.get('inference_allowed_mirroring_axes')
+    return {
+        'plans': plans,
+        'dataset': dataset,
+        'configuration': configuration,
+        'trainer': str(checkpoint['trainer_name']),
+        'mirror_axes': [int(axis) for axis in axes] if axes else None,
+    }
+
+
+def _save(tensors: Mapping[str, Any], about: dict[str, Any], target: Path) -> None:
+    """Write tensors, each once though a network may name it twice, and what goes with them."""
+    import torch
+    from safetensors.torch import save_file
+
+    kept: dict[str, Tensor] = {}
+    same: dict[str, str] = {}
+    places: dict[Any, str] = {}
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
+            raise ModelError(f'{name} in the checkpoint is not a plain tensor.')
+        if not bool(value.isfinite().all()):
+            raise ModelError(f'{name} in the checkpoint holds values that are not numbers.')
+        where = (value.data_ptr(), tuple(value.shape), value.stride(), value.dtype)
+        if value.numel() and where in places:
+            same[name] = places[where]
+            continue
+        places[where] = name
+        kept[name] = value.detach().contiguous().clone()
+    header = json.dumps(about | {'same': same}, separators=(',', ':'))
+    # one entry only: the library writes several in an order that changes, and so the SHA256
+    save_file(kept, target, metadata={_HEADER: header})
+
+
+# ------------------------------------------------------------------------------ checks
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    known = (*_OWN_OPTIONS, *INPUT_OPTIONS)
+    strange = sorted(set(options) - set(known))
+    if strange:
+        raise UsageError(
+            f'An nnU-Net has no option {strange[0]!r}.', f'Known: {", ".join(known)}.'
+        )
+    if not isinstance(options.get('mirroring', True), bool):
+        raise UsageError('mirroring is neither true nor false.', 'Say --option mirroring=false')
+    if options.get('checkpoint', 'final') not in ('final', 'best'):
+        raise UsageError('checkpoint is neither final nor best.', 'Say --option checkpoint=best')
+
+
+def _check_dataset(path: Path, dataset: Mapping[str, Any]) -> None:
+    labels = dataset.get('labels')
+    names = dataset.get('channel_names', dataset.get('modality'))
+    if not isinstance(labels, dict) or not isinstance(names, dict) or not names:
+        raise ModelError(
+            f'{path}: dataset.json has no tables labels and channel_names.',
+            'Use the dataset.json that it was trained with.',
+        )
+    if not all(isinstance(v, int | list) for v in labels.values()):
+        raise ModelError(
+            f'{path}: the labels of dataset.json are not names with numbers.',
+            'nnU-Net v1 wrote them the other way round; only models of v2 can be run.',
+        )
+
+
+def _check_configuration(path: Path, plans: Mapping[str, Any], name: str) -> None:
+    """Refuse what cannot be run, and classes from elsewhere than nnU-Net and PyTorch."""
+    configurations = plans.get('configurations')
+    if not isinstance(configurations, dict) or name not in configurations:
+        raise ModelError(
+            f'{path}: plans.json has no configuration {name!r}.', 'Download it again.'
+        )
+    merged: dict[str, Any] = {}
+    for table in reversed(list(_inherited(path, configurations, name))):
+        merged |= table
+    if len(merged.get('patch_size', ())) != 3:
+        raise ModelError(
+            f'{path} is a 2D configuration ({name}), which is not supported.',
+            'Give the model of a 3D configuration.',
+        )
+    if merged.get('previous_stage'):
+        raise ModelError(
+            f'{path} is the second stage of a cascade ({name}), which is not supported.',
+            'Give the model of 3d_fullres or 3d_lowres.',
+        )
+    reader = plans.get('image_reader_writer', _READERS[0])
+    if reader not in _READERS:
+        raise ModelError(
+            f'{path} reads its images by {reader!r}, which is not supported.',
+            f'Supported: {", ".join(_READERS)}.',
+        )
+    for value in _classes(merged.get('architecture', {})):
+        if not value.startswith(_TRUSTED):
+            raise ModelError(
+                f'{path}: its plans name the class {value!r}, which is refused.',
+                'Only classes of dynamic_network_architectures and torch.nn are made.',
+            )
+
+
+def _inherited(
+    path: Path, configurations: Mapping[str, Any], name: str
+) -> Iterator[Mapping[str, Any]]:
+    """Yield a configuration and those that it inherits from."""
+    for _ in range(len(configurations) + 1):
+        table = configurations.get(name)
+        if not isinstance(table, dict):
+            raise ModelError(f'{path}: plans.json has no configuration {name!r}.')
+        yield table
+        if 'inherits_from' not in table:
+            return
+        name = str(table['inherits_from'])
+    raise ModelError(f'{path}: the configurations of plans.json inherit from each other.')
+
+
+def _classes(architecture: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names of all classes that the plans of a network ask to import."""
+    if not architecture:
+        return
+    yield str(architecture.get('network_class_name'))
+    arguments = architecture.get('arch_kwargs', {})
+    for key in architecture.get('_kw_requires_import', ()):
+        if arguments.get(key) is not None:
+            yield str(arguments[key])
+
+
+def _channels(
+    path: Path, dataset: Mapping[str, Any], given: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Return the modality of each channel: what the user says, else by the channel's name."""
+    names = dataset.get('channel_names', dataset.get('modality', {}))
+    ordered = [str(names[key]) for key in sorted(names, key=_number)]
+    if given:
+        if len(given) != len(ordered):
+            raise UsageError(
+                f'{path} has {len(ordered)} channels ({", ".join(ordered)}), not {len(given)}.',
+                'Give as many to --channels, in their order.',
+            )
+        return tuple(given)
+    found = tuple(_modality(name) for name in ordered)
+    if '' in found or len(set(found)) < len(found):
+        raise UsageError(
+            f'Which images the channels of {path} are is not clear: {", ".join(ordered)}.',
+            'Say it in their order: --channels FLAIR T1w',
+        )
+    return found
+
+
+def _number(key: str) -> int:
+    return int(key) if str(key).isdigit() else 0
+
+
+def _modality(text: str) -> str:
+    return next((name for pattern, name in _MODALITY if pattern.search(text.strip())), '')
