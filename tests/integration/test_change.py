@@ -166,7 +166,7 @@ def test_the_report_of_two_sessions_shows_both_with_their_own_outlines(done):
     assert not any(new in found for found in before)
     assert not any(resolved in found for found in after)
     zoomed = strokes(page, 'FLAIR ses-2'), strokes(page, 'FLAIR ses-1')
-    assert len(zoomed[0]) == len(zoomed[1]) == 3
+    assert [len(found) for found in zoomed] == [3, 6], 'beside ses-2, and on the card of ses-1'
     assert new in zoomed[0][0], 'the new lesion comes first'
 
 
