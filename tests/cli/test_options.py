@@ -318,9 +318,7 @@ def test_unknown_level(level, capsys):
     assert level in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    'arguments', [[], ['/data'], ['/data', '/out'], ['run'], ['run', '/data']]
-)
+@pytest.mark.parametrize('arguments', [['/data'], ['/data', '/out'], ['run'], ['run', '/data']])
 def test_missing_arguments(arguments):
     assert exit_code(arguments) == USAGE
 
