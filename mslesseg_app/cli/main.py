@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments:
         print(commands())
         return 0
-    if meant := _meant(arguments):
+    if meant := meant_command(arguments):
         _explain(UsageError(f'There is no command {arguments[0]!r}.', meant))
         return UsageError.exit_code
     name = VERBS[arguments.pop(0)][0] if arguments and arguments[0] in VERBS else 'bids_app'
@@ -66,7 +66,7 @@ def commands() -> str:
     )
 
 
-def _meant(arguments: Sequence[str]) -> str:
+def meant_command(arguments: Sequence[str]) -> str:
     """Return which command was probably meant, where the first word is none and no folder."""
     from pathlib import Path
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from ..cli.main import VERBS, guarded
+from ..cli.main import VERBS, guarded, meant_command
 from ..cli.main import main as command_line
 from . import surroundings
 from .mounts import read_mounts
@@ -66,7 +66,7 @@ def _parsed(arguments: list[str]) -> tuple[str, Namespace | None]:
     known = bool(arguments) and arguments[0] in VERBS
     verb = VERBS[arguments[0]][0] if known else 'bids_app'
     rest = arguments[1:] if known else arguments
-    if verb not in ROLES or not rest:
+    if verb not in ROLES or not rest or meant_command(arguments):
         return verb, None
     if '--' in rest:
         rest = rest[: rest.index('--')]

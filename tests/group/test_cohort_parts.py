@@ -131,7 +131,7 @@ def test_a_damaged_image_is_said_and_the_rest_is_drawn(tree, run_settings, capsy
     assert run_group(run_settings(tree)) == 0
     assert 'sub-01_ses-1 (unet)' in capsys.readouterr().out
     page = page_of(tree)
-    assert page.count('no picture') == 1
+    assert page.count('no image') == 1
     assert page.count('data:image/jpeg') == 9
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import QUICK, contents, wait_for
+from running import QUICK, computed_nodes, contents, wait_for
 
 #: So long may the end of a run take once it knows that it cannot go on.
 PATIENCE_S = 90
@@ -42,25 +42,27 @@ def kill(process: subprocess.Popen[str]) -> None:
 def test_twice_at_the_same_time_then_killed_then_repeated(quick, quick_run, start, run, tmp_path):
     command = [quick, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', *QUICK]
     first = start(*command)
-    wait_for(first, 'reading')
+    wait_for(first, tmp_path / 'work', 'conform_')
     second = run(*command)
     assert second.code == 75
     assert 'Another run is working on sub-01_ses-1' in second.stderr
-    wait_for(first, 'lesions')
+    wait_for(first, tmp_path / 'work', 'segment')
     kill(first)
     assert not list((tmp_path / 'out').rglob('*_mask.nii.gz'))
+    computed = computed_nodes(tmp_path / 'work')
+    assert 'conform_flair' in computed
     again = run(*command)
     assert again.code == 0, again.stderr
-    assert 'reading' not in again.stderr, 'what was done is not done again'
+    assert computed.items() <= computed_nodes(tmp_path / 'work').items(), 'nothing is done again'
     same_exam(tmp_path / 'out', quick_run)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('stage', ['resampling', 'report'])
-def test_killed_at_other_places(quick, quick_run, start, run, tmp_path, stage):
+@pytest.mark.parametrize('step', ['resample_', 'describe'])
+def test_killed_at_other_places(quick, quick_run, start, run, tmp_path, step):
     command = [quick, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', *QUICK]
     process = start(*command)
-    wait_for(process, stage)
+    wait_for(process, tmp_path / 'work', step)
     time.sleep(0.3)
     kill(process)
     again = run(*command)
@@ -95,7 +97,7 @@ def test_a_worker_that_is_killed(quick, start, run, tmp_path):
     out = tmp_path / 'out'
     command = [quick, out, 'participant', '-w', tmp_path / 'work', *QUICK]
     process = start(*command)
-    wait_for(process, 'resampling')
+    wait_for(process, tmp_path / 'work', 'resample_')
     for worker in workers_of(process):
         worker.send_signal(signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
@@ -119,7 +121,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 )
 def test_interrupted(quick, start, tmp_path, number):
     process = start(quick, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', *QUICK)
-    wait_for(process, 'resampling')
+    wait_for(process, tmp_path / 'work', 'resample_')
     workers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=PATIENCE_S)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+import time
 from pathlib import Path
 
 #: Of the synthetic head, as a factor: coarse, because the tests shall be quick.
@@ -40,10 +42,11 @@ def computed_nodes(work: Path) -> dict[str, int]:
     }
 
 
-def wait_for(process: subprocess.Popen[str], text: str) -> None:
-    """Wait until a run says something on standard error."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if text in line:
-            return
-    raise AssertionError(f'the run ended without saying {text!r}')
+def wait_for(process: subprocess.Popen[str], work: Path, step: str) -> None:
+    """Wait until a run has begun a step, which then has a folder in the work folder."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):  # folders come and go
+            if any(work.rglob(f'{step}*')):
+                return
+        time.sleep(0.05)
+    raise AssertionError(f'the run ended before its step {step!r}')

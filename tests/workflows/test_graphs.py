@@ -413,7 +413,7 @@ def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
         job.listen(step, 'exception', text)
     outcome = batch.outcome
     assert sorted(outcome.problems) == ['sub-01_ses-1', 'sub-01_ses-2']
-    assert set(outcome.steps.values()) == {'alignment'}
+    assert set(outcome.steps.values()) == {'registration'}
     assert {error.exit_code for error in outcome.problems.values()} == {75}
     assert not any(job.steps[k].name.startswith('ds_') for k in job.ready)
     assert len(list((built.settings.out_dir / 'sub-01/log/abc').glob('crash-*'))) == 1
