@@ -67,9 +67,9 @@ class Progress:
         self._done: set[str] = set()
         self._failed: set[str] = set()
         self._begun = 0
-        self._known: list[str] = []
+        self._known = Counter[str]()
         self._waiting = len(exams)
-        self._computed: list[str] = []
+        self._computed = Counter[str]()
         self._measured: dict[str, tuple[float, int]] = {}
         self._started: dict[str, float] = {}
         self._first: dict[str, float] = {}
@@ -111,7 +111,7 @@ class Progress:
         with self._lock:
             for name, own in nodes.items():
                 self._rest[name] = [_kind(node) for node in own]
-                self._known += self._rest[name]
+                self._known.update(self._rest[name])
                 if name in self._number:
                     self._begun += 1
                     self._waiting -= 1
@@ -126,7 +126,7 @@ class Progress:
         """Forget a workflow of which nothing will run any more; return the nodes' seconds."""
         with self._lock:
             rest = self._rest.pop(name, [])
-            self._known = list((Counter(self._known) - Counter(rest)).elements())
+            self._known -= Counter(rest)
             if name in self._failed:
                 self._say(name, 'failed')
             self._stages.pop(name, None)
@@ -154,7 +154,7 @@ class Progress:
             self.seconds[key] = took
             spent, count = self._measured.get(kind, (0.0, 0))
             self._measured[kind] = (spent + took, count + 1)
-            self._computed.append(kind)
+            self._computed[kind] += 1
         if failed:
             self._failed.add(exam)
         elif not rest and exam not in self._done and exam not in self._failed:
@@ -217,11 +217,14 @@ class Progress:
 
         Exams that did not begin count as those that did.
         """
-        known = sum(map(self._cost, self._known))
+        known = self._costs(self._known)
         mean = known / self._begun if self._begun else 1.0
         left = sum(self._cost(kind) for rest in self._rest.values() for kind in rest)
         waiting = mean * self._waiting
         return known + waiting, left + waiting
+
+    def _costs(self, kinds: Counter[str]) -> float:
+        return sum(self._cost(kind) * count for kind, count in kinds.items())
 
     def _cost(self, kind: str) -> float:
         spent, count = self._measured.get(kind, (0.0, 0))
@@ -230,7 +233,7 @@ class Progress:
     def _remaining(self) -> str:
         """Return how long it still takes, once there is something to judge by."""
         whole, left = self._work()
-        computed = sum(map(self._cost, self._computed))
+        computed = self._costs(self._computed)
         if computed < 0.02 * whole or left <= 0:
             return ''
         seconds = (time.monotonic() - self._begin) * left / computed

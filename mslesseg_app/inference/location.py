@@ -13,13 +13,13 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from mslesseg_app.errors import DataError
+from mslesseg_app.lesions.components import structure
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior
 
 Floats = npt.NDArray[np.float32]
 
 _SIGMA = 1.0
 _FRINGE = 0.1
-_NEIGHBOURS = np.ones((3, 3, 3), dtype=bool)
 
 
 def only_in_white_matter(prob: Floats, threshold: float, least: float) -> Floats:
@@ -57,13 +57,13 @@ def only_in_white_matter(prob: Floats, threshold: float, least: float) -> Floats
             f'{TEMPLATE_SHAPE}, so its findings cannot be placed.',
             'Align and resample the images to the template first.',
         )
-    labels, count = ndimage.label(prob >= threshold, _NEIGHBOURS)
+    labels, count = ndimage.label(prob >= threshold, structure(26))
     numbers = np.arange(1, count + 1)
     outside = np.zeros(count + 1, dtype=bool)
     outside[1:] = ndimage.mean(_white_matter(), labels, numbers) < least
     if not outside.any():
         return prob
-    wide, wide_count = ndimage.label(prob >= min(_FRINGE, threshold), _NEIGHBOURS)
+    wide, wide_count = ndimage.label(prob >= min(_FRINGE, threshold), structure(26))
     gone = np.zeros(wide_count + 1, dtype=bool)
     gone[wide[outside[labels]]] = True
     gone[wide[(labels > 0) & ~outside[labels]]] = False

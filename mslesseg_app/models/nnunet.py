@@ -8,6 +8,7 @@ it in its header.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pickle
 import re
@@ -232,7 +233,7 @@ class _Tree:
         """Refuse an archive in which a path leaves its folder, or is a link."""
         if self.path.is_dir():
             return
-        with self._opened() as archive:
+        with _opened(self.path) as archive:
             for item in archive.infolist():
                 name = PurePosixPath(item.filename.replace('\\', '/'))
                 link = stat.S_ISLNK(item.external_attr >> 16)
@@ -261,7 +262,7 @@ class _Tree:
             if place.stat().st_size > _LARGEST_TEXT:
                 raise ValueError('it is too large for a text')
             return place.read_bytes()
-        with self._opened() as archive:
+        with _opened(self.path) as archive:
             if archive.getinfo(str(name)).file_size > _LARGEST_TEXT:
                 raise ValueError('it is too large for a text')
             return archive.read(str(name))
@@ -272,37 +273,22 @@ class _Tree:
             return self.path / name
         target = staging / 'checkpoint.pth'
         with (
-            self._opened() as archive,
+            _opened(self.path) as archive,
             archive.open(str(name)) as stream,
             target.open('wb') as out,
         ):
             shutil.copyfileobj(stream, out)
         return target
 
-    def _opened(self) -> _Archive:
-        return _Archive(self.path)
 
-
-class _Archive:
-    """A zip whose damage is told as such."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> zipfile.ZipFile:
-        try:
-            self.archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile as error:
-            raise self._damaged(error) from error
-        return self.archive
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self.archive.close()
-        if isinstance(error, zipfile.BadZipFile | EOFError | NotImplementedError):
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: BaseException) -> ModelError:
-        return ModelError(f'{self.path} is damaged: {error}', 'Download it again.')
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a zip; damage, or a compression that Python lacks, is told as such."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+        raise ModelError(f'{path} is damaged: {error}', 'Download it again.') from error
 
 
 def _trainer_folder(tree: _Tree, wanted: str | None) -> PurePosixPath:

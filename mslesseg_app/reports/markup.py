@@ -76,6 +76,11 @@ def _block(block: str, shift: int) -> list[Markup]:
     return [*made, Markup('<p>{}</p>').format(_inline('\n'.join(lines)))]
 
 
+def is_number(value: Any) -> bool:
+    """Whether a value of a record is a number; truth values are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def readable(value: Any) -> str:
     """Write a table cell: ``n/a`` for None, floats with three to four digits that count."""
     if value is None or value == '':

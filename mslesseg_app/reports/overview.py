@@ -9,6 +9,7 @@ from typing import Any
 
 from .content import ExamContent, Verdict
 from .extra import MOVED, REGIONS, Change, Extra
+from .markup import is_number
 
 #: A voxel edge that differs by more than this share between sessions is another sequence.
 _OTHER_EDGE = 0.2
@@ -137,13 +138,13 @@ def region_rows(
         since = changed.get(name, [])
         if not own and not since:
             continue
-        volumes = [row['volume_mm3'] for row in own if _is_number(row.get('volume_mm3'))]
+        volumes = [row['volume_mm3'] for row in own if is_number(row.get('volume_mm3'))]
         rows.append(
             RegionRow(
                 title if name or own else 'in neither mask',
                 len(own),
                 sum(volumes) / 1000,
-                sum(r['difference_mm3'] for r in since if _is_number(r.get('difference_mm3')))
+                sum(r['difference_mm3'] for r in since if is_number(r.get('difference_mm3')))
                 / 1000
                 if change
                 else None,
@@ -223,7 +224,3 @@ def _moved(rows: Sequence[dict[str, Any]]) -> str:
 def _worse(one: Verdict, other: Verdict) -> Verdict:
     order: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
     return max(one, other, key=order.index)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

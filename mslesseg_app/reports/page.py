@@ -25,7 +25,7 @@ from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
 from .extra import Change, Drawing, Extra, findings, trust
-from .markup import linked, markdown, readable
+from .markup import is_number, linked, markdown, readable
 from .overview import overview
 from .viewer import Bundle, find_bundle
 
@@ -225,7 +225,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {'readable': readable, 'linked': linked, 'markdown': markdown}
-    made.tests |= {'number': _is_number}
+    made.tests |= {'number': is_number}
     return made
 
 
@@ -234,10 +234,6 @@ def source(name: str) -> str:
     templates = environment()
     assert templates.loader is not None
     return templates.loader.get_source(templates, name)[0]
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _choose_embedded(content: SubjectContent, folder: Path, limit: int) -> set[str]:
@@ -332,7 +328,7 @@ _MIDLINE_MM = 3.0
 
 def _side(x: Any) -> str:
     """Return the patient's side of a lesion from its MNI x."""
-    if not _is_number(x):
+    if not is_number(x):
         return ''
     return 'midline' if abs(x) < _MIDLINE_MM else 'right' if x > 0 else 'left'
 
@@ -340,7 +336,7 @@ def _side(x: Any) -> str:
 def _lesion_words(row: dict[str, Any]) -> str:
     """Return the volume of a lesion, and its region and status where known."""
     volume = row.get('volume_mm3')
-    words = [f'{volume:.0f} mm³' if _is_number(volume) else '']
+    words = [f'{volume:.0f} mm³' if is_number(volume) else '']
     words += [str(row.get(name) or '').replace('_', ' ') for name in ('region', 'status')]
     return ', '.join(word for word in words if word)
 

@@ -78,8 +78,9 @@ def init_exam_wf(
         ])  # fmt: skip
     lesions = init_lesion_wf(exam=exam, settings=settings, entry=entry)
     outputs = init_outputs_wf(exam=exam, settings=settings, engine=engine, entry=entry)
+    native = any(model.is_native for model in models_of(entry))
     for item in (name.lower() for name in modalities):
-        if natives(entry):
+        if native:
             _connect_native(workflow, (prepare, align, lesions), item)
         workflow.connect([
             (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
@@ -107,11 +108,6 @@ def init_exam_wf(
         ]),
     ])  # fmt: skip
     return workflow
-
-
-def natives(entry: AnyModel) -> tuple[str, ...]:
-    """Return the models that work on the grid of the FLAIR."""
-    return tuple(model.name for model in models_of(entry) if model.is_native)
 
 
 def _connect_native(workflow: Workflow, parts: tuple[Workflow, ...], item: str) -> None:
