@@ -1,6 +1,6 @@
 """Inference of the paper's four networks: presets against the published procedures, in one run.
 
-    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory]
+    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory precision]
 
 - ``counts``: windows and network passes of one real brain (P18 of MSLesSeg): counted.
 - ``reduced``: whole exams of small trained networks (``benchmarks/reduced.py --train``): measured.
@@ -9,6 +9,8 @@
   side by side: measured. Times of whole exams follow from the counts: estimated.
 - ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
   what loading costs at the first and at the second exam: measured.
+- ``precision``: the default model in bfloat16 and in float32 on each exam of the 1 mm grid: Dice of
+  the two masks, and CPU seconds: measured.
 
 Where CUDA works, ``passes`` runs whole exams on the GPU too. CPU times are CPU seconds of all
 threads: sharing the machine with other work changes them little, and their ratio less.
@@ -23,7 +25,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,14 +38,17 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).parent))
 import reduced
 
-from mslesseg_app.inference.device import choose_device
+from mslesseg_app.inference.device import choose_device, cpu_has_bfloat16
 from mslesseg_app.inference.normalise import normalise
 from mslesseg_app.inference.predictor import NetworkPredictor
 from mslesseg_app.inference.presets import resolve
+from mslesseg_app.inference.run import segment_exam
 from mslesseg_app.inference.windows import Windows, brain_box, plan, torch_threads, window_key
 from mslesseg_app.models.diffusion import chain_noise
 from mslesseg_app.models.networks import build
 from mslesseg_app.models.registry import ModelEntry, get_entry
+from mslesseg_app.settings import MODALITIES
+from mslesseg_app.spatial.brain import brain_mask
 
 NETWORKS = ('mssegdiff', 'swinunetr', 'unetr', 'transbts')
 PRESENT = (True, True, True)
@@ -420,6 +425,60 @@ def child(name: str) -> None:
     print(json.dumps({'gib': gib, 'first': times[0], 'second': times[1]}))
 
 
+# ------------------------------------------------------------------------------ precision
+
+
+def precision(data: Path, threads: int) -> None:
+    """The masks of the default model in half and in single precision.
+
+    PyTorch imitates bfloat16 where the processor lacks it: the rounding is the same, the time is
+    not.
+    """
+    native = cpu_has_bfloat16()
+    print(f'\n### bfloat16 on the CPU ({"native" if native else "imitated"}; measured)\n')
+    print('| exam | lesion voxels, float32 | voxels that differ | Dice | CPU s float32 | bfloat16 |')
+    print('|---|---|---|---|---|---|')
+    entry = resolve(get_entry('unet'))
+    for name, images in registered_exams(data):
+        brain = np.asanyarray(brain_mask(images).dataobj) > 0
+        arrays = {key: np.asanyarray(image.dataobj) for key, image in images.items()}
+        masks, seconds = [], []
+        for word in ('float32', 'bfloat16'):
+            chosen = replace(entry, sampler={**entry.sampler, 'precision': word})
+            began = time.process_time()
+            found, _ = segment_exam(chosen, arrays, brain, 'cpu', threads)
+            seconds.append(time.process_time() - began)
+            masks.append(found >= entry.threshold)
+        one, other = masks
+        same = 2 * (one & other).sum() / max(1, one.sum() + other.sum())
+        print(
+            f'| {name} | {one.sum()} | {(one != other).sum()} | {same:.4f} '
+            f'| {seconds[0]:.1f} | {seconds[1]:.1f} |',
+            flush=True,
+        )
+
+
+def registered_exams(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the exams below `data` that lie on the 1 mm grid, with the images that are there."""
+    stems = {
+        'P18': 'mslesseg/train/P18/T1/P18_T1_{}',
+        **{f'P14 T{n}': f'mslesseg-p14/train/P14/T{n}/P14_T{n}_{{}}' for n in (1, 2, 3)},
+        'patient07': 'ljubljana-mni/patient07/{}',
+        'patient26': 'ljubljana-mni/patient26/{}',
+        **{f'D{n}': f'mslesseg-more/sub-D{n}/anat/sub-D{n}_{{}}' for n in (1, 3, 5)},
+    }
+    for name, stem in stems.items():
+        found = {}
+        for modality in MODALITIES:
+            words = (modality, modality.rstrip('w'))
+            paths = [data / f'{stem.format(word)}.nii.gz' for word in words]
+            place = next((path for path in paths if path.is_file()), None)
+            if place is not None:
+                found[modality] = nib.load(place)
+        if 'FLAIR' in found:
+            yield name, found
+
+
 # ----------------------------------------------------------------------------------- main
 
 
@@ -435,7 +494,7 @@ def read_exam(data: Path) -> tuple[np.ndarray, np.ndarray]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
-    everything = ['counts', 'reduced', 'passes', 'memory']
+    everything = ['counts', 'reduced', 'passes', 'memory', 'precision']
     parser.add_argument('--parts', nargs='+', default=everything, choices=everything)
     parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument('--repeats', type=int, default=2)
@@ -461,6 +520,8 @@ def main() -> int:
             on_gpu(channels, brain, options.networks)
     if 'memory' in options.parts:
         memory(options.networks)
+    if 'precision' in options.parts:
+        precision(Path(options.data), options.threads)
     return 0
 
 

@@ -2,7 +2,9 @@
 
 A fold is a training of its own in ``NETWORK/fold-K`` with its entry in ``models``; folds can run
 as separate jobs that share the output folder, and are gathered when all are there. The test
-set is used once a fold, after training: no epoch, threshold or setting is chosen by it.
+set is used once a fold, after training: no epoch, threshold or setting is chosen by it. Networks that
+were trained with the preset ``paper`` are judged by the test procedure of their public code
+(``exact``), the others by the App's default.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 from ..errors import NoInputError
 from ..files import write_json
+from ..inference.presets import DEFAULT
 from ..models.registry import ModelEntry, read_entry
 from ..reports.paper import METRICS
 from ..reports.tables import folds_table, models_table, read_rows
@@ -53,6 +56,11 @@ class Study:
     def models(self) -> Path:
         """Folder of the entries."""
         return self.job.model_dir
+
+    @property
+    def procedure(self) -> str:
+        """Return the preset of inference by which the test exams are judged."""
+        return 'exact' if self.job.preset == 'paper' else DEFAULT
 
     def place(self, network: str, fold: Fold) -> Path:
         """Return the folder of one fold's run."""
@@ -97,7 +105,11 @@ def _judge(
 ) -> None:
     """Evaluate an entry on the test exams, unless that was done with the same weights."""
     stamp = study.table(network, fold, RULES[0]).with_suffix('.json')
-    state = {'weights': list(_digests(entry)), 'cases': [case.name for case in test]}
+    state = {
+        'weights': list(_digests(entry)),
+        'cases': [case.name for case in test],
+        'procedure': study.procedure,
+    }
     tables = [study.table(network, fold, rules) for rules in RULES]
     there = stamp.is_file() and all(path.is_file() for path in tables)
     if there and json.loads(stamp.read_text('utf-8')) == state:
@@ -113,6 +125,7 @@ def _judge(
             device=choose_device(study.job.device)[0],
             threads=study.job.threads,
             seed=study.plans[network].seed,
+            preset=study.procedure,
         )
     )
     for rules, path in zip(RULES, tables, strict=True):
@@ -197,7 +210,7 @@ def _figures(study: Study, network: str) -> list[dict[str, Any]]:
         rows = read_rows(study.table(network, None, rules))
         means = {name: _mean([row[name] for row in rows]) for name in METRICS}
         known = {name: round(mean, 4) for name, mean in means.items() if math.isfinite(mean)}
-        source = f'{len(rows)} test exams, rule set {rules}'
+        source = f'{len(rows)} test exams, preset {study.procedure}, rule set {rules}'
         figures.append({'source': source, **known})
     return figures
 
@@ -220,7 +233,11 @@ def _tables(study: Study, rules: str) -> list[Table]:
         for row in read_rows(study.table(network, None, rules))
     ]
     notes = tuple(dict.fromkeys(note for fold in study.folds for note in fold.split.notes))
-    words = (f'Rule set {rules}.', f'Preset {study.job.preset}.', *notes)
+    words = (
+        f'Rule set {rules}.',
+        f'Trained with the preset {study.job.preset}, judged with the preset {study.procedure}.',
+        *notes,
+    )
     tables = [models_table([*folds, *joint], beside=True), folds_table(folds, beside=True)]
     tables = [replace(table, notes=(*table.notes, *words)) for table in tables]
     for table in tables:

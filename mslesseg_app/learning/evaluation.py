@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..files import write_text
 from ..inference.location import only_in_white_matter
-from ..inference.presets import resolve
+from ..inference.presets import DEFAULT, resolve
 from ..metrics.evaluation import evaluate
 from ..models.registry import ModelEntry, load_predictor
 from ..reports.paper import METRICS
@@ -29,6 +29,7 @@ def evaluate_cases(
     device: str = 'cpu',
     threads: int = 1,
     seed: int = 1,
+    preset: str = DEFAULT,
 ) -> Iterator[dict[str, str]]:
     """Yield the rows of each exam.
 
@@ -43,8 +44,10 @@ def evaluate_cases(
         For the columns of these names.
     device : str
     threads, seed : int
+    preset : {'fast', 'exact'}
+        How the weights are asked; see `mslesseg_app.inference.presets`.
     """
-    predictor = load_predictor(resolve(entry), device, threads, seed)
+    predictor = load_predictor(resolve(entry, preset), device, threads, seed)
     for case in cases:
         loaded = load_case(case, entry)
         prob = predictor(loaded.channels, loaded.brain, loaded.present)

@@ -122,7 +122,8 @@ def to_safetensors(
         shutil.copyfile(raw, target)
     tensors = read_checkpoint(source)
     own = empty_network(architecture, inputs, options).state_dict()
-    if set(tensors) != set(own) and architecture in NAMES:
+    shapes = [{name: tuple(t.shape) for name, t in one.items()} for one in (tensors, own)]
+    if shapes[0] != shapes[1] and architecture in NAMES:  # tells what does not fit, too
         tensors = convert(source, architecture, options, inputs)
     elif plain:
         return

@@ -82,7 +82,7 @@ PAPER: dict[str, dict[str, Any]] = {
         'on_lesion': None,
         'statistics': 'patch',
         'background': 'moved',
-        'validate_every': 10,
+        'validate_every': 100,
         'crop': 'multiples',
         'margin': 0,
         'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits', 'crop': False},

@@ -18,12 +18,12 @@ from mslesseg_app.cli.main import main
 from mslesseg_app.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.learning import cases as module
 from mslesseg_app.learning.cases import find_cases, scan_digests
-from mslesseg_app.learning.crossval import Study, gather, missing_folds
+from mslesseg_app.learning.crossval import Study, _judge, gather, missing_folds
 from mslesseg_app.learning.evaluation import COLUMNS, RULES, write_rows
 from mslesseg_app.learning.publish import check_name, join_folds
 from mslesseg_app.learning.run import Job, hold_out
 from mslesseg_app.models.check import check_model
-from mslesseg_app.models.registry import get_entry, load_predictor
+from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 from mslesseg_app.models.store import add_model
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.training.cases import LabelledCase, Split
@@ -216,6 +216,36 @@ def test_tables_are_gathered_from_all_folds(tmp_path: Path, monkeypatch) -> None
     assert card['figures'][0]['DSC'] == 0.8
     assert card['training_data'] == ['sub-P01', 'sub-P02']
     assert card['not_trained_on'] == ['sub-P54_ses-1']
+
+
+@pytest.mark.parametrize(('how', 'windows'), [('paper', 'exact'), ('mended', 'fast')])
+def test_what_is_trained_as_published_is_tested_as_published(
+    tmp_path: Path, monkeypatch, how: str, windows: str
+) -> None:
+    """The test exams of `crossval --preset paper` are judged by the preset exact, folds and all."""
+    base = study_of(tmp_path)
+    shipped = get_entry('swinunetr')
+    assert shipped.sampler['exact']['overlap'] != shipped.sampler['fast']['overlap']
+    asked = []
+
+    def remember(entry: ModelEntry, *_: object) -> None:
+        asked.append((entry.patch, entry.sampler))
+
+    monkeypatch.setattr('mslesseg_app.learning.evaluation.load_predictor', remember)
+    add_fold(base.models, 1)
+    plans = {'unet': preset('mended', 'unet')}
+    study = replace(base, plans=plans, job=replace(base.job, preset=how))
+    test: tuple[LabelledCase, ...] = ()
+    entry = replace(get_entry('unetfold1', base.models), sampler=shipped.sampler)
+    _judge(study, 'unet', study.folds[0], entry, test)
+    table = shipped.sampler[windows]
+    assert asked[0][1]['overlap'] == table['overlap']
+    assert list(asked[0][0]) == list(table.get('patch', entry.patch))
+    _judge(study, 'unet', study.folds[0], entry, test)
+    assert len(asked) == 1, 'a table that is there is not made again'
+    other = replace(study, job=replace(study.job, preset='mended' if how == 'paper' else 'paper'))
+    _judge(other, 'unet', study.folds[0], entry, test)
+    assert len(asked) == 2, 'a table of the other procedure is'
 
 
 def test_a_name_that_is_taken_is_refused_before_training(tmp_path: Path) -> None:
