@@ -85,7 +85,8 @@ def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
     Returns
     -------
     fields : dict
-        Of `mslesseg_app.models.registry.ModelEntry`, as far as the bundle says them.
+        Of `mslesseg_app.models.registry.ModelEntry`, as far as the bundle says them. The option
+        ``lesion`` is None where one of several sigmoids has to be named.
     weights : Path
 
     Raises
@@ -106,6 +107,8 @@ def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
     architecture, options = _network(definition, path)
     if options.get('merging') == 'merging':
         options['merging'] = _merging(metadata, path)
+    if options['classes'] != 1 and _has_sigmoids(config):
+        options['lesion'] = None
     fields: dict[str, Any] = {
         'name': re.sub('[^A-Za-z0-9]', '', str(metadata.get('name') or path.stem)) or architecture,
         'version': str(metadata.get('version') or '1'),
@@ -303,15 +306,14 @@ def _windows(config: _Config, architecture: str, options: dict[str, Any]) -> dic
         fields['patch'] = edges
         if architecture == 'unetr':
             options.setdefault('edge', list(edges))
-    sampler = {
-        'overlap': inferer.get('overlap', 0.25),
-        'blending': inferer.get('mode', 'constant'),
-    }
-    if isinstance(sampler['overlap'], int | float) and sampler['blending'] in (
-        'constant',
-        'gaussian',
-    ):
-        fields['sampler'] = sampler
+    overlap, blending = inferer.get('overlap', 0.25), inferer.get('mode', 'constant')
+    if isinstance(overlap, int | float) and blending in ('constant', 'gaussian'):
+        # what MONAI's inferer does with them
+        fixed = {'average': 'logits', 'layout': 'stepped', 'margin': 0}
+        fields['sampler'] = {'overlap': overlap, 'blending': blending, **fixed}
+        sigma = inferer.get('sigma_scale', 0.125)
+        if blending == 'gaussian' and isinstance(sigma, float):
+            fields['sampler']['sigma'] = sigma
     return fields
 
 
@@ -350,6 +352,15 @@ def _normalises(config: _Config) -> bool:
         str(step.get('_target_', '')).rpartition('.')[2] == 'NormalizeIntensityd'
         and all(step.get(key) == value for key, value in wanted.items())
         for step in _steps(config.table('preprocessing'))
+    )
+
+
+def _has_sigmoids(config: _Config) -> bool:
+    """Whether the postprocessing takes each output channel for a probability of its own."""
+    return any(
+        str(step.get('_target_', '')).rpartition('.')[2].startswith('Activations')
+        and step.get('sigmoid') is True
+        for step in _steps(config.table('postprocessing'))
     )
 
 

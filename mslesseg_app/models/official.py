@@ -293,7 +293,7 @@ def convert(
     unused = DROPPED.get(architecture)
     if unused:
         found = {k: v for k, v in found.items() if k in own or not re.search(unused, k)}
-    _check(path, architecture, found, own)
+    _check(path, architecture, found, own, inputs)
     return {name: _plain(path, name, found[name], own[name]) for name in own}
 
 
@@ -310,7 +310,7 @@ def _renamed(path: Path, architecture: str, options: Mapping[str, Any]) -> Tenso
     return found
 
 
-def _check(path: Path, architecture: str, found: Tensors, own: Tensors) -> None:
+def _check(path: Path, architecture: str, found: Tensors, own: Tensors, inputs: int) -> None:
     """Raise ModelError unless names and shapes are those of the network."""
     absent = [name for name in own if name not in found]
     strange = [name for name in found if name not in own]
@@ -329,7 +329,18 @@ def _check(path: Path, architecture: str, found: Tensors, own: Tensors) -> None:
     ]
     raise ModelError(
         f'{path} does not hold a {architecture} of these options: tensors {"; ".join(parts)}.',
-        _advice(absent, strange, wrong, found),
+        _channels_advice(found.get(STEMS[architecture]), inputs)
+        or _advice(absent, strange, wrong, found),
+    )
+
+
+def _channels_advice(stem: Tensor | None, inputs: int) -> str:
+    """Return what to say of weights that take another number of images; nothing otherwise."""
+    if stem is None or stem.ndim != 5 or stem.shape[1] == inputs:
+        return ''
+    return (
+        f'It takes {stem.shape[1]} images, not {inputs}: say which, in the order of its training, '
+        'by --channels.'
     )
 
 
@@ -346,7 +357,11 @@ def _advice(absent: list[str], strange: list[str], wrong: list[str], found: Tens
         return 'Its tokens are made by a convolution: set the option proj_type=conv.'
     if not absent and not strange:
         if all(name.startswith(HEADS) for name in wrong):
-            return f'It has {found[wrong[0]].shape[0]} output channels: set the option classes.'
+            count = found[wrong[0]].shape[0]
+            return (
+                f'It has {count} output channels: set the option classes={count}; and lesion=K, '
+                'the channel of lesions from 0, if each is a sigmoid of its own.'
+            )
         if all(name in _TABLES for name in wrong):
             return 'It was trained on windows of another size: set the option edge.'
     return 'Check the architecture, the number of channels and the options against the training.'

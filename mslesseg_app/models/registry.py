@@ -561,6 +561,12 @@ def _problem_of_weights(entry: ModelEntry) -> str:
         return 'weights and sha256 come together or not at all'
     if urls and len(urls) != len(names):
         return 'url does not name as many files as weights'
+    if names and entry.architecture == 'swinunetr' and 'merging' not in entry.options:
+        return (
+            'options.merging does not say how neighbouring voxels are joined, and weights of each '
+            "way look the same: merging = 'legacy' (public research code, MONAI before 1.5), "
+            "'merging' (MONAI 1.5 or later) or 'mergingv2'"
+        )
     return _problem_of_files(names, digests)
 
 

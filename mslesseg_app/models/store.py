@@ -81,6 +81,7 @@ def add_model(
         base, raw = unpack(source, Path(staging))
         values = _fill_in(base, wishes)
         _check_merging(values['architecture'], base, wishes)
+        _check_lesion(values['options'])
         name = str(values['name'])
         place = _place(name, folder, force)
         tensors = Path(staging) / 'weights.safetensors'
@@ -411,6 +412,22 @@ def _check_merging(architecture: str, base: Mapping[str, Any], wishes: Mapping[s
             '--option merging=legacy (trained with the public research code or MONAI before 1.5), '
             '--option merging=merging (with MONAI 1.5 or later) or --option merging=mergingv2 '
             "(if its training says downsample='mergingv2').",
+        )
+
+
+def _check_lesion(options: Mapping[str, Any]) -> None:
+    """Make sure that somebody says which of several sigmoids is that of lesions.
+
+    Raises
+    ------
+    UsageError
+        If a bundle has several, and nobody does.
+    """
+    if options.get('lesion', 0) is None:
+        raise UsageError(
+            f'This bundle gives {options["classes"]} probabilities, each a sigmoid of its own, and '
+            'does not say which is that of lesions.',
+            'Say it by --option lesion=K, from 0.',
         )
 
 

@@ -185,7 +185,7 @@ def test_a_unetr_of_every_monai_is_added(tmp_path, folder, version, suffix):
 def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
     """Files of either kind hold the same names and shapes, and give other masks."""
     path = save_weights('swinunetr', tmp_path / 'w.pt')
-    options = {'feature_size': 12}
+    options = {key: value for key, value in TINY['swinunetr'][0].items() if key != 'merging'}
     with pytest.raises(UsageError) as caught:
         add_model(path, folder, {**wishes('swinunetr'), 'options': options})
     for merging in ('merging', 'legacy', 'mergingv2'):
@@ -204,6 +204,16 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
         for name in ('legacy', 'merging')
     ]
     assert (masks[0] != masks[1]).any()
+
+
+def test_a_description_has_to_say_how_neighbours_are_joined(tmp_path, folder):
+    """One that was written by hand, too: the network has a usual way, which may be the wrong one."""
+    path = save_weights('swinunetr', tmp_path / 'w.safetensors')
+    entry = add_model(path, folder, wishes('swinunetr'))
+    place = folder / 'swinunetr.toml'
+    place.write_text(place.read_text().replace('merging = "merging"\n', ''))
+    with pytest.raises(ModelError, match="merging = 'legacy'"):
+        get_entry(entry.name, folder)
 
 
 @pytest.mark.parametrize(('mask', 'mode'), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
@@ -472,13 +482,69 @@ def test_a_bundle_is_imported(tmp_path, folder, weights, yaml, packed):
     assert entry.channels == ('FLAIR', 'T1w', 'T2w')
     assert entry.normalisation == 'zscore'
     assert entry.patch == (64, 64, 64)
-    assert entry.sampler == {'overlap': 0.5, 'blending': 'gaussian'}
+    assert entry.sampler == {
+        'overlap': 0.5, 'blending': 'gaussian', 'sigma': 0.125,
+        'average': 'logits', 'layout': 'stepped', 'margin': 0,
+    }  # fmt: skip
     assert entry.options['conv_block'] is True
     assert entry.card['citation'] == ['A paper']
     assert parameter_count(entry) == sum(
         p.numel() for p in empty_network('unetr', 3, TINY['unetr'][0]).parameters()
     )
     check_model(get_entry('LesionsofMS', folder), thorough=True)
+
+
+def test_a_bundle_computes_what_its_inferer_does(tmp_path, folder):
+    """Windows and blending as MONAI's own inferer lays them; logits are averaged."""
+    from monai.inferers.inferer import SlidingWindowInferer
+
+    add_model(write_bundle(tmp_path / 'b', TINY_UNETR), folder, {})
+    rng = np.random.default_rng(1)
+    channels = rng.normal(size=(3, 64, 64, 100)).astype(np.float32)
+    network = tiny_network('unetr')
+    inferer = SlidingWindowInferer((64, 64, 64), overlap=0.5, mode='gaussian')
+    with torch.inference_mode():
+        expected = torch.sigmoid(inferer(torch.from_numpy(channels)[None], network))[0, 0].numpy()
+    brain = np.ones(channels.shape[1:], bool)
+    found = load_predictor(get_entry('LesionsofMS', folder))(channels, brain, (True,) * 3)
+    assert expected.std() > 0.05
+    # the least weight is 0.001 of the largest: of 1 there, of that of a voxel here
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_which_of_several_sigmoids_is_that_of_lesions_must_be_said(tmp_path, folder):
+    head = {'out.conv.conv.weight': torch.ones(3, 2, 1, 1, 1), 'out.conv.conv.bias': torch.ones(3)}
+    steps = {'_target_': 'Compose', 'transforms': [{'_target_': 'Activationsd', 'sigmoid': True}]}
+    bundle = write_bundle(
+        tmp_path / 'b', {**TINY_UNETR, 'out_channels': 3}, config={'postprocessing': steps}
+    )
+    save_weights('unetr', bundle / 'models' / 'model.pt', **head)
+    with pytest.raises(UsageError, match='does not say which') as caught:
+        add_model(bundle, folder, {})
+    assert '--option lesion=' in caught.value.hint
+    assert files(folder) == []
+    entry = add_model(bundle, folder, {'options': {'lesion': 1}})
+    assert (entry.options['classes'], entry.options['lesion']) == (3, 1)
+
+
+@pytest.mark.parametrize('network', ['unetr', 'swinunetr'])
+def test_weights_of_another_head_name_the_option(tmp_path, folder, network):
+    """The names are those of our network; what does not fit are the shapes."""
+    size = tiny_network(network).out.conv.conv.weight.shape[1]
+    head = {
+        'out.conv.conv.weight': torch.zeros(3, size, 1, 1, 1),
+        'out.conv.conv.bias': torch.zeros(3),
+    }
+    path = save_weights(network, tmp_path / 'w.pt', **head)
+    with pytest.raises(ModelError, match='of another shape') as caught:
+        add_model(path, folder, wishes(network))
+    assert 'classes=3' in caught.value.hint
+    assert 'lesion=K' in caught.value.hint
+    path = save_weights(network, tmp_path / 'v.safetensors')
+    with pytest.raises(ModelError, match='of another shape') as caught:
+        add_model(path, folder, wishes(network, channels=('FLAIR', 'T1w')))
+    assert 'takes 3 images, not 2' in caught.value.hint
+    assert '--channels' in caught.value.hint
 
 
 @pytest.mark.parametrize(

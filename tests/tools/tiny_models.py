@@ -19,8 +19,14 @@ TINY: dict[str, tuple[dict[str, Any], int]] = {
         {'edge': 64, 'feature_size': 2, 'hidden_size': 24, 'mlp_dim': 32, 'num_heads': 2},
         64,
     ),
-    'swinunetr': ({'feature_size': 12, 'merging': 'merging'}, 64),
-}
+    'swinunetr': (
+        {
+            'feature_size': 12, 'depths': [1, 1, 1, 1], 'num_heads': [1, 1, 2, 2],
+            'merging': 'merging',
+        },
+        64,
+    ),
+}  # fmt: skip
 
 
 def tiny_network(architecture: str, inputs: int = 3) -> Any:

@@ -74,6 +74,44 @@ def test_the_rates_of_the_public_code_of_mssegdiff() -> None:
     assert rates == pytest.approx([0, 2.04e-6, 1e-4, 1e-4, 5e-5, 1.2e-9], rel=0.03)
 
 
+@pytest.mark.parametrize(('network', 'epochs'), [('unetr', 5000), ('swinunetr', 300)])
+def test_the_rates_of_the_public_code_of_the_unetrs(network: str, epochs: int) -> None:
+    """From epoch to epoch: 1/49 of the peak more, up to epoch 49; then half a cosine to 0."""
+    plan = preset('paper', network)
+    rate, expected = 0.0, []
+    for epoch in range(epochs):
+        expected.append(rate)
+        rate += 1e-4 / 49 if epoch < 49 else 0.0
+        if epoch >= 49:
+            rate = 0.5e-4 * (1 + math.cos(math.pi * (epoch + 1 - 50) / (epochs - 50)))
+    found = [plan.learning_rate * rate_factor(plan, epoch) for epoch in range(epochs)]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+PUBLISHED = {
+    # epochs, exams, patches, optimiser, decay, flip, turn, intensity, every, precision, kept
+    'mssegdiff': (500, 2, 1, 'adamw', 1e-3, 0.5, 0.0, 1.0, 10, 'float32', 'best'),
+    'unetr': (5000, 1, 4, 'adamw', 1e-5, 0.2, 0.2, 0.1, 100, 'auto', 'best'),
+    'swinunetr': (300, 1, 1, 'adamw', 1e-5, 0.5, 0.0, 1.0, 100, 'auto', 'best'),
+    'transbts': (1000, 8, 1, 'adam', 1e-5, 0.5, 0.0, 1.0, 0, 'float32', 'last'),
+}
+"""Defaults of the public code, read in its argument parsers and transforms."""
+
+
+@pytest.mark.parametrize('network', PAPER)
+def test_the_numbers_of_the_public_code(network: str) -> None:
+    plan = preset('paper', network)
+    assert PUBLISHED[network] == (
+        plan.epochs, plan.batch, plan.patches, plan.optimizer, plan.weight_decay, plan.flip,
+        plan.rotate, plan.jitter, plan.validate_every, plan.precision, plan.keep,
+    )  # fmt: skip
+    assert (plan.scale, plan.shift, plan.clip, plan.ema) == (0.1, 0.1, 0.0, 0.0)
+    assert (plan.background, plan.steps_per_epoch, plan.per_step) == ('moved', 0, False)
+    assert plan.learning_rate == (2e-4 if network == 'transbts' else 1e-4)
+    assert plan.on_lesion == (0.5 if network == 'unetr' else None)
+    assert plan.statistics == ('patch' if network in ('mssegdiff', 'swinunetr') else 'volume')
+
+
 def test_the_rates_of_the_public_code_of_transbts() -> None:
     plan = preset('paper', 'transbts')
     rates = [plan.learning_rate * rate_factor(plan, epoch) for epoch in (0, 500, 999)]
