@@ -1,6 +1,7 @@
 """Inference of the paper's four networks: presets against the published procedures, in one run.
 
-    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory precision]
+    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory \
+        precision]
 
 - ``counts``: windows and network passes of one real brain (P18 of MSLesSeg): counted.
 - ``reduced``: whole exams of small trained networks (``benchmarks/reduced.py --train``): measured.
@@ -9,8 +10,8 @@
   side by side: measured. Times of whole exams follow from the counts: estimated.
 - ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
   what loading costs at the first and at the second exam: measured.
-- ``precision``: the default model in bfloat16 and in float32 on each exam of the 1 mm grid: Dice of
-  the two masks, and CPU seconds: measured.
+- ``precision``: the default model in bfloat16 and in float32 on each exam of the 1 mm grid: Dice
+  of the two masks, and CPU seconds: measured.
 
 Where CUDA works, ``passes`` runs whole exams on the GPU too. CPU times are CPU seconds of all
 threads: sharing the machine with other work changes them little, and their ratio less.
@@ -436,8 +437,8 @@ def precision(data: Path, threads: int) -> None:
     """
     native = cpu_has_bfloat16()
     print(f'\n### bfloat16 on the CPU ({"native" if native else "imitated"}; measured)\n')
-    print('| exam | lesion voxels, float32 | voxels that differ | Dice | CPU s float32 | bfloat16 |')
-    print('|---|---|---|---|---|---|')
+    print('| exam | lesion voxels | that differ | Dice | CPU s, float32 | CPU s, bfloat16 |')
+    print('|---|---|---|---|---|---|', flush=True)
     entry = resolve(get_entry('unet'))
     for name, images in registered_exams(data):
         brain = np.asanyarray(brain_mask(images).dataobj) > 0

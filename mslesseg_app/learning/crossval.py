@@ -2,8 +2,8 @@
 
 A fold is a training of its own in ``NETWORK/fold-K`` with its entry in ``models``; folds can run
 as separate jobs that share the output folder, and are gathered when all are there. The test
-set is used once a fold, after training: no epoch, threshold or setting is chosen by it. Networks that
-were trained with the preset ``paper`` are judged by the test procedure of their public code
+set is used once a fold, after training: no epoch, threshold or setting is chosen by it. Networks
+that were trained with the preset ``paper`` are judged by the test procedure of their public code
 (``exact``), the others by the App's default.
 """
 

@@ -425,8 +425,8 @@ def _check_lesion(options: Mapping[str, Any]) -> None:
     """
     if options.get('lesion', 0) is None:
         raise UsageError(
-            f'This bundle gives {options["classes"]} probabilities, each a sigmoid of its own, and '
-            'does not say which is that of lesions.',
+            f'This bundle gives {options["classes"]} probabilities, each a sigmoid of its own, '
+            'and does not say which is that of lesions.',
             'Say it by --option lesion=K, from 0.',
         )
 

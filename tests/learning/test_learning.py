@@ -222,7 +222,7 @@ def test_tables_are_gathered_from_all_folds(tmp_path: Path, monkeypatch) -> None
 def test_what_is_trained_as_published_is_tested_as_published(
     tmp_path: Path, monkeypatch, how: str, windows: str
 ) -> None:
-    """The test exams of `crossval --preset paper` are judged by the preset exact, folds and all."""
+    """The test exams of `crossval --preset paper` are judged by the preset exact."""
     base = study_of(tmp_path)
     shipped = get_entry('swinunetr')
     assert shipped.sampler['exact']['overlap'] != shipped.sampler['fast']['overlap']

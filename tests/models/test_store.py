@@ -207,7 +207,7 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
 
 
 def test_a_description_has_to_say_how_neighbours_are_joined(tmp_path, folder):
-    """One that was written by hand, too: the network has a usual way, which may be the wrong one."""
+    """One that was written by hand, too: the usual way of the network may be the wrong one."""
     path = save_weights('swinunetr', tmp_path / 'w.safetensors')
     entry = add_model(path, folder, wishes('swinunetr'))
     place = folder / 'swinunetr.toml'
