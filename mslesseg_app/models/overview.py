@@ -124,7 +124,7 @@ def page(entry: ModelEntry) -> str:
         lines += _section(name, values)
     lines += _figures(card.get('figures'))
     lines += _section('Card', {key: v for key, v in card.items() if key not in _APART})
-    lines += ['', f'ready to run: {"no, missing: " + entry.lacks if entry.lacks else "yes"}']
+    lines += ['', f'ready to run: {f"no ({entry.lacks})" if entry.lacks else "yes"}']
     return '\n'.join(lines)
 
 
@@ -185,8 +185,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ', '.join(map(_plain, value))
     if isinstance(value, Mapping):
-        return ', '.join(f'{key} {_plain(item)}' for key, item in value.items())
+        return ', '.join(f'{key} {_inner(item)}' for key, item in value.items())
     return ' '.join(str(value).split())
+
+
+def _inner(value: Any) -> str:
+    """Return a value within a list of others, whose own parts are not divided by commas."""
+    if isinstance(value, list | tuple):
+        return ' '.join(map(_plain, value))
+    return _plain(value)
 
 
 def _section(title: str, values: Mapping[str, Any]) -> list[str]:

@@ -90,7 +90,7 @@ def test_show_of_a_network_of_the_paper(call):
         'not of mslesseg',
         'DSC 0.6851',
         f'digest             {get_entry("mssegdiff").digest}',
-        'ready to run: no, missing: no weights',
+        'ready to run: no (no weights)',
     ):
         assert text in out
     assert max(map(len, out.splitlines())) <= 96
