@@ -11,7 +11,8 @@
 - ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
   what loading costs at the first and at the second exam: measured.
 - ``precision``: the default model in bfloat16 and in float32 on each exam of the 1 mm grid: Dice
-  of the two masks, and CPU seconds: measured.
+  of the two masks, and CPU seconds: measured. On a processor without bfloat16 its rounding is
+  imitated, and nothing can be said of its time.
 
 Where CUDA works, ``passes`` runs whole exams on the GPU too. CPU times are CPU seconds of all
 threads: sharing the machine with other work changes them little, and their ratio less.
@@ -40,14 +41,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reduced
 
 from mslesseg_app.inference.device import choose_device, cpu_has_bfloat16
+from mslesseg_app.inference.location import only_in_white_matter
 from mslesseg_app.inference.normalise import normalise
 from mslesseg_app.inference.predictor import NetworkPredictor
 from mslesseg_app.inference.presets import resolve
-from mslesseg_app.inference.run import segment_exam
+from mslesseg_app.inference.run import stack_channels
 from mslesseg_app.inference.windows import Windows, brain_box, plan, torch_threads, window_key
 from mslesseg_app.models.diffusion import chain_noise
 from mslesseg_app.models.networks import build
-from mslesseg_app.models.registry import ModelEntry, get_entry
+from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 from mslesseg_app.settings import MODALITIES
 from mslesseg_app.spatial.brain import brain_mask
 
@@ -429,34 +431,61 @@ def child(name: str) -> None:
 # ------------------------------------------------------------------------------ precision
 
 
-def precision(data: Path, threads: int) -> None:
-    """The masks of the default model in half and in single precision.
-
-    PyTorch imitates bfloat16 where the processor lacks it: the rounding is the same, the time is
-    not.
-    """
+def precision(data: Path, threads: int, names: list[str]) -> None:
+    """The masks of the default model in half and in single precision."""
     native = cpu_has_bfloat16()
-    print(f'\n### bfloat16 on the CPU ({"native" if native else "imitated"}; measured)\n')
+    how = 'native' if native else 'imitated: no times'
+    print(f'\n### The default model in bfloat16 on the CPU ({how}; measured)\n')
     print('| exam | lesion voxels | that differ | Dice | CPU s, float32 | CPU s, bfloat16 |')
     print('|---|---|---|---|---|---|', flush=True)
     entry = resolve(get_entry('unet'))
+    single, half = (
+        load_predictor(
+            replace(entry, sampler={**entry.sampler, 'precision': word}), 'cpu', threads
+        )
+        for word in ('float32', 'bfloat16' if native else 'float32')
+    )
+    if not native:
+        imitate_bfloat16(half.network)
     for name, images in registered_exams(data):
+        if names and name not in names:
+            continue
         brain = np.asanyarray(brain_mask(images).dataobj) > 0
         arrays = {key: np.asanyarray(image.dataobj) for key, image in images.items()}
+        channels = stack_channels(entry, arrays, brain)
+        present = tuple(key in images for key in entry.channels)
         masks, seconds = [], []
-        for word in ('float32', 'bfloat16'):
-            chosen = replace(entry, sampler={**entry.sampler, 'precision': word})
+        for predictor in (single, half):
             began = time.process_time()
-            found, _ = segment_exam(chosen, arrays, brain, 'cpu', threads)
-            seconds.append(time.process_time() - began)
-            masks.append(found >= entry.threshold)
+            prob = predictor(channels, brain, present) * brain
+            seconds.append(f'{time.process_time() - began:.1f}' if native else '')
+            prob = only_in_white_matter(prob, entry.threshold, entry.least_white_matter)
+            masks.append(prob >= entry.threshold)
         one, other = masks
         same = 2 * (one & other).sum() / max(1, one.sum() + other.sum())
         print(
             f'| {name} | {one.sum()} | {(one != other).sum()} | {same:.4f} '
-            f'| {seconds[0]:.1f} | {seconds[1]:.1f} |',
+            f'| {seconds[0]} | {seconds[1]} |',
             flush=True,
         )
+
+
+def imitate_bfloat16(network: torch.nn.Module) -> None:
+    """Round what autocast would: weights of convolutions, and what goes in and out of a layer.
+
+    Sums are made in float32, as processors with bfloat16 make them.
+    """
+
+    def rounded(value: torch.Tensor) -> torch.Tensor:
+        return value.bfloat16().float()
+
+    for layer in network.modules():
+        if any(layer.children()):
+            continue
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            layer.weight.data = rounded(layer.weight.data)
+            layer.register_forward_pre_hook(lambda _, given: (rounded(given[0]),))
+        layer.register_forward_hook(lambda _, given, result: rounded(result))
 
 
 def registered_exams(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -498,6 +527,7 @@ def main() -> int:
     everything = ['counts', 'reduced', 'passes', 'memory', 'precision']
     parser.add_argument('--parts', nargs='+', default=everything, choices=everything)
     parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument('--exams', nargs='+', default=[], help='those of the part precision')
     parser.add_argument('--repeats', type=int, default=2)
     parser.add_argument('--heads', type=int, default=1, choices=(1, 2))
     parser.add_argument('--whole', action='store_true', help='reduced networks on whole brains')
@@ -522,7 +552,7 @@ def main() -> int:
     if 'memory' in options.parts:
         memory(options.networks)
     if 'precision' in options.parts:
-        precision(Path(options.data), options.threads)
+        precision(Path(options.data), options.threads, options.exams)
     return 0
 
 
