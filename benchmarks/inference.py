@@ -10,9 +10,9 @@
   side by side: measured. Times of whole exams follow from the counts: estimated.
 - ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
   what loading costs at the first and at the second exam: measured.
-- ``precision``: the default model in bfloat16 and in float32 on each exam of the 1 mm grid: Dice
-  of the two masks, and CPU seconds: measured. On a processor without bfloat16 its rounding is
-  imitated, and nothing can be said of its time.
+- ``precision``: the default model, or that of ``--model``, in bfloat16 and in float32 on each exam
+  of the 1 mm grid: Dice of the two masks, and CPU seconds: measured. On a processor without
+  bfloat16 its rounding is imitated, and nothing can be said of its time.
 
 Where CUDA works, ``passes`` runs whole exams on the GPU too. CPU times are CPU seconds of all
 threads: sharing the machine with other work changes them little, and their ratio less.
@@ -431,14 +431,13 @@ def child(name: str) -> None:
 # ------------------------------------------------------------------------------ precision
 
 
-def precision(data: Path, threads: int, names: list[str]) -> None:
-    """The masks of the default model in half and in single precision."""
+def precision(data: Path, threads: int, names: list[str], entry: ModelEntry) -> None:
+    """The masks of a model in half and in single precision."""
     native = cpu_has_bfloat16()
     how = 'native' if native else 'imitated: no times'
-    print(f'\n### The default model in bfloat16 on the CPU ({how}; measured)\n')
+    print(f'\n### `{entry.name}` in bfloat16 on the CPU ({how}; measured)\n')
     print('| exam | lesion voxels | that differ | Dice | CPU s, float32 | CPU s, bfloat16 |')
     print('|---|---|---|---|---|---|', flush=True)
-    entry = resolve(get_entry('unet'))
     single, half = (
         load_predictor(
             replace(entry, sampler={**entry.sampler, 'precision': word}), 'cpu', threads
@@ -471,7 +470,7 @@ def precision(data: Path, threads: int, names: list[str]) -> None:
 
 
 def imitate_bfloat16(network: torch.nn.Module) -> None:
-    """Round what autocast would: weights of convolutions, and what goes in and out of a layer.
+    """Round what autocast would: weights of products, and what goes in and out of a layer.
 
     Sums are made in float32, as processors with bfloat16 make them.
     """
@@ -482,7 +481,7 @@ def imitate_bfloat16(network: torch.nn.Module) -> None:
     for layer in network.modules():
         if any(layer.children()):
             continue
-        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+        if isinstance(layer, torch.nn.Conv3d | torch.nn.ConvTranspose3d | torch.nn.Linear):
             layer.weight.data = rounded(layer.weight.data)
             layer.register_forward_pre_hook(lambda _, given: (rounded(given[0]),))
         layer.register_forward_hook(lambda _, given, result: rounded(result))
@@ -528,6 +527,8 @@ def main() -> int:
     parser.add_argument('--parts', nargs='+', default=everything, choices=everything)
     parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument('--exams', nargs='+', default=[], help='those of the part precision')
+    parser.add_argument('--model', default='unet', help='that of the part precision')
+    parser.add_argument('--model-dir', type=Path)
     parser.add_argument('--repeats', type=int, default=2)
     parser.add_argument('--heads', type=int, default=1, choices=(1, 2))
     parser.add_argument('--whole', action='store_true', help='reduced networks on whole brains')
@@ -552,7 +553,8 @@ def main() -> int:
     if 'memory' in options.parts:
         memory(options.networks)
     if 'precision' in options.parts:
-        precision(Path(options.data), options.threads, options.exams)
+        entry = resolve(get_entry(options.model, options.model_dir))
+        precision(Path(options.data), options.threads, options.exams, entry)
     return 0
 
 
