@@ -1,0 +1,141 @@
+"""The default model on single FLAIR slices of a source that is in no training.
+
+Usage: ``python benchmarks/slices.py --data DATA [--model-dir FOLDER] [MODEL ...]``, where DATA is
+the folder of public scans (`MSLESSEG_TEST_DATA`). For each model it prints the mean DSC over 18
+axial slices of 14 people at several thresholds.
+
+The slices come as pictures without a scale, and nothing lies above or below them. So these are
+approximations: heads are scaled to a length of 185 mm, the brain is cut out by morphology (slices
+where that failed to the eye are left out, and so are coronal and sagittal ones), and each slice is
+repeated 48 times. The figures compare models on unknown people; they say less about whole exams.
+
+Source: Brain MRI dataset of multiple sclerosis with consensus manual lesion segmentation,
+Mendeley Data, doi:10.17632/8bctsm8jz7 (CC-BY 4.0).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy import ndimage
+
+from mslesseg_app.inference.run import stack_channels
+from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
+
+SLICES = (
+    '105006', '105008', '109010', '113019', '114016', '115017', '119003', '119009', '120012',
+    '130012', '134009', '135017', '137003', '137007', '142005', '147008', '147014', '147018',
+)  # fmt: skip
+SHORT_OF_HEAD = ('115017', '137003', '142005', '147018')
+"""Slices so high or so low that the length of the head says nothing: 230 mm a picture."""
+THRESHOLDS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
+HEAD_MM = 185.0
+PICTURE_MM = 230.0
+REPEATED = 48
+
+Mask = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice with 1 mm pixels: x from right to left, y from back to front."""
+
+    name: str
+    flair: Floats
+    brain: Mask
+    lesion: Mask
+
+
+def brain_of(picture: Floats) -> Mask:
+    """Return roughly the brain of an axial FLAIR slice: the bright piece deepest in the head."""
+    smooth = ndimage.gaussian_filter(picture, 1)
+    head = _largest(ndimage.binary_fill_holes(smooth > 25))
+    radius = float(np.sqrt(head.sum() / np.pi))
+    core = ndimage.binary_erosion(head, iterations=int(0.25 * radius))
+    tissue = head & (smooth >= 0.45 * np.median(smooth[core]))
+    pieces = ndimage.binary_opening(tissue, iterations=max(2, int(0.03 * radius)))
+    depth = ndimage.distance_transform_edt(head)
+    brain = _largest(pieces, np.minimum(depth, 0.6 * radius) ** 2)
+    brain = ndimage.binary_dilation(brain, iterations=2) & head
+    wide = ndimage.binary_closing(np.pad(brain, 40), iterations=int(0.12 * radius))
+    return np.asarray(ndimage.binary_fill_holes(wide[40:-40, 40:-40]) & (depth > 0.05 * radius))
+
+
+def _largest(mask: Mask, weight: npt.NDArray[np.float64] | None = None) -> Mask:
+    """Return the piece of the largest sum of weights; without weights, of the largest area."""
+    labels, count = ndimage.label(mask)
+    values = np.ones(mask.shape) if weight is None else weight
+    return np.asarray(labels == 1 + np.argmax(ndimage.sum(values, labels, range(1, count + 1))))
+
+
+def read_slice(folder: Path, name: str) -> Slice:
+    """Read a slice and its mask, and bring both to 1 mm."""
+    picture = np.asarray(Image.open(folder / f'images/{name}.jpg').convert('L'), np.float32)
+    mask_file = next((folder / 'masks').glob(f'{name}*'))
+    lesion = np.asarray(Image.open(mask_file).convert('L')) >= 128
+    brain = brain_of(picture)
+    length = np.ptp(
+        np.where(ndimage.binary_fill_holes(ndimage.gaussian_filter(picture, 1) > 25))[0]
+    )
+    length = min(length + 1, 1.18 * np.ptp(np.where(brain)[0]))
+    mm = PICTURE_MM / len(picture) if name in SHORT_OF_HEAD else HEAD_MM / length
+    blurred = ndimage.gaussian_filter(picture, 0.4 / mm)
+    images = [
+        _upright(ndimage.zoom(a.astype(np.float32), mm, order=1)) for a in (blurred, brain, lesion)
+    ]
+    box = ndimage.find_objects((images[1] > 0.5).astype(int))[0]
+    flair, inside, truth = (image[box] for image in images)
+    return Slice(name, flair, inside > 0.5, (truth > 0.5) & (inside > 0.5))
+
+
+def _upright(picture: Floats) -> Floats:
+    return np.ascontiguousarray(picture[::-1].T)
+
+
+def overlap(found: Mask, truth: Mask) -> float:
+    """Return the Dice coefficient."""
+    return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
+
+
+def judge(entry: ModelEntry, slices: Sequence[Slice], threads: int) -> npt.NDArray[np.float64]:
+    """Return the DSC of a model, (slices, thresholds)."""
+    predictor = load_predictor(entry, 'cpu', threads, 1)
+    rows = []
+    for one in slices:
+        brain = np.repeat(one.brain[..., None], REPEATED, axis=2)
+        channels = stack_channels(
+            entry, {'FLAIR': np.repeat(one.flair[..., None], REPEATED, axis=2)}, brain
+        )
+        prob = predictor(channels, brain, tuple(name == 'FLAIR' for name in entry.channels))
+        middle = prob[..., REPEATED // 2 - 4 : REPEATED // 2 + 4].mean(axis=-1) * one.brain
+        rows.append([overlap(middle >= threshold, one.lesion) for threshold in THRESHOLDS])
+    return np.array(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('models', nargs='*', default=['unet'])
+    parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
+    parser.add_argument('--model-dir', type=Path)
+    parser.add_argument('--threads', type=int, default=2)
+    args = parser.parse_args()
+    if args.data is None:
+        parser.error('--data, or MSLESSEG_TEST_DATA, names the folder of public scans')
+    slices = [read_slice(Path(args.data) / 'ms60-slices', name) for name in SLICES]
+    print('model', *THRESHOLDS, sep='\t')
+    for name in args.models:
+        values = judge(get_entry(name, args.model_dir), slices, args.threads)
+        print(name, *values.mean(axis=0).round(3), sep='\t', flush=True)
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
