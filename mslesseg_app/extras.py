@@ -146,7 +146,8 @@ def _smallest(exam: ExamContent, subject: str, out_dir: Path) -> float | None:
 
 def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     shown = {name: one for name, one in images.images.items() if name != 'before'}
-    drawn = [lesions_beside(shown, images.brain, images.labels)]
+    coded = images.outlines[1] if images.outlines else None
+    drawn = [lesions_beside(shown, images.brain, images.labels, coded)]
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']

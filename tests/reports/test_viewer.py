@@ -327,8 +327,19 @@ def test_overlays_flicker_and_layouts(shown: Path, browser: Any) -> None:
     assert seen == 2
     choose('flicker')
     select = "document.querySelector('#exam-1-viewer [data-do=layout]')"
-    for name in ('axial', 'coronal', 'sagittal', 'map', 'three'):
+    sizes = (
+        "(() => { const p = mslessegViewers.get('exam-1-viewer').panes; return p.map(one =>"
+        '[one.holder.clientWidth, one.holder.clientHeight, one.nv.screenSlices[0].axCorSag]); })()'
+    )
+    for name in ('three', 'map', 'coronal', 'sagittal', 'axial'):
         browser.run(f"{select}.value = '{name}'; {select}.dispatchEvent(new Event('change'))")
+        browser.run('new Promise(r => setTimeout(r, 200))')
+        shown = browser.run(sizes)
+        alike = {tuple(one) for one in shown[:-1]}
+        if name in ('axial', 'coronal', 'sagittal'):
+            assert len(alike) == 1, 'all images have panes of one size and one plane'
+        else:
+            assert len({tuple(one[:2]) for one in shown}) > 1
     browser.run('new Promise(r => setTimeout(r, 400))')
     assert browser.run(LIT) == pytest.approx(lit, rel=0.2)
     assert browser.complaints() == []
@@ -386,3 +397,24 @@ def test_no_width_scrolls_sideways_with_the_viewer(shown: Path, browser: Any, wi
         assert min(heights) > 80
     finally:
         browser.send('Emulation.clearDeviceMetricsOverride')
+
+
+@needs_package
+@pytest.mark.browser
+def test_keys_switch_contours_crosshair_and_window(shown: Path, browser: Any) -> None:
+    browser.open(shown)
+    start(browser)
+    viewer_of = "mslessegViewers.get('exam-1-viewer')"
+    first = browser.run(f'[{viewer_of}.main.nv.volumes[0].cal_min, {viewer_of}.main.window]')
+    assert first[0] == first[1][0]
+    assert 1 <= first[1][0] < first[1][1] <= 127
+    browser.run(f'{viewer_of}.main.nv.volumes[0].cal_max = 60; {viewer_of}.main.canvas.focus()')
+    for key in 'oxw':
+        browser.send('Input.dispatchKeyEvent', type='keyDown', key=key, code=f'Key{key.upper()}')
+    box = "document.querySelector('#exam-1-viewer [data-do={}]').checked"
+    assert browser.run(f'[{viewer_of}.shown, {box.format("lesions")}, {box.format("cross")}]') == [
+        False, False, False,
+    ]  # fmt: skip
+    assert browser.run(f'{viewer_of}.main.nv.opts.crosshairWidth') == 0
+    assert browser.run(f'{viewer_of}.main.nv.volumes[0].cal_max') == first[1][1]
+    assert browser.complaints() == []
