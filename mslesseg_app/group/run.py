@@ -456,7 +456,7 @@ def _facts(volumes: pd.DataFrame, holdings: Holdings, references: int) -> list[F
 def _files_section(charts: Sequence[Chart]) -> Section:
     words = (
         (
-            f'Every table is a TSV file with a JSON dictionary beside this page; all of them in '
+            f'Every table is a TSV file with a JSON dictionary beside this report; all of them in '
             f'Markdown and LaTeX are {group_path("markdown")} and {group_path("latex")}. The '
             f'{len(charts)} figures are SVG files in {group_path("figures")}/, each with its data '
             'as TSV.'
