@@ -155,7 +155,7 @@ def lesions_zoomed(
         path='',
         title='Lesions in detail',
         caption=f'The {len(spots)} lesions {what}; {_ZOOM_MM:.0f} mm across. Radiological '
-        'convention.' + (f' {_OWN.strip()} {_key()}.' if own else ''),
+        'convention.' + (f' {_OWN}Outlines: {_key()}.' if own else ''),
         alt=f'{len(panels)} enlarged {PLANES[axis]} slices with lesion outlines.',
     )
     return Drawing(figure, svg.mosaic(panels, columns=columns), columns)

@@ -37,6 +37,11 @@ TRUST = {
 _GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
 
 
+def status_words(status: str) -> str:
+    """Return the status of a lesion as a report writes it."""
+    return _WORDS.get(status, status)
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure that is drawn when the page is made, and kept nowhere else.

@@ -441,7 +441,7 @@ def _lesion_caption(
         )
     words = [
         f"{many}, on the FLAIR's own voxels.",
-        'Yellow line: outline of a lesion, with its number in the table.',
+        'Orange line: outline of a lesion, with its number in the table.',
     ]
     if possible is not None:
         words.append(f'Dashed blue line: probability of {possible:g} and more.')

@@ -4,8 +4,8 @@
   const TILE_AXES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // across, up, through: axial, coronal, sagittal
   const SWITCHES = { o: 'lesions', x: 'cross', w: 'window' };
   // The lesion map: the brain lets lesions shine through, and is lit more than a slice.
-  const MAP_OPACITY = 0.25;
-  const MAP_WINDOW = 1;
+  const MAP_OPACITY = 0.45;
+  const MAP_WINDOW = 0.6;
   const MOST_OPEN = 2; // browsers keep a limited number of drawing contexts
 
   const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -327,7 +327,7 @@
     }
 
     tell(mm) {
-      const where = mm.map((value, axis) => `${'xyz'[axis]} = ${value.toFixed(1)}`).join(', ');
+      const where = mm.map((value, axis) => `${'xyz'[axis]} = ${value.toFixed(1)}`).join(', ').replaceAll('-', '−');
       const id = this.labelAt(this.lesions, mm);
       const parts = [id ? `Lesion ${id}${this.rowWords(id)}` : 'No lesion here', `${where} mm`];
       if (id) this.current = String(id);
