@@ -24,7 +24,7 @@ from markupsafe import Markup
 from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
-from .extra import Change, Drawing, Extra, findings, status_words, trust
+from .extra import CHANGE_FORMS, Change, Drawing, Extra, findings, status_words, trust
 from .markup import is_number, linked, markdown, readable
 from .overview import overview
 from .viewer import Bundle, find_bundle
@@ -194,6 +194,7 @@ def write_subject_page(
             group_there=(out_html.parent / content.links.get('group', '')).is_file(),
             titles=COLUMN_TITLES,
             verdict_words=VERDICT_WORDS,
+            change_forms=CHANGE_FORMS,
         )
     )
     write_text(out_html, html)

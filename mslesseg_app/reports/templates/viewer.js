@@ -118,6 +118,7 @@
 
     async begin() {
       this.note.textContent = 'The slice viewer is starting …';
+      this.note.hidden = false;
       const Niivue = await loadLibrary();
       while (opened.length >= MOST_OPEN) opened.shift().stop();
       opened.push(this);
@@ -442,6 +443,7 @@
     const viewer = new Viewer(box);
     viewers.set(box.id, viewer);
     box.dataset.state = 'ready';
+    box.querySelector('.nv-note').hidden = true;
     box.querySelector('.nv-start').hidden = false;
   }
 
