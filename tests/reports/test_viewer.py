@@ -455,11 +455,11 @@ def test_print_cuts_no_table_and_no_card(shown: Path, browser: Any) -> None:
 
 def test_figures_come_before_the_viewer(tree: Path, exams: tuple[ExamContent, ...]) -> None:
     assert viewer_room(exams[:1], tree) == VIEWER_LIMIT
-    (tree / 'large.png').write_bytes(bytes(7 * 2**20))
+    (tree / 'large.png').write_bytes(bytes(5 * 2**20))
     figure = dataclasses.replace(exams[0].figures[0], path='large.png')
     large = dataclasses.replace(exams[0], figures=(figure,))
     room = viewer_room([large], tree)
-    assert LEAST_VIEWER < room < EMBED_LIMIT - 7 * 2**20
+    assert LEAST_VIEWER < room < EMBED_LIMIT - 5 * 2**20
     (tree / 'large.png').write_bytes(bytes(20 * 2**20))
     assert viewer_room([large], tree) == LEAST_VIEWER
     (tree / 'large.png').unlink()
