@@ -19,13 +19,18 @@ from .lesions.change_record import PairRecord
 from .reports.beside import lesion_map, lesions_beside, lesions_zoomed, sessions_beside
 from .reports.content import ExamContent, table_rows
 from .reports.extra import Change, Drawing, Extra
-from .reports.viewer import NO_IMAGES, ViewerScene
+from .reports.page import EMBED_LIMIT
+from .reports.viewer import NO_IMAGES, Bundle, ViewerScene, find_bundle
 from .scenes import ExamFiles, ExamImages, load_exam, viewer_scene
 from .spatial.checks import UNREADABLE
 from .workflows.names import exam_name, stage_of
 
 #: Bytes that the images of all viewers of a report may take.
 VIEWER_LIMIT = 8 * 2**20
+#: They get at least so many, whatever the figures take.
+LEAST_VIEWER = 4 * 2**20
+#: What the drawings of an exam that are made with the report take, about.
+_DRAWN = 5 * 2**17
 #: Only so many sessions have a viewer, the first ones of the report (the newest).
 MOST_SCENES = 8
 
@@ -45,15 +50,34 @@ def gather_extras(exams: Sequence[ExamContent], subject: str, out_dir: Path) -> 
     """
     good = [exam for exam in exams if exam.status == 'ok' and exam.model is not None]
     with_scene = good[:MOST_SCENES]
-    room = VIEWER_LIMIT // max(1, len(with_scene))
+    left, waiting = viewer_room(good, out_dir), len(with_scene)
     extras = []
     for exam in exams:
         if exam not in good:
             extras.append(Extra(seconds=_seconds(exam, subject, out_dir)))
             continue
         files = exam_files(exam, subject, out_dir, good)
-        extras.append(_extra(exam, subject, files, out_dir, room if exam in with_scene else 0))
+        # the newest session gets twice the share of another; what one leaves goes to the next
+        parts = waiting + (waiting == len(with_scene) > 1)
+        share = left * (1 + parts - waiting) // parts if waiting else 0
+        extra = _extra(exam, subject, files, out_dir, share)
+        left -= extra.scene.size if extra.scene else 0
+        waiting = max(0, waiting - 1)
+        extras.append(extra)
     return extras
+
+
+def viewer_room(exams: Sequence[ExamContent], out_dir: Path) -> int:
+    """Return the bytes that the images of all viewers may take beside the stored figures.
+
+    Figures come first: they shall be in the file, so that it can be printed and passed on.
+    """
+    paths = {out_dir / figure.path for exam in exams for figure in exam.figures}
+    figures = sum(path.stat().st_size for path in paths if path.is_file())
+    bundle = find_bundle()
+    library = len(bundle.packed) if isinstance(bundle, Bundle) else 0
+    left = EMBED_LIMIT - library - figures - _DRAWN * len(exams)
+    return max(LEAST_VIEWER, min(VIEWER_LIMIT, left))
 
 
 def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, room: int) -> Extra:
@@ -146,7 +170,8 @@ def _smallest(exam: ExamContent, subject: str, out_dir: Path) -> float | None:
 
 def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
     shown = {name: one for name, one in images.images.items() if name != 'before'}
-    drawn = [lesions_beside(shown, images.brain, images.labels)]
+    coded = images.outlines[1] if images.outlines else None
+    drawn = [lesions_beside(shown, images.brain, images.labels, coded)]
     if images.change is not None and 'before' in images.images:
         names = images.before, exam.label
         pair = images.images['before'], images.images['FLAIR']

@@ -186,7 +186,8 @@ def viewer_scene(exam: ExamImages, room: int) -> ViewerScene | None:
         volume = oriented(image)
         part = volume if name == 'template' else cropped(volume, box)
         shown = inside if name != 'template' else np.asarray(part.data) > 0
-        packed = pack_image(part, shown, int(share * left))
+        own = brain[box] if name != 'template' else shown
+        packed = pack_image(part, shown, own, int(share * left))
         if packed is not None:
             images[name] = packed
             left -= packed.size

@@ -46,7 +46,7 @@ def describe(parser: argparse.ArgumentParser) -> dict[str, Any]:
         'tool-version': __version__,
         'schema-version': '0.5',
         'author': 'The mslesseg developers',
-        'description': 'BIDS App that segments the lesions of multiple sclerosis in brain MRI. '
+        'description': 'BIDS App that segments multiple sclerosis lesions in brain MRI. '
         'For research use only; not a medical device.',
         'command-line': line,
         'inputs': inputs,

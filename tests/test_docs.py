@@ -32,10 +32,22 @@ def page(pages: dict[Path, str], name: str) -> str:
     return next(text for path, text in pages.items() if path.name == name)
 
 
-def test_readme_begins_with_the_two_commands_and_a_picture(pages: dict[Path, str]) -> None:
-    lines = [line for line in page(pages, 'README.md').splitlines() if line]
-    assert [line.split('#')[0].strip() for line in lines[2:4]] == ['make demo', 'make test']
-    assert lines[5].startswith('![')
+def test_readme_begins_with_what_it_is_a_picture_and_three_commands(
+    pages: dict[Path, str], project_root: Path
+) -> None:
+    text = page(pages, 'README.md')
+    picture = re.search(r'^!\[.+\]\((docs/images/.+)\)$', text, re.M)
+    assert picture
+    assert (project_root / picture[1]).stat().st_size < 300_000
+    before, after = text[: picture.start()], text[picture.end() :]
+    assert 'segments multiple sclerosis lesions' in before
+    assert '```' not in before
+    first = after.split('```')[1].splitlines()[1:]
+    words = [line.split('#')[1].strip().split()[0] for line in first]
+    assert words == ['install', 'run', 'open']
+    assert 'CC-BY' in after
+    targets = re.findall(r'^make ([a-z]+) ', text, re.M)
+    assert targets == ['demo', 'test']
 
 
 def test_links_between_pages_lead_somewhere(pages: dict[Path, str]) -> None:

@@ -22,11 +22,22 @@ REFUSED = {
     r'\btake the mark back\b': 'clear the mark',
     r'\bNothing was missing\b|\bNot there:': 'All sequences were available, Missing:',
     r'\bpage to look at\b|\bpage of (an?|the|each) (exam|subject)\b': 'report',
+    r'\bjoins? (the masks|what)\b|\bwere joined\b|\bjoined map\b': 'combine',
+    r'\bpages? of failed exams\b|\b(subject|group) pages?\b': 'report',
+    r'\bit said:': 'output',
+    r'\bA session more or less\b': 'adding or removing a session',
+    r'\bwere told\b|\bare told with\b': 'are reported',
     r'\bmL\b': 'ml',
 }
 #: Files whose whole text is for users, and modules whose texts in quotes are.
 PROSE = ('README.md', 'docs/*.md', 'mslesseg_app/reports/templates/**/*.html')
-MODULES = ('mslesseg_app/cli/*.py', 'mslesseg_app/group/*.py', 'mslesseg_app/reports/*.py')
+MODULES = (
+    'mslesseg_app/cli/*.py',
+    'mslesseg_app/group/*.py',
+    'mslesseg_app/interfaces/*.py',
+    'mslesseg_app/reports/*.py',
+    'mslesseg_app/workflows/*.py',
+)
 _QUOTED = re.compile(r"(?<![\w\"'])f?'(?:[^'\\\n]|\\.)*'")
 _MACHINE = re.compile(r'<(style|script)\b.*?</\1>|class="[^"]*"|\{[{%#].*?[}%#]\}', re.DOTALL)
 

@@ -266,7 +266,7 @@ def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
             exams.append(_make_exam(subject, session, candidates, notes, dataset))
         except Exception as error:  # noqa: BLE001 - the other exams must not be lost
             exam = Exam(subject, session, {}, settings.modalities, tuple(notes))
-            problem = unforeseen(f'The images of {exam.label} cannot be looked at', error)
+            problem = unforeseen(f'The images of {exam.label} cannot be inspected', error)
             exams.append(replace(exam, problem=problem))
     if not exams and not settings.sessions:
         problem = NoInputError(

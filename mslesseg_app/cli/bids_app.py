@@ -258,8 +258,8 @@ def _add_positionals(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         choices=[*_LEVELS, *_ALIASES],
         metavar='{participant,group}',
-        help='Processing stage to be run: participant for masks, tables and pages; group for '
-        'tables and a page of all exams. Both may be given.',
+        help='Processing stage to be run: participant for masks, tables and reports; group for '
+        'tables and a report of all exams. Both may be given.',
     )
 
 
@@ -316,7 +316,7 @@ def _add_filters(parser: argparse.ArgumentParser) -> None:
         '--review',
         type=Path,
         metavar='FILE',
-        help='Marks of the exams as the group page saves them, beside group_review.tsv in the '
+        help='Marks of the exams as the group report saves them, beside group_review.tsv in the '
         'output folder: redo computes an exam anew, exclude leaves it out.',
     )
     group.add_argument(
@@ -370,7 +370,7 @@ def _add_subset(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         '--reports-only',
         action='store_true',
-        help='Only write the subject pages again, from results in the output folder.',
+        help='Only write the participant reports again, from results in the output folder.',
     )
     group.add_argument(
         '--boilerplate-only', action='store_true', help='Only write the methods text.'
@@ -407,7 +407,7 @@ def _add_workflow(parser: argparse.ArgumentParser) -> None:
         choices=['stop', 'flag'],
         default='stop',
         help='What to do with an exam whose alignment cannot be trusted: stop it, or go on with '
-        'a red box on its page (default: stop).',
+        'a red box in its report (default: stop).',
     )
     group.add_argument(
         '--require',

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         '--layout',
         choices=LAYOUTS,
         default='auto',
-        help='Which data set it is (default: told by its folders).',
+        help='Which data set it is (default: recognised by its folders).',
     )
     parser.add_argument('-q', '--quiet', action='store_true', help='Print nothing but errors.')
     return parser

@@ -524,7 +524,7 @@ def _add_status(parser: argparse.ArgumentParser) -> None:
         '--model',
         default=DEFAULT_MODEL,
         metavar='NAME',
-        help='Model whose results are looked for, or the method that joined several (default: '
+        help='Model whose results are searched, or the method that combined several (default: '
         '%(default)s).',
     )
     add(

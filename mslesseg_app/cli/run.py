@@ -18,9 +18,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog='mslesseg run',
         usage='mslesseg run SOURCE [SOURCE ...] OUT_DIR [options]',
         description='Convert DICOM files to the BIDS dataset OUT_DIR/rawdata and find the lesions '
-        'in it; masks, tables and pages go to OUT_DIR/derivatives/mslesseg, who the subjects are '
-        'to OUT_DIR-private/subjects.json. The options are those of "mslesseg convert" and of the '
-        'App.',
+        'in it; masks, tables and reports go to OUT_DIR/derivatives/mslesseg, the key to the '
+        'subjects to OUT_DIR-private/subjects.json. The options are those of "mslesseg convert" '
+        'and of the App.',
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -50,7 +50,7 @@ SERIES_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'What became of the series.',
         'Levels': {
             'converted': 'It is in the dataset.',
-            'left out': 'It is none of the images that are looked for.',
+            'left out': 'It is none of the images that are needed.',
             'failed': 'It should be in the dataset and is not.',
         },
     },

@@ -484,7 +484,7 @@ def frequency_section(drawn: Sequence[tuple[Frequency, Path, Path]], folder: Pat
                 path,
                 f'Lesion frequency, {found.model}',
                 f'Share of participants with a lesion ({counts}); {highest}. Axial slices of '
-                "MNI152NLin6Asym, left of the picture is the participants' right.",
+                "MNI152NLin6Asym, left of the image is the participants' right.",
                 f'Axial brain slices coloured by lesion frequency of {found.model}: {highest}.',
             )
         )

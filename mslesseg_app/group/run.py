@@ -440,13 +440,14 @@ def _latex_document(tables: Sequence[Table]) -> str:
 
 def _facts(volumes: pd.DataFrame, holdings: Holdings, references: int) -> list[Fact]:
     done = volumes.drop_duplicates(['participant_id', 'session_id'])
+    models = volumes['model'].nunique()
     rows = exam_states(holdings)
     failed = sum(row['state'] in ('failed', 'earlier result') for row in rows)
     missing = sum(row['state'] in ('no result', 'no metrics') for row in rows)
     facts = [
         Fact(str(done['participant_id'].nunique()), 'participants'),
         Fact(str(len(done)), 'exams with a result'),
-        Fact(str(volumes['model'].nunique()), 'models'),
+        Fact(str(models), 'model' if models == 1 else 'models'),
         Fact(str(references), 'exams with a reference'),
     ]
     facts += [Fact(str(failed), 'failed')] if failed else []
@@ -456,7 +457,7 @@ def _facts(volumes: pd.DataFrame, holdings: Holdings, references: int) -> list[F
 def _files_section(charts: Sequence[Chart]) -> Section:
     words = (
         (
-            f'Every table is a TSV file with a JSON dictionary beside this page; all of them in '
+            f'Every table is a TSV file with a JSON dictionary beside this report; all of them in '
             f'Markdown and LaTeX are {group_path("markdown")} and {group_path("latex")}. The '
             f'{len(charts)} figures are SVG files in {group_path("figures")}/, each with its data '
             'as TSV.'

@@ -57,7 +57,7 @@ def read_states(
     model : str
         Name that the results carry: of the model, or of the method that joins several.
     wanted, sessions : sequence of str
-        Labels to look at; empty for all.
+        Labels to check; empty for all.
 
     Raises
     ------

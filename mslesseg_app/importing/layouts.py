@@ -103,7 +103,7 @@ def read_release(folder: Path, layout: str = 'auto') -> Release:
     wanted = 'any layout that is known' if layout == 'auto' else f'the layout {layout}'
     raise NoInputError(
         f'{folder} does not have {wanted}.',
-        f'Known: {", ".join(LAYOUTS)}; docs/training.md shows which files are looked for.',
+        f'Known: {", ".join(LAYOUTS)}; docs/training.md shows which files are expected.',
     )
 
 

@@ -96,7 +96,7 @@ def _failure(node: Any, runtime: Any, otherwise: str) -> MSLesSegError:
     """Explain a run by its exit code and what the program said last."""
     code = getattr(runtime, 'returncode', None)
     said = _last_lines(getattr(runtime, 'stderr', None) or getattr(runtime, 'stdout', None) or '')
-    told = f' It said: {said}' if said else ''
+    told = f' Its output: {said}' if said else ''
     command = f'The command was: {node.cmdline}'
     name = f"FSL's {node.cmd}"
     if code is None:
@@ -111,7 +111,7 @@ def _failure(node: Any, runtime: Any, otherwise: str) -> MSLesSegError:
         return UsageError(f'{name} cannot run here (exit code {code}).{told} {command}', _INSTALL)
     what = f'failed (exit code {code})' if code else 'wrote no result (exit code 0)'
     return DataError(
-        f'{name} {what}.{told} {command}', 'Look at the image, or try --engine builtin.'
+        f'{name} {what}.{told} {command}', 'Inspect the image, or try --engine builtin.'
     )
 
 

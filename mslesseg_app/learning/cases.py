@@ -202,7 +202,7 @@ def _preprocess(exams: list[Exam], settings: Settings) -> None:
         raise DataError(
             f'The App could not bring {failed[0]} to the template'
             + (f' (and {len(failed) - 1} more).' if len(failed) > 1 else '.'),
-            f'See its page in {settings.out_dir}, or leave it out: --exclude {failed[0]}',
+            f'See its report in {settings.out_dir}, or leave it out: --exclude {failed[0]}',
         )
 
 

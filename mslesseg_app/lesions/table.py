@@ -82,11 +82,11 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'n_models_agree': {
         'Description': 'Number of models whose own mask shares a voxel with the lesion; n/a '
-        'unless several models were joined.',
+        'unless several models were combined.',
     },
     'agreement': {
         'Description': 'Share of the models that mark a voxel, mean over the voxels, 0 to 1; n/a '
-        'unless several models were joined.',
+        'unless several models were combined.',
     },
     'region': {
         'Description': 'Region by the topography of the McDonald criteria; n/a without an '

@@ -311,7 +311,7 @@ def _too_small() -> DataError:
 
 def _no_tissues() -> DataError:
     return DataError(
-        'White matter, grey matter and fluid cannot be told apart in this exam.',
+        'White matter, grey matter and fluid cannot be distinguished in this exam.',
         'Look at the alignment and the brain mask; images need the contrast of a brain MRI.',
     )
 

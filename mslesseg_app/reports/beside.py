@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import svg
+from .colours import COLOUR_WORDS, LESION_COLOUR, STATUS_COLOURS
 from .content import Figure
 from .extra import Drawing
-from .figures import LESION_COLOUR, Stage, stage_of
+from .figures import Stage, stage_of
 from .rendering import View, make_scene, render
 from .slices import (
     PLANES,
@@ -30,15 +31,6 @@ from .slices import (
     sides,
 )
 
-#: Colours of the statuses in change images, by code; apart also for colour-blind eyes.
-STATUS_COLOURS = {
-    1: ('stable', '#ffb000'),
-    2: ('new', '#ff5c5c'),
-    3: ('enlarging', '#ff5cf4'),
-    4: ('shrinking', '#4dd2ff'),
-    5: ('resolved', '#78e678'),
-    6: ('in one mask only', '#b0b0b0'),
-}
 #: Columns where there is only the FLAIR.
 _COLUMNS = 3
 #: Rows of panels; the largest lesions are shown.
@@ -52,7 +44,11 @@ _VIEWS = {
 
 
 def lesions_beside(
-    images: Mapping[str, Any], brain: Any, labels: Any, most: int = MOST_ROWS
+    images: Mapping[str, Any],
+    brain: Any,
+    labels: Any,
+    coded: Any = None,
+    most: int = MOST_ROWS,
 ) -> Drawing | None:
     """Draw the largest lesions on all modalities, one slice per row.
 
@@ -62,6 +58,8 @@ def lesions_beside(
         Modality to an image, all on one grid; the first is the FLAIR.
     brain, labels : image (X, Y, Z)
         On the same grid.
+    coded : image (X, Y, Z), optional
+        The same lesions with the codes of :data:`~.colours.STATUS_COLOURS`.
 
     Returns
     -------
@@ -80,8 +78,12 @@ def lesions_beside(
     axis = first.thick_axis
     chosen = _largest_cuts(ids, axis, most)
     stages = {name: _stage(image, first, brain, ids > 0) for name, image in images.items()}
+    outlined, colours = ids, dict[int, str]()
+    if coded is not None:
+        outlined = np.asarray(oriented_like(coded, first, 'Outlines').data).astype(np.int32)
+        colours = {code: colour for code, (_, colour) in STATUS_COLOURS.items()}
     panels = [
-        _panel(stage, axis, index, name, ids, {})
+        _panel(stage, axis, index, name, outlined, colours)
         for index in chosen
         for name, stage in stages.items()
     ]
@@ -91,8 +93,9 @@ def lesions_beside(
         path='',
         title='Lesions on all images' if len(images) > 1 else 'The largest lesions',
         caption=f'{PLANES[axis].capitalize()} slices through the largest lesions: {names}'
-        f'{_RESAMPLED if len(images) > 1 else ""}. Orange: lesion outlines. Radiological '
-        'convention.',
+        f'{_RESAMPLED if len(images) > 1 else ""}. '
+        f'{"Lesion outlines" if coded is None else "Outlines"}: '
+        f'{"orange" if coded is None else _key()}. Radiological convention.',
         alt=f'{len(chosen)} {PLANES[axis]} slices, each on {names}, with lesion outlines.',
         modality='',
     )
@@ -152,7 +155,7 @@ def lesions_zoomed(
         path='',
         title='Lesions in detail',
         caption=f'The {len(spots)} lesions {what}; {_ZOOM_MM:.0f} mm across. Radiological '
-        'convention.' + (f' {_OWN.strip()} {_key()}.' if own else ''),
+        'convention.' + (f' {_OWN}Outlines: {_key()}.' if own else ''),
         alt=f'{len(panels)} enlarged {PLANES[axis]} slices with lesion outlines.',
     )
     return Drawing(figure, svg.mosaic(panels, columns=columns), columns)
@@ -200,7 +203,7 @@ def _around(spot: NDArray[np.bool_], axis: int, volume: Volume) -> tuple[int, Bo
 
 def _key() -> str:
     """Return the colours of the outlines in words."""
-    parts = (f'{word} {_COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
+    parts = (f'{word} {COLOUR_WORDS[code]}' for code, (word, _) in STATUS_COLOURS.items())
     return ', '.join(parts)
 
 
@@ -271,7 +274,6 @@ def sessions_beside(
     return Drawing(figure, svg.mosaic(panels, columns=len(stages)), len(stages))
 
 
-_COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green', 6: 'grey'}
 _RESAMPLED = ', resampled to the grid of the FLAIR'
 _OWN = 'Each session shows the outlines of its own mask. '
 _BESIDE = ', and the difference of both after matching (bright: the FLAIR became brighter)'

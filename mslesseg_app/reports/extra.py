@@ -37,6 +37,35 @@ TRUST = {
 _GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
 
 
+#: Columns of the change table in a report, and how their numbers are written.
+CHANGE_FORMS = {
+    'change_id': '%d',
+    'status': '',
+    'lesions_before': '',
+    'lesions_after': '',
+    'volume_before_mm3': '%.0f',
+    'volume_after_mm3': '%.0f',
+    'difference_mm3': '%+.0f',
+    'difference_percent': '%+.0f',
+    'rate_mm3_per_year': '%+.0f',
+    'z_peak': '%+.1f',
+    'note': '',
+}
+
+
+def _cell(name: str, value: Any) -> Any:
+    if name == 'status' and value is not None:
+        return status_words(str(value))
+    if name.startswith('lesions_') and value is not None:
+        return ', '.join(part.strip().removesuffix('.0') for part in str(value).split(','))
+    return value
+
+
+def status_words(status: str) -> str:
+    """Return the status of a lesion as a report writes it."""
+    return _WORDS.get(status, status)
+
+
 @dataclass(frozen=True)
 class Drawing:
     """A figure that is drawn when the page is made, and kept nowhere else.
@@ -112,9 +141,15 @@ class Change:
 
     @property
     def columns(self) -> list[str]:
-        """Columns that hold anything."""
-        names = list(self.rows[0]) if self.rows else []
-        return [name for name in names if any(row.get(name) is not None for row in self.rows)]
+        """Columns that a reader needs and that hold anything; the file has more."""
+        return [
+            name for name in CHANGE_FORMS if any(row.get(name) is not None for row in self.rows)
+        ]
+
+    @property
+    def table(self) -> list[dict[str, Any]]:
+        """The rows with these columns, statuses and lesion numbers in words."""
+        return [{name: _cell(name, row.get(name)) for name in self.columns} for row in self.rows]
 
 
 @dataclass(frozen=True)

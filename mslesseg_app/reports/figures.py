@@ -20,6 +20,7 @@ from skimage.filters import threshold_multiotsu
 from ..errors import DataError
 from ..spatial.shapes import fill_holes
 from . import svg
+from .colours import LESION_COLOUR
 from .content import Figure
 from .labels import Spot, place_labels
 from .slices import (
@@ -44,7 +45,6 @@ from .slices import (
 )
 
 #: Colours that stay apart for colour-blind eyes and on grey.
-LESION_COLOUR = '#ffb000'
 POSSIBLE_COLOUR = '#4dd2ff'
 MASK_COLOUR = '#ff5c5c'
 INNER_COLOUR = '#4dd2ff'
@@ -441,7 +441,7 @@ def _lesion_caption(
         )
     words = [
         f"{many}, on the FLAIR's own voxels.",
-        'Yellow line: outline of a lesion, with its number in the table.',
+        'Orange line: outline of a lesion, with its number in the table.',
     ]
     if possible is not None:
         words.append(f'Dashed blue line: probability of {possible:g} and more.')

@@ -24,13 +24,13 @@ from markupsafe import Markup
 from ..files import write_text
 from . import svg
 from .content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
-from .extra import Change, Drawing, Extra, findings, trust
+from .extra import CHANGE_FORMS, Change, Drawing, Extra, findings, status_words, trust
 from .markup import is_number, linked, markdown, readable
 from .overview import overview
 from .viewer import Bundle, find_bundle
 
 #: Bytes of images that a report may hold; with text it stays below 15 MB.
-EMBED_LIMIT = 13 * 2**20
+EMBED_LIMIT = 27 * 2**19
 
 _MIME = {
     '.svg': 'image/svg+xml',
@@ -194,6 +194,7 @@ def write_subject_page(
             group_there=(out_html.parent / content.links.get('group', '')).is_file(),
             titles=COLUMN_TITLES,
             verdict_words=VERDICT_WORDS,
+            change_forms=CHANGE_FORMS,
         )
     )
     write_text(out_html, html)
@@ -315,7 +316,7 @@ def _short_rows(exam: ExamContent, change: Change | None) -> list[dict[str, Any]
             'volume_mm3': row.get('volume_mm3'),
             'max_diameter_mm': row.get('max_diameter_mm'),
             'mean_prob': row.get('mean_prob'),
-            'status': str(row.get('status') or ''),
+            'status': status_words(str(row.get('status') or '')),
             'note': notes.get(str(row.get('lesion_id')), ''),
         }
         for row in exam.lesions

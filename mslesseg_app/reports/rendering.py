@@ -9,10 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 
+from . import colours
+from .colours import as_rgb
+
 Floats = NDArray[np.float32]
 
 BRAIN_COLOUR = (0.86, 0.76, 0.72)
-LESION_COLOUR = (1.0, 0.55, 0.0)
+LESION_COLOUR = as_rgb(colours.LESION_COLOUR)
 
 #: Share of the median intensity of the brain at which its surface is drawn: sulci are darker.
 _SURFACE = 0.62

@@ -74,7 +74,7 @@ def oriented(image: nib.spatialimages.SpatialImage) -> Volume:
         If the image is not three-dimensional.
     """
     if len(image.shape) != 3:
-        raise DataError(f'A picture needs a 3D image; this one has the shape {image.shape}.')
+        raise DataError(f'A figure needs a 3D image; this one has the shape {image.shape}.')
     canonical = nib.as_closest_canonical(image)
     return Volume(
         data=np.asanyarray(canonical.dataobj),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import package_folder
+from .colours import STATUS_COLOURS
 from .volumes import Packed
 
 #: The package that carries NiiVue, and its module.
@@ -95,6 +96,11 @@ class ViewerScene:
         """Bytes that it takes in the page."""
         return sum(one.size for one in (*self.images.values(), *self.overlays.values()))
 
+    @property
+    def statuses(self) -> list[tuple[str, str]]:
+        """Status and colour of each code of the change overlays, from 1 on."""
+        return list(STATUS_COLOURS.values())
+
     def to_dict(self) -> dict[str, Any]:
         """Return what the script of the page reads."""
         return {
@@ -102,6 +108,7 @@ class ViewerScene:
             'overlays': {name: one.to_dict() for name, one in self.overlays.items()},
             'points': self.points,
             'before': self.before,
+            'statuses': self.statuses,
         }
 
 

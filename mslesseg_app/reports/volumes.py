@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import nibabel as nib
@@ -20,8 +20,10 @@ from .slices import Volume, grey_window
 #: Grey levels that are tried, and after them larger voxels.
 _LEVELS = (128, 64)
 _POOLING = (1, 2, 3, 4)
-#: Percentiles shown black and white: lesions shall not all be white.
-_WINDOW = (1.0, 99.95)
+#: Percentiles of the brain that are first shown black and white.
+_WINDOW = (1.0, 99.5)
+#: Percentiles of all that is seen which are kept, so that the window can be widened.
+_KEPT = (0.5, 99.95)
 #: NIfTI intent of label images.
 _LABEL_INTENT = 1002
 #: Axes whose voxels are shorter than this many times the shortest are pooled together.
@@ -41,13 +43,19 @@ class Packed:
     delta : bool
         Each byte is kept as its difference from the byte before, modulo 256.
     high : float
-        The value to be shown brightest.
+        The value that is first shown brightest.
+    low : float
+        The value that is first shown darkest.
+    levels : int
+        Grey levels that are kept.
     """
 
     header: str
     data: str
     delta: bool
     high: float
+    low: float = 0.0
+    levels: int = 0
 
     @property
     def size(self) -> int:
@@ -61,17 +69,22 @@ class Packed:
             'data': self.data,
             'delta': self.delta,
             'high': self.high,
+            'low': self.low,
         }
 
 
-def pack_image(volume: Volume, inside: NDArray[np.bool_], room: int) -> Packed | None:
+def pack_image(
+    volume: Volume, inside: NDArray[np.bool_], brain: NDArray[np.bool_], room: int
+) -> Packed | None:
     """Pack an image in grey levels; outside of ``inside`` it becomes black.
 
     Parameters
     ----------
     volume : Volume
     inside : bool array (X, Y, Z)
-        What shall be seen, on the grid of ``volume``; also sets the grey scale.
+        What shall be seen, on the grid of ``volume``.
+    brain : bool array (X, Y, Z)
+        What sets the window that is shown first.
     room : int
         Bytes that it may take. Fewer grey levels are tried first, then larger voxels.
 
@@ -80,8 +93,11 @@ def pack_image(volume: Volume, inside: NDArray[np.bool_], room: int) -> Packed |
     Packed or None
         None where it does not fit.
     """
-    low, high = grey_window(volume.data, inside, _WINDOW)
+    window = grey_window(volume.data, brain if brain.any() else inside, _WINDOW)
+    widest = grey_window(volume.data, inside, _KEPT)
+    low, high = min(widest[0], window[0]), max(widest[1], window[1])
     scaled = np.clip((np.nan_to_num(volume.data.astype(np.float32)) - low) / (high - low), 0, 1)
+    shown = [(value - low) / (high - low) for value in window]
     for factor in _POOLING:
         grey, affine = pooled(scaled, volume, factor)
         seen, _ = pooled(inside.astype(np.float32), volume, factor)
@@ -90,7 +106,8 @@ def pack_image(volume: Volume, inside: NDArray[np.bool_], room: int) -> Packed |
             shades = np.where(seen >= 0.5, 1 + np.round(grey * (levels - 2)), 0)
             packed = _pack(shades.astype(np.uint8), affine, delta=True, high=levels - 1)
             if packed.size <= room:
-                return packed
+                black, white = (round(1 + share * (levels - 2), 1) for share in shown)
+                return replace(packed, low=black, high=white, levels=levels)
     return None
 
 

@@ -112,11 +112,11 @@ def find_face(img: Any, *, threads: int = 1, seed: int = 1) -> Face:
         raise AlignmentError(
             'The face was not removed, because the image could not be aligned to the template '
             f'({judged.reason}).',
-            'Look at the image: is it a whole head, is its orientation right?',
+            'Check the image: is it a whole head, is its orientation right?',
         )
     protected, brain = _brains(img, moving_from_mni)
     mask = _carried(face_region(), img, moving_from_mni) & ~protected
-    remark = f'defaced, look at the result: {judged.reason}' if judged.reason else ''
+    remark = f'defaced, check the result: {judged.reason}' if judged.reason else ''
     if not mask.any():
         remark = 'no face in the field of view'
     return Face(mask, brain, remark)

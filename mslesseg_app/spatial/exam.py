@@ -60,8 +60,8 @@ class ExamAlignment:
             reasons = '; '.join(f'{name}: {self.reasons[name]}' for name in self.failed)
             raise AlignmentError(
                 f'The alignment to the template cannot be trusted ({reasons}).',
-                'Look at the image: is it a head, is its orientation right? To go on all the '
-                'same, with a red box on the page, use --on-failed-alignment flag; to leave an '
+                'Check the image: is it a head, is its orientation right? To go on all the '
+                'same, with a red box in the report, use --on-failed-alignment flag; to leave an '
                 'image out, --ignore t1w or t2w.',
             )
 

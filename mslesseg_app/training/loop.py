@@ -459,7 +459,7 @@ class Trainer:
                 f'{MOST_BAD_STEPS} steps in a row gave no finite gradient'
                 + (f', after {MOST_RETURNS} returns to a lower rate.' if path.is_file() else '.'),
                 'Start again with a lower rate (--set learning_rate=…), a longer warm-up, or '
-                '--set precision=float32; and look at the intensities of the images.',
+                '--set precision=float32; and check the intensities of the images.',
             )
         self.resume()
         self._set_random_state()

@@ -433,12 +433,12 @@ def _describe_models(settings: Settings, entry: AnyModel) -> str:
     if not isinstance(entry, Ensemble):
         return f'the model {named[0]}'
     how = {
-        'mean': 'joined by the mean of their probabilities',
-        'majority': 'joined by majority vote',
-        'staple': 'joined by *STAPLE* (Warfield et al., IEEE Trans. Med. Imaging 2004)',
+        'mean': 'combined by the mean of their probabilities',
+        'majority': 'combined by majority vote',
+        'staple': 'combined by *STAPLE* (Warfield et al., IEEE Trans. Med. Imaging 2004)',
     }
     return f'the models {", ".join(named[:-1])} and {named[-1]}, {how[entry.method]}'
 
 
 def _joined_map(entry: AnyModel) -> str:
-    return 'The joined map' if isinstance(entry, Ensemble) else 'Its probability'
+    return 'The combined map' if isinstance(entry, Ensemble) else 'Its probability'

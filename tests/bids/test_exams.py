@@ -231,7 +231,7 @@ def test_what_nobody_thought_of_costs_one_exam(settings, monkeypatch):
 
     monkeypatch.setattr(exams_module, 'came_registered', came_registered)
     first, second = find(settings)
-    assert 'sub-01 cannot be looked at: ZeroDivisionError: by zero' in str(first.problem)
+    assert 'sub-01 cannot be inspected: ZeroDivisionError: by zero' in str(first.problem)
     assert first.problem.exit_code == 1
     assert second.problem is None
 

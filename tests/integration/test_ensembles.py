@@ -97,7 +97,7 @@ def test_the_table_tells_doubt_and_agreement(anat, out):
     page = (out / 'sub-01.html').read_text()
     assert 'STAPLE gave strict a sensitivity' in page
     assert 'mean uncertainty' in page
-    assert 'joined by' in (out / 'logs' / 'CITATION.md').read_text()
+    assert 'combined by' in (out / 'logs' / 'CITATION.md').read_text()
 
 
 @pytest.mark.slow

@@ -64,5 +64,13 @@ def test_change_in_words() -> None:
 
 
 def test_columns_without_content_are_left_out() -> None:
-    rows = ({'a': 1, 'b': None}, {'a': None, 'b': None})
-    assert Change(rows).columns == ['a']
+    rows = (
+        {'change_id': 1, 'status': 'one-mask', 'lesions_after': 2.0, 'z_peak': None, 'x': 1.0},
+        {'change_id': 2, 'status': None, 'lesions_after': '3,4', 'z_peak': None, 'x': 2.0},
+    )
+    change = Change(rows)
+    assert change.columns == ['change_id', 'status', 'lesions_after']
+    assert change.table == [
+        {'change_id': 1, 'status': 'in one mask only', 'lesions_after': '2'},
+        {'change_id': 2, 'status': None, 'lesions_after': '3, 4'},
+    ]

@@ -379,7 +379,7 @@ def test_print_shows_everything(page: Path, browser: Any) -> None:
     assert browser.run("document.querySelector('.checks .trust').offsetHeight") > 0
     assert browser.run("getComputedStyle(document.querySelector('nav')).display") == 'none'
     assert browser.run("getComputedStyle(document.querySelector('.msl-b')).opacity") == '0'
-    assert browser.run("document.querySelector('.lesion-table th button').offsetHeight") > 0
+    assert browser.run("document.querySelector('.lesion-table th').offsetHeight") > 0
     columns = "getComputedStyle(document.querySelector('.alignment .panels')).gridTemplateColumns"
     assert len(browser.run(columns).split()) == 7
     browser.send('Emulation.setEmulatedMedia', media='')

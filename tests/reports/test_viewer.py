@@ -11,9 +11,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from mslesseg_app.extras import exam_files, gather_extras
+from mslesseg_app.extras import (
+    LEAST_VIEWER,
+    VIEWER_LIMIT,
+    exam_files,
+    gather_extras,
+    viewer_room,
+)
 from mslesseg_app.reports import ExamContent, Provenance, SubjectContent, page, viewer
-from mslesseg_app.reports.page import write_subject_page
+from mslesseg_app.reports.page import EMBED_LIMIT, write_subject_page
 from mslesseg_app.reports.viewer import Bundle, find_bundle, read_bundle
 from mslesseg_app.scenes import load_exam, viewer_scene
 from tests.tools import pagetree
@@ -327,8 +333,19 @@ def test_overlays_flicker_and_layouts(shown: Path, browser: Any) -> None:
     assert seen == 2
     choose('flicker')
     select = "document.querySelector('#exam-1-viewer [data-do=layout]')"
-    for name in ('axial', 'coronal', 'sagittal', 'map', 'three'):
+    sizes = (
+        "(() => { const p = mslessegViewers.get('exam-1-viewer').panes; return p.map(one =>"
+        '[one.holder.clientWidth, one.holder.clientHeight, one.nv.screenSlices[0].axCorSag]); })()'
+    )
+    for name in ('three', 'map', 'coronal', 'sagittal', 'axial'):
         browser.run(f"{select}.value = '{name}'; {select}.dispatchEvent(new Event('change'))")
+        browser.run('new Promise(r => setTimeout(r, 200))')
+        shown = browser.run(sizes)
+        alike = {tuple(one) for one in shown[:-1]}
+        if name in ('axial', 'coronal', 'sagittal'):
+            assert len(alike) == 1, 'all images have panes of one size and one plane'
+        else:
+            assert len({tuple(one[:2]) for one in shown}) > 1
     browser.run('new Promise(r => setTimeout(r, 400))')
     assert browser.run(LIT) == pytest.approx(lit, rel=0.2)
     assert browser.complaints() == []
@@ -386,3 +403,63 @@ def test_no_width_scrolls_sideways_with_the_viewer(shown: Path, browser: Any, wi
         assert min(heights) > 80
     finally:
         browser.send('Emulation.clearDeviceMetricsOverride')
+
+
+@needs_package
+@pytest.mark.browser
+def test_keys_switch_contours_crosshair_and_window(shown: Path, browser: Any) -> None:
+    browser.open(shown)
+    start(browser)
+    viewer_of = "mslessegViewers.get('exam-1-viewer')"
+    first = browser.run(f'[{viewer_of}.main.nv.volumes[0].cal_min, {viewer_of}.main.window]')
+    assert first[0] == first[1][0]
+    assert 1 <= first[1][0] < first[1][1] <= 127
+    browser.run(f'{viewer_of}.main.nv.volumes[0].cal_max = 60; {viewer_of}.main.canvas.focus()')
+    for key in 'oxw':
+        browser.send('Input.dispatchKeyEvent', type='keyDown', key=key, code=f'Key{key.upper()}')
+    box = "document.querySelector('#exam-1-viewer [data-do={}]').checked"
+    assert browser.run(f'[{viewer_of}.shown, {box.format("lesions")}, {box.format("cross")}]') == [
+        False, False, False,
+    ]  # fmt: skip
+    assert browser.run(f'{viewer_of}.main.nv.opts.crosshairWidth') == 0
+    assert browser.run(f'{viewer_of}.main.nv.volumes[0].cal_max') == first[1][1]
+    assert browser.complaints() == []
+
+
+@needs_package
+@pytest.mark.browser
+def test_print_cuts_no_table_and_no_card(shown: Path, browser: Any) -> None:
+    """On the width of A4 less its margins; a card is no higher than a page."""
+    width, height = 186 * 96 / 25.4, 273 * 96 / 25.4
+    size = {'width': round(width), 'height': 900, 'deviceScaleFactor': 1, 'mobile': False}
+    browser.send('Emulation.setDeviceMetricsOverride', **size)
+    browser.send('Emulation.setEmulatedMedia', media='print')
+    try:
+        browser.open(shown)
+        tables = browser.run(
+            "[...document.querySelectorAll('table')].filter(t => t.offsetWidth)"
+            '.map(t => t.getBoundingClientRect().right)'
+        )
+        cards = browser.run(
+            "[...document.querySelectorAll('.card')].map(c => [c.offsetHeight,"
+            'getComputedStyle(c).breakInside])'
+        )
+    finally:
+        browser.send('Emulation.setEmulatedMedia', media='')
+        browser.send('Emulation.clearDeviceMetricsOverride')
+    assert len(tables) > 6
+    assert max(tables) <= width + 1
+    assert len(cards) == 4
+    assert all(tall < height and how == 'avoid' for tall, how in cards)
+
+
+def test_figures_come_before_the_viewer(tree: Path, exams: tuple[ExamContent, ...]) -> None:
+    assert viewer_room(exams[:1], tree) == VIEWER_LIMIT
+    (tree / 'large.png').write_bytes(bytes(5 * 2**20))
+    figure = dataclasses.replace(exams[0].figures[0], path='large.png')
+    large = dataclasses.replace(exams[0], figures=(figure,))
+    room = viewer_room([large], tree)
+    assert LEAST_VIEWER < room < EMBED_LIMIT - 5 * 2**20
+    (tree / 'large.png').write_bytes(bytes(20 * 2**20))
+    assert viewer_room([large], tree) == LEAST_VIEWER
+    (tree / 'large.png').unlink()

@@ -41,35 +41,49 @@ def grey() -> Volume:
 
 def test_an_image_comes_back_within_half_a_level(grey: Volume) -> None:
     inside = np.ones(grey.data.shape, bool)
-    packed = pack_image(grey, inside, PLENTY)
+    packed = pack_image(grey, inside, inside, PLENTY)
     assert packed is not None
     back = unpack(packed)
-    low, high = np.percentile(grey.data, [1.0, 99.95])
-    wanted = 1 + np.clip((grey.data - low) / (high - low), 0, 1) * (packed.high - 1)
+    low, high = np.percentile(grey.data, [0.5, 99.95])
+    wanted = 1 + np.clip((grey.data - low) / (high - low), 0, 1) * (packed.levels - 2)
     assert np.abs(np.asarray(back.dataobj) - wanted).max() <= 0.51
     assert np.allclose(back.affine, grey.affine)
+
+
+def test_the_window_is_that_of_the_brain_and_more_is_kept(grey: Volume) -> None:
+    inside = np.ones(grey.data.shape, bool)
+    brain = np.zeros(grey.data.shape, bool)
+    brain[8:22, 10:30, 2:9] = True
+    grey.data[~brain] *= 3
+    packed = pack_image(grey, inside, brain, PLENTY)
+    assert packed is not None
+    shades = np.asarray(unpack(packed).dataobj)
+    low, high = np.percentile(grey.data[brain], [1.0, 99.5])
+    assert np.abs(shades[np.abs(grey.data - low) < 0.5] - packed.low).max() <= 1
+    assert np.abs(shades[np.abs(grey.data - high) < 5] - packed.high).max() <= 2
+    assert (shades > packed.high + 5).any(), 'brighter voxels can still be told apart'
 
 
 def test_outside_is_nothing_and_inside_is_something(grey: Volume) -> None:
     inside = np.zeros(grey.data.shape, bool)
     inside[5:20, 10:30, 2:9] = True
-    packed = pack_image(grey, inside, PLENTY)
+    packed = pack_image(grey, inside, inside, PLENTY)
     assert packed is not None
     assert np.array_equal(np.asarray(unpack(packed).dataobj) > 0, inside)
 
 
 def test_less_room_gives_fewer_levels_then_larger_voxels_then_nothing(grey: Volume) -> None:
     inside = np.ones(grey.data.shape, bool)
-    full = pack_image(grey, inside, PLENTY)
+    full = pack_image(grey, inside, inside, PLENTY)
     assert full is not None
-    fewer = pack_image(grey, inside, full.size - 1)
+    fewer = pack_image(grey, inside, inside, full.size - 1)
     assert fewer is not None
-    assert fewer.high < full.high
-    larger = pack_image(grey, inside, fewer.size // 2)
+    assert fewer.levels < full.levels
+    larger = pack_image(grey, inside, inside, fewer.size // 2)
     assert larger is not None
     assert larger.size <= fewer.size // 2
     assert unpack(larger).shape == (15, 20, 12)
-    assert pack_image(grey, inside, 10) is None
+    assert pack_image(grey, inside, inside, 10) is None
 
 
 @given(
@@ -114,4 +128,4 @@ def test_a_map_keeps_its_values() -> None:
 
 def test_same_image_same_text(grey: Volume) -> None:
     inside = np.ones(grey.data.shape, bool)
-    assert pack_image(grey, inside, PLENTY) == pack_image(grey, inside, PLENTY)
+    assert pack_image(grey, inside, inside, PLENTY) == pack_image(grey, inside, inside, PLENTY)

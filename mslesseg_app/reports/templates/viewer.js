@@ -1,10 +1,11 @@
 (() => {
   // The slice viewer: NiiVue and the images lie packed in the page; nothing is fetched.
-  const AMBER = [255, 176, 0];
-  const STATUS = ['', 'stable', 'new', 'enlarging', 'shrinking', 'resolved', 'in one mask only'];
-  const STATUS_COLOURS = [[0, 0, 0], AMBER, [255, 92, 92], [255, 92, 244], [77, 210, 255], [120, 230, 120], [176, 176, 176]];
   const LAYOUTS = { three: 3, axial: 0, coronal: 1, sagittal: 2 };
   const TILE_AXES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // across, up, through: axial, coronal, sagittal
+  const SWITCHES = { o: 'lesions', x: 'cross', w: 'window' };
+  // The lesion map: the brain lets lesions shine through, and is lit more than a slice.
+  const MAP_OPACITY = 0.45;
+  const MAP_WINDOW = 0.6;
   const MOST_OPEN = 2; // browsers keep a limited number of drawing contexts
 
   const bytesOf = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -76,6 +77,7 @@
     context?.getExtension('WEBGL_lose_context')?.loseContext();
     return context !== null;
   };
+  const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   const lut = (colours) => ({
     R: colours.map((c) => c[0]), G: colours.map((c) => c[1]), B: colours.map((c) => c[2]),
     A: colours.map((_, place) => (place ? 255 : 0)), labels: colours.map((_, place) => String(place)),
@@ -89,6 +91,8 @@
       this.scene = JSON.parse(box.querySelector('.nv-scene').textContent);
       this.note = box.querySelector('.nv-note');
       this.words = box.querySelector('.nv-where');
+      this.statuses = ['', ...this.scene.statuses.map(([name]) => name)];
+      this.colours = [[0, 0, 0], ...this.scene.statuses.map(([, colour]) => rgb(colour))];
       this.panes = [];
       this.ids = Object.keys(this.scene.points);
       this.current = null;
@@ -114,6 +118,7 @@
 
     async begin() {
       this.note.textContent = 'The slice viewer is starting …';
+      this.note.hidden = false;
       const Niivue = await loadLibrary();
       while (opened.length >= MOST_OPEN) opened.shift().stop();
       opened.push(this);
@@ -173,14 +178,15 @@
     async makePane(Niivue, holder) {
       const wide = holder.dataset.image === 'FLAIR';
       const pane = await this.attach(Niivue, holder, {
-        multiplanarShowRender: 0, sliceType: wide ? 3 : 0, multiplanarLayout: wide ? 2 : 0,
+        multiplanarShowRender: 0, sliceType: 0, multiplanarLayout: 2,
       });
       const { nv, canvas, add } = pane;
       const { images, overlays } = this.scene;
       const own = images[holder.dataset.image];
-      await add(holder.dataset.image, own, { colormap: 'gray', cal_min: 0, cal_max: own.high });
+      await add(holder.dataset.image, own, { colormap: 'gray', cal_min: own.low, cal_max: own.high });
+      pane.window = [own.low, own.high];
       if (wide) {
-        if (images.template) await add('template', images.template, { colormap: 'gray', opacity: 0, cal_min: 0, cal_max: images.template.high });
+        if (images.template) await add('template', images.template, { colormap: 'gray', opacity: 0, cal_min: images.template.low, cal_max: images.template.high });
         for (const [name, colormap] of [['probability', 'warm'], ['uncertainty', 'winter']]) {
           const map = overlays[name];
           if (map) await add(name, map, { colormap, opacity: 0, cal_min: 0.05 * map.high, cal_max: map.high });
@@ -202,15 +208,16 @@
       return pane;
     }
 
-    // The brain as a veil, so that lesions deep in it are seen.
+    // The brain is transparent, so that lesions deep in it are seen.
     async makeMap(Niivue, holder) {
       const pane = await this.attach(Niivue, holder, { sliceType: 4, crosshairWidth: 0 });
       const { images, overlays } = this.scene;
-      await pane.add('FLAIR', images.FLAIR, { colormap: 'gray', cal_min: 0, cal_max: images.FLAIR.high, opacity: 0.25 });
+      pane.window = [images.FLAIR.low, images.FLAIR.low + MAP_WINDOW * (images.FLAIR.high - images.FLAIR.low)];
+      await pane.add('FLAIR', images.FLAIR, { colormap: 'gray', cal_min: pane.window[0], cal_max: pane.window[1], opacity: MAP_OPACITY });
       const shown = overlays.change ?? overlays.lesions;
       await pane.add('spots', shown, { opacity: 1 });
-      pane.layers.spots.setColormapLabel(lut(this.change ? STATUS_COLOURS
-        : Array.from({ length: shown.high + 1 }, (_, i) => (i ? AMBER : [0, 0, 0]))));
+      pane.layers.spots.setColormapLabel(lut(this.change ? this.colours
+        : Array.from({ length: shown.high + 1 }, (_, i) => this.colours[i ? 1 : 0])));
       pane.nv.updateGLVolume();
       return pane;
     }
@@ -284,7 +291,7 @@
       context.rect(left, top, width, height);
       context.clip();
       for (const [value, segments] of labels.cache.get(key)) {
-        const colour = pane.coded ? STATUS_COLOURS[value] ?? AMBER : AMBER;
+        const colour = this.colours[pane.coded ? value : 1] ?? this.colours[1];
         context.strokeStyle = `rgb(${colour.join(' ')})`;
         context.beginPath();
         for (const [a, b, c, d] of segments) {
@@ -321,11 +328,11 @@
     }
 
     tell(mm) {
-      const where = mm.map((value, axis) => `${'xyz'[axis]} = ${value.toFixed(1)}`).join(', ');
+      const where = mm.map((value, axis) => `${'xyz'[axis]} = ${value.toFixed(1)}`).join(', ').replaceAll('-', '−');
       const id = this.labelAt(this.lesions, mm);
       const parts = [id ? `Lesion ${id}${this.rowWords(id)}` : 'No lesion here', `${where} mm`];
       if (id) this.current = String(id);
-      const status = this.change ? STATUS[this.labelAt(this.change, mm)] : '';
+      const status = this.change ? this.statuses[this.labelAt(this.change, mm)] : '';
       if (status) parts.push(status);
       for (const name of ['probability', 'uncertainty']) {
         const layer = this.main.layers[name];
@@ -367,6 +374,7 @@
       if (event.key in moves) pane.nv.moveCrosshairInVox(...moves[event.key]);
       else if (event.key === 'n') this.step(1);
       else if (event.key === 'p') this.step(-1);
+      else if (event.key in SWITCHES) this.box.querySelector(`[data-do=${SWITCHES[event.key]}]`).click();
       else return;
       event.preventDefault();
       event.stopImmediatePropagation();
@@ -398,17 +406,19 @@
         }
       } else if (what === 'window') {
         for (const pane of this.panes) {
-          const own = pane.nv.volumes[0];
-          own.cal_min = 0;
-          own.cal_max = this.scene.images[pane.holder.dataset.image === 'map' ? 'FLAIR' : pane.holder.dataset.image].high;
+          [pane.nv.volumes[0].cal_min, pane.nv.volumes[0].cal_max] = pane.window;
           pane.nv.updateGLVolume();
         }
       } else this.opacity(what, control.checked ? Number(control.dataset.opacity || 1) : 0);
     }
 
     layout(name) {
-      this.box.querySelector('.nv-views').classList.toggle('map', name === 'map');
-      if (name !== 'map') this.main.nv.setSliceType(LAYOUTS[name]);
+      this.box.querySelector('.nv-views').dataset.layout = name;
+      for (const pane of this.panes) {
+        if (pane.holder.dataset.image === 'map') continue;
+        const alike = name in LAYOUTS && (name !== 'three' || pane === this.main);
+        pane.nv.setSliceType(LAYOUTS[alike ? name : 'axial']);
+      }
     }
 
     flicker(button) {
@@ -433,6 +443,7 @@
     const viewer = new Viewer(box);
     viewers.set(box.id, viewer);
     box.dataset.state = 'ready';
+    box.querySelector('.nv-note').hidden = true;
     box.querySelector('.nv-start').hidden = false;
   }
 
