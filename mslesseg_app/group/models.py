@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import MSLesSegError
 from ..metrics.consensus import METHODS
 from ..metrics.exam import lesion_agreement, voxel_agreement
+from ..metrics.members import member_masks
 from ..spatial.template import same_grid
 from .evaluation import box_of, load_image, voxels_of
 from .gather import Holdings, Key
@@ -185,7 +186,8 @@ def model_rows(
 def pair_rows(holdings: Holdings) -> tuple[list[dict[str, Any]], list[str]]:
     """Compare the masks of every pair of models of each exam; no reference is needed.
 
-    Masks of ensembles take no part: they are made of the models.
+    Masks of ensembles take no part, because they are made of the models; their models do, where
+    these were not run alone.
 
     Returns
     -------
@@ -196,18 +198,31 @@ def pair_rows(holdings: Holdings) -> tuple[list[dict[str, Any]], list[str]]:
     """
     exams: dict[Key, dict[str, Path]] = {}
     for key, files in sorted(holdings.masks.items()):
-        if 'orig' in files and key.model not in METHODS and key in holdings.metrics:
+        if 'orig' in files and key in holdings.metrics:
             exams.setdefault(Key(key.subject, key.session), {})[key.model] = files['orig']
     rows: list[dict[str, Any]] = []
     problems: list[str] = []
     for exam, masks in exams.items():
-        if len(masks) < 2:
-            continue
         try:
-            rows += _pairs_of(exam, {name: load_image(path) for name, path in masks.items()})
+            images = _images(masks)
+            rows += _pairs_of(exam, images)
         except MSLesSegError as error:
             problems.append(f'{exam.exam}: its models were not compared: {error.message}')
     return rows, problems
+
+
+def _images(masks: Mapping[str, Path]) -> dict[str, Any]:
+    """Return the masks of the models of one exam, from ensembles where not run alone."""
+    images: dict[str, Any] = {}
+    for method in METHODS:
+        if method in masks:
+            name = masks[method].name.replace('_label-lesion_', '_seg-models_')
+            path = masks[method].with_name(name.replace('_mask.nii', '_dseg.nii'))
+            images |= member_masks(path) if path.is_file() else {}
+    alone = {name: path for name, path in masks.items() if name not in METHODS}
+    if len(images | alone) > 1:
+        images |= {name: load_image(path) for name, path in alone.items()}
+    return dict(sorted(images.items()))
 
 
 def _pairs_of(exam: Key, images: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -428,10 +428,10 @@ def _pairs(report: _Report, holdings: Holdings) -> list[dict[str, Any]]:
 
 def _with_agreement(volumes: pd.DataFrame, pairs: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Add the agreement of the models to the rows of the exams that have several."""
-    agreed = models.exam_agreement(pairs)
-    if not agreed:
-        return volumes
-    exams = zip(volumes['participant_id'], volumes['session_id'], strict=True)
+    exams = list(zip(volumes['participant_id'], volumes['session_id'], strict=True))
+    known = zip(exams, quality.numbers(volumes, 'model_agreement'), strict=True)
+    agreed = {exam: float(value) for exam, value in known if math.isfinite(value)}
+    agreed |= models.exam_agreement(pairs)
     return volumes.assign(model_agreement=[agreed.get(exam, math.nan) for exam in exams])
 
 

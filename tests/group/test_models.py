@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grouptree import add_exam, lesion_mask, make_tree
+from grouptree import add_exam, lesion_mask, make_tree, save
 
 from mslesseg_app.group import run_group
 from mslesseg_app.group.models import costs, model_rows, pair_summary
@@ -52,6 +52,22 @@ def test_pairs_are_compared_without_references(tmp_path, run_settings, read):
     (dsc,) = [r for r in read(tree.out / 'group_model_agreement.tsv') if r['measure'] == 'DSC']
     assert float(dsc['mean']) == pytest.approx(np.mean([float(r['DSC']) for r in found]), rel=1e-5)
     assert float(dsc['ci_low']) <= float(dsc['mean']) <= float(dsc['ci_high'])
+
+
+def test_the_models_of_an_ensemble_are_compared_by_its_map(tmp_path, run_settings, read):
+    tree = make_tree(tmp_path, 1, models=('mean',), references=False)
+    one, two = (lesion_mask(np.random.default_rng(seed)) for seed in (1, 2))
+    stem = tree.out / 'sub-01' / 'anat' / 'sub-01_space-orig_seg-models_desc-mean_dseg'
+    save(stem.with_suffix('.nii.gz'), (one + 2 * two).astype(np.uint8))
+    members = {'Model': {'Members': [{'Name': 'unet'}, {'Name': 'floor'}]}}
+    stem.with_suffix('.json').write_text(json.dumps(members))
+    assert run_group(run_settings(tree, derivatives={}), quiet=True) == 0
+    (row,) = read(tree.out / 'group_model_pairs.tsv')
+    assert (row['model_a'], row['model_b']) == ('floor', 'unet')
+    dice = 2 * (one & two).sum() / (one.sum() + two.sum())
+    assert float(row['DSC']) == pytest.approx(dice, rel=1e-5)
+    stem.with_suffix('.json').write_text('{}')
+    assert run_group(run_settings(tree, derivatives={}), quiet=True) == 0
 
 
 def test_an_exam_on_which_the_models_disagree_is_flagged(tmp_path, run_settings, read):
