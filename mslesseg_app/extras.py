@@ -75,8 +75,8 @@ def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, roo
             overview = _overview(images, exam)
             drawings = _drawings(images, exam)
             scene = viewer_scene(images, room) if room else None
-        drawings += _models(exam, subject, files, out_dir)
         drawings += _map(exam, subject, out_dir)
+        drawings += _models(exam, subject, files, out_dir)
     except _BROKEN:
         pass
     return Extra(

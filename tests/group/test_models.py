@@ -72,8 +72,11 @@ def test_the_models_of_an_ensemble_are_compared_by_its_map(tmp_path, run_setting
 
 def test_an_exam_on_which_the_models_disagree_is_flagged(tmp_path, run_settings, read):
     """The limit is what is usual in this study."""
-    tree = make_tree(tmp_path, 9, references=False)
+    tree = make_tree(tmp_path, 0, references=False)
     generator = np.random.default_rng(5)
+    for number in range(8):
+        mask, less = lesion_mask(generator), generator.random((40, 48, 36)) > 0.05 * number
+        add_exam(tree, f'sub-{number}', None, {'unet': mask, 'floor': mask & less})
     masks = {model: lesion_mask(generator) for model in ('unet', 'floor')}
     add_exam(tree, 'sub-20', None, masks)
     assert run_group(run_settings(tree, derivatives={}), quiet=True) == 0

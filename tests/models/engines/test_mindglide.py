@@ -1,7 +1,7 @@
 """MindGlide through the App's engine gives the labels of its own command line.
 
-Its package needs an environment of its own: the test runs where the program ``mindglide`` is on the
-PATH. The weights are random, in the official format, made by the official network.
+Its package needs an environment of its own: the test runs where the program ``mindglide`` is on
+the PATH. The weights are random, in the official format, made by the official network.
 """
 
 from __future__ import annotations
