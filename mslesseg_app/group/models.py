@@ -161,23 +161,24 @@ def model_rows(
     spent : mapping of model to Cost
     """
     by_model: dict[str, dict[str, Mapping[str, Any]]] = {}
-    for row in means:
-        by_model.setdefault(str(row['model']), {})[str(row['metric'])] = row
-    rows = []
-    for model in [*by_model, *sorted(set(spent) - set(by_model))]:
-        found = by_model.get(model, {})
-        row: dict[str, Any] = {'model': model}
-        if 'DSC' in found:
-            row |= {key: found['DSC'][key] for key in ('n_exams', 'n_patients')}
-        for shown, names in SHOWN.items():
-            for mean in [found[name] for name in names if name in found][:1]:
-                ends = {f'{shown}_{key}': mean[key] for key in ('ci_low', 'ci_high')}
-                row |= {shown: mean['mean'], **ends}
-        cost = spent.get(model, Cost())
-        row['seconds'] = float(np.median(list(cost.seconds.values()))) if cost.seconds else None
-        row['memory_gib'] = max(cost.memory.values(), default=None)
-        rows.append(row)
-    return rows
+    for mean in means:
+        by_model.setdefault(str(mean['model']), {})[str(mean['metric'])] = mean
+    models = [*by_model, *sorted(set(spent) - set(by_model))]
+    return [_model_row(name, by_model.get(name, {}), spent.get(name, Cost())) for name in models]
+
+
+def _model_row(name: str, means: Mapping[str, Mapping[str, Any]], cost: Cost) -> dict[str, Any]:
+    row: dict[str, Any] = {'model': name}
+    if 'DSC' in means:
+        row |= {key: means['DSC'][key] for key in ('n_exams', 'n_patients')}
+    for shown, names in SHOWN.items():
+        metric = next((metric for metric in names if metric in means), None)
+        if metric is not None:
+            ends = {f'{shown}_{key}': means[metric][key] for key in ('ci_low', 'ci_high')}
+            row |= {shown: means[metric]['mean'], **ends}
+    row['seconds'] = float(np.median(list(cost.seconds.values()))) if cost.seconds else None
+    row['memory_gib'] = max(cost.memory.values(), default=None)
+    return row
 
 
 # ------------------------------------------------------------------------------ pairs

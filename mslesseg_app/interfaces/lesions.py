@@ -294,10 +294,10 @@ class FindLesions(GuardedInterface):
 
 def _save_bits(image: Any, models: list[np.ndarray], cwd: Path) -> str:
     """Save which models mark a voxel, model n by the value of bit n."""
-    kind = np.uint8 if len(models) <= 8 else np.int32
-    bits = np.zeros(image.shape[:3], kind)
+    bits = np.zeros(image.shape[:3], np.int32)
     for number, mask in enumerate(models):
-        bits |= mask.astype(kind) << number
+        bits[mask] += 1 << number
+    kind = np.uint8 if len(models) <= 8 else np.int32
     return grids.save(grids.like(image, bits, kind), cwd / 'models.nii.gz')
 
 

@@ -14,8 +14,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..bids.exams import Exam, find_exams
 from ..bids.names import output_path, sidecar_of
@@ -263,7 +265,7 @@ def _on_flair_grid(exam: Exam, out: Path, folder: Path) -> tuple[dict[str, Path]
     }
     transforms = {name: read_itk(out / _transform(exam, name)) for name in exam.images}
     moved, inside = bring_to_flair(images, transforms, open_image(out / _brain(exam)))
-    maps = {**moved, 'brain': inside.astype(np.uint8)}
+    maps: dict[str, npt.NDArray[Any]] = {**moved, 'brain': inside.astype(np.uint8)}
     paths = {name: folder / f'{exam.label}_{name}.nii.gz' for name in maps}
     for name, data in maps.items():
         write_bytes(paths[name], compressed(like(images['FLAIR'], data, data.dtype)))
