@@ -10,6 +10,9 @@
 #   docker build --secret id=pip,src=pip.conf --secret id=ca,src=ca.pem ...
 #
 # (pip.conf then says `cert = /run/secrets/ca`.)
+#
+# --build-arg ENGINES="nnunet mindglide" adds programs of others, without their weights
+# (nnunet, lst-ai, mindglide, samseg; docs/engines.md).
 
 ARG BASE_IMAGE=python:3.11-slim-bookworm
 ARG CONDA_IMAGE=mambaorg/micromamba:1.5.8
@@ -47,6 +50,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
         /opt/venv/lib/python3*/site-packages/torch/bin/*[Tt]est* \
         /opt/venv/lib/python3*/site-packages/torch/bin/protoc* \
         /opt/venv/lib/python3*/site-packages/pandas/tests
+ARG ENGINES=
+COPY release/engines.sh /opt/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    sh /opt/engines.sh "$ENGINES" /opt/pins.txt "$TORCH_INDEX"
 
 FROM venv AS libraries-cuda
 ARG PIP_INDEX_URL=
@@ -59,6 +66,10 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
         /opt/venv/lib/python3*/site-packages/torch/bin/*[Tt]est* \
         /opt/venv/lib/python3*/site-packages/torch/bin/protoc* \
         /opt/venv/lib/python3*/site-packages/pandas/tests
+ARG ENGINES=
+COPY release/engines.sh /opt/
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    sh /opt/engines.sh "$ENGINES" /opt/pins.txt "$TORCH_CUDA_INDEX"
 
 # ------------------------------------------------------------------ our wheel, with weights
 FROM venv AS wheel
@@ -99,6 +110,7 @@ FROM runtime AS free
 ARG IMAGE_TAG=mslesseg:free
 ENV MSLESSEG_CONTAINER_TAG=${IMAGE_TAG}
 COPY --from=libraries-cpu /opt/venv /opt/venv
+COPY --from=libraries-cpu /opt/engines /opt/engines
 RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
     export HOME=/root \
     && pip install --quiet --no-index --no-deps --no-cache-dir /mnt/*.whl \
@@ -149,6 +161,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=fsl /opt/fsl /opt/fsl
 COPY --from=libraries-cuda /opt/venv /opt/venv
+COPY --from=libraries-cuda /opt/engines /opt/engines
 # Said at every start (MSLESSEG_NOTICE).
 RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
     export HOME=/root \

@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp
 TAG := $(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS := $(wildcard constraints/$(TAG).txt)
 PIN := $(if $(CONSTRAINTS),-c $(CONSTRAINTS),)
-SHELL_SCRIPTS := .ci/run $(wildcard hpc/*.sh)
+SHELL_SCRIPTS := .ci/run $(wildcard hpc/*.sh) release/engines.sh
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-slow test-container test-cluster lint format docs derived release

@@ -33,8 +33,9 @@ from .spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_template_grid
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .inference.prediction import Uncertainty
+    from .inference.prediction import Prediction, Uncertainty
     from .inference.presets import Preset
+    from .models.registry import ModelEntry
 
 Image = str | os.PathLike[str] | Any
 """Path of a NIfTI file, or a nibabel image."""
@@ -120,8 +121,7 @@ def segment(
         Whole heads, on grids of their own; or all on the 1 mm grid of MNI152 without skull, as
         in MSLesSeg, and then taken as they are.
     model : str
-        A name of the registry (``mslesseg models list``); no external engine that works on the
-        grid of the FLAIR.
+        A name of the registry (``mslesseg models list``).
     brain_mask : path or nibabel image, optional
         On the grid of the FLAIR or of the template, instead of the mask that is computed.
     model_dir : path, optional
@@ -165,7 +165,7 @@ def segment(
     from .inference.device import choose_device
     from .inference.prediction import uncertainty as doubt_of
     from .inference.presets import resolve
-    from .inference.run import check_modalities, segment_detailed
+    from .inference.run import check_modalities
     from .models.check import check_model
     from .models.registry import get_entry
 
@@ -176,11 +176,6 @@ def segment(
         for name, image in zip(MODALITIES, (flair, t1w, t2w), strict=True)
         if image is not None
     }
-    if entry.is_native:
-        raise UsageError(
-            f'The model {entry.name!r} works on the grid of the FLAIR, which only the App does.',
-            'Run it by: mslesseg BIDS_DIR OUT_DIR participant',
-        )
     check_modalities(entry, given)
     resolve(entry, preset)
     if device not in ('auto', 'cpu'):
@@ -191,25 +186,19 @@ def segment(
     threads = threads or max(1, min(len(os.sched_getaffinity(0)) - 1, 8))
     exam = _align(raw, strategy, bias_correction, on_failed_alignment, threads, seed)
     brain = _brain(mask, exam)
-    found, info = segment_detailed(
-        entry,
-        {name: np.asanyarray(image.dataobj) for name, image in exam.mni.items()},
-        np.asanyarray(brain.dataobj) > 0,
-        device=device,
-        threads=threads,
-        seed=seed,
-        preset=preset,
-    )
+    how = {'device': device, 'threads': threads, 'seed': seed}
+    found, native, info = _ask(entry, exam, brain, preset, how)
     doubt = doubt_of(found, uncertainty, entry.name)
     rule = (entry.threshold if threshold is None else threshold, connectivity, min_lesion_volume)
-    return _gather(exam, brain, found.prob, doubt, info, rule)
+    return _gather(exam, brain, found.prob, native, doubt, info, rule)
 
 
 @dataclass(frozen=True)
 class _Exam:
-    """An exam that lies on the template: images by modality, as given and as moved."""
+    """An exam that lies on the template: images by modality, as given, prepared, and moved."""
 
     raw: dict[str, Any]
+    prepared: dict[str, Any]
     mni: dict[str, Any]
     transforms: dict[str, Affine]
     alignment: ExamAlignment
@@ -224,6 +213,14 @@ class _Exam:
         image = restore(grids.on_template(data, dtype), self.flair, self.transforms['FLAIR'])
         found: npt.NDArray[np.float32] = np.asanyarray(image.dataobj)
         return found
+
+    def on_own_grids(self) -> dict[str, nb.Nifti1Image]:
+        """Return the prepared images, each on the grid that it was given on."""
+        given = {name: three_dimensional(image) for name, image in self.raw.items()}
+        return {
+            name: _as_file(grids.like(one, grids.from_ras(self.prepared[name], one), np.float32))
+            for name, one in given.items()
+        }
 
     def like_flair(self, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nifti1Image:
         """Make an image on the grid of the FLAIR."""
@@ -251,7 +248,27 @@ def _align(
         alignment.demand_trust()
     transforms = {name: _as_itk(xfm) for name, xfm in alignment.moving_from_mni.items()}
     mni = {name: _to_template(image, transforms[name]) for name, image in images.items()}
-    return _Exam(raw, mni, transforms, alignment)
+    return _Exam(raw, images, mni, transforms, alignment)
+
+
+def _ask(
+    entry: ModelEntry, exam: _Exam, brain: Any, preset: Preset, how: dict[str, Any]
+) -> tuple[Prediction, npt.NDArray[np.float32], dict[str, Any]]:
+    """Run the model; return its map on the template and on the grid of the FLAIR, and its info."""
+    from .inference.native import segment_native
+    from .inference.run import segment_detailed
+
+    if entry.is_native:
+        done = segment_native(entry, exam.on_own_grids(), exam.transforms, brain, **how)
+        return done.template, np.asanyarray(done.native.dataobj), done.info
+    found, info = segment_detailed(
+        entry,
+        {name: np.asanyarray(image.dataobj) for name, image in exam.mni.items()},
+        np.asanyarray(brain.dataobj) > 0,
+        preset=preset,
+        **how,
+    )
+    return found, exam.home(found.prob, np.float32), info
 
 
 def _load(image: Image, name: str) -> nb.Nifti1Image:
@@ -322,6 +339,7 @@ def _gather(
     exam: _Exam,
     brain_mni: Any,
     prob_mni: npt.NDArray[np.float32],
+    prob_native: npt.NDArray[np.float32],
     doubt_mni: npt.NDArray[np.float32] | None,
     info: dict[str, Any],
     rule: tuple[float, int, float],
@@ -333,7 +351,7 @@ def _gather(
     from .lesions.table import lesion_table
 
     threshold, connectivity, min_volume = rule
-    prob = exam.like_flair(np.clip(exam.home(prob_mni, np.float32), 0, 1), np.float32)
+    prob = exam.like_flair(np.clip(prob_native, 0, 1), np.float32)
     inside = np.asanyarray(brain_mni.dataobj)
     brain = exam.like_flair(exam.home(inside, np.uint8) >= 0.5, np.uint8)
     data = np.asanyarray(prob.dataobj)

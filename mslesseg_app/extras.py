@@ -16,7 +16,15 @@ from .bids.names import output_path, sidecar_of
 from .bids.sidecars import SMALLEST_KEY
 from .errors import MSLesSegError
 from .lesions.change_record import PairRecord
-from .reports.beside import lesion_map, lesions_beside, lesions_zoomed, sessions_beside
+from .metrics.consensus import METHODS
+from .metrics.members import member_masks
+from .reports.beside import (
+    lesion_map,
+    lesions_beside,
+    lesions_zoomed,
+    models_beside,
+    sessions_beside,
+)
 from .reports.content import ExamContent, table_rows
 from .reports.extra import Change, Drawing, Extra
 from .reports.page import EMBED_LIMIT
@@ -92,6 +100,7 @@ def _extra(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path, roo
             drawings = _drawings(images, exam)
             scene = viewer_scene(images, room) if room else None
         drawings += _map(exam, subject, out_dir)
+        drawings += _models(exam, subject, files, out_dir)
     except _BROKEN:
         pass
     return Extra(
@@ -181,6 +190,28 @@ def _drawings(images: ExamImages, exam: ExamContent) -> list[Drawing]:
             )
         )
     return [drawing for drawing in drawn if drawing is not None]
+
+
+def _models(exam: ExamContent, subject: str, files: ExamFiles, out_dir: Path) -> list[Drawing]:
+    """Draw one outline for each model that the exam has, where it has several."""
+    masks = _model_masks(_key(exam, subject), exam, out_dir)
+    flair = files.images.get('FLAIR')
+    if len(masks) < 2 or flair is None or files.brain is None:
+        return []
+    drawn = models_beside(nib.load(flair), nib.load(files.brain), masks)
+    return [drawn] if drawn else []
+
+
+def _model_masks(key: Exam, exam: ExamContent, out_dir: Path) -> dict[str, Any]:
+    """Return the native mask of each model: those of an ensemble, or of separate runs."""
+    assert exam.model is not None
+    path = out_dir / output_path(key, 'models_native', desc=exam.model.name)
+    if path.is_file():
+        return member_masks(path)
+    pattern = output_path(key, 'lesion_native', desc='*')
+    found = sorted((out_dir / pattern.parent).glob(pattern.name))
+    named = {path.name.partition('_desc-')[2].partition('_')[0]: path for path in found}
+    return {name: nib.load(path) for name, path in named.items() if name not in METHODS}
 
 
 def _map(exam: ExamContent, subject: str, out_dir: Path) -> list[Drawing]:

@@ -5,6 +5,7 @@ That its results are the App's, bit by bit, is tested in ``tests/integration/tes
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ import pytest
 from tiny_models import add_tiny
 
 import mslesseg_app
+from mslesseg_app import api
 from mslesseg_app.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.lesions.table import LESION_COLUMNS
+from mslesseg_app.models.store import add_command
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
 
@@ -134,6 +137,41 @@ def test_what_cannot_be_done_is_explained(flair, models, brain, change, error, w
     asked = {'flair': flair, 'model': 'tiny', 'model_dir': models, 'brain_mask': mask} | change
     with pytest.raises(error, match=words):
         mslesseg_app.segment(**asked)
+
+
+def test_a_program_gets_the_flair_and_its_answer_stays_on_that_grid(flair, ball, tmp_path):
+    """No interpolation on the way: the map is what the program wrote, within the brain."""
+    (tmp_path / 'program.py').write_text(
+        'import sys, nibabel as nb, numpy as np\n'
+        'image = nb.load(sys.argv[1])\n'
+        'prob = np.clip(np.asarray(image.dataobj) / 1000, 0, 1).astype("float32")\n'
+        'nb.Nifti1Image(prob, image.affine).to_filename(sys.argv[2])\n'
+    )
+    command = shlex.join([sys.executable, str(tmp_path / 'program.py')]) + ' {flair} {output}'
+    add_command(command, tmp_path, {'name': 'program', 'channels': ('FLAIR',)})
+    done = mslesseg_app.segment(
+        flair, model='program', model_dir=tmp_path, threads=1, brain_mask=ball
+    )
+    inside, values = np.asarray(ball.dataobj) > 0, np.asarray(nb.load(flair).dataobj)
+    expected = np.where(inside, values / np.float32(1000), 0)
+    np.testing.assert_allclose(np.asarray(done.probability.dataobj), expected, rtol=1e-6)
+    assert np.array_equal(np.asarray(done.mask.dataobj) > 0, expected >= 0.5)
+    assert done.info['model'] == 'program'
+    np.testing.assert_allclose(np.asarray(done.probability_mni.dataobj), expected, atol=1e-5)
+
+
+def test_prepared_images_return_to_the_axes_they_were_given_in(tmp_path):
+    """Turned to RAS and back, voxel by voxel."""
+    affine = np.array([[0, 0, -2.0, 30], [-1, 0, 0, 20], [0, -1.5, 0, 10], [0, 0, 0, 1]])
+    data = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
+    raw = api._load(nb.Nifti1Image(data, affine), 'FLAIR')
+    raw.header.set_xyzt_units('mm')
+    prepared = {'FLAIR': api._prepare(raw, 'FLAIR', correct=False, threads=1)}
+    assert nb.aff2axcodes(prepared['FLAIR'].affine) == ('R', 'A', 'S')
+    exam = api._Exam({'FLAIR': raw}, prepared, {}, {}, None)
+    back = exam.on_own_grids()['FLAIR']
+    assert np.array_equal(back.affine, raw.affine)
+    assert np.array_equal(back.dataobj, data)
 
 
 def test_a_network_without_weights_does_not_run(flair):

@@ -73,6 +73,8 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     list of Path
         Relative to the output folder, sorted; the subject's page is not among them.
     """
+    from ..metrics.consensus import METHODS
+
     images = [('preproc_native', name) for name in exam.images]
     images += [('preproc_mni', name) for name in exam.images]
     paths = [output_path(exam, key, suffix=name) for key, name in images]
@@ -80,6 +82,7 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     kinds = ('lesion', 'prob', 'instances', *(('uncertainty',) if uncertainty else ()))
     lesion_keys = [f'{kind}_{space}' for kind in kinds for space in ('native', 'mni')]
     lesion_keys += ['regions_native', 'lesions', 'metrics']
+    lesion_keys += ['models_native'] if model in METHODS else []
     paths += [output_path(exam, key, desc=model) for key in lesion_keys]
     paths += [sidecar_of(path) for path in paths]
     paths += [output_path(exam, 'to_mni', **{'from': name}) for name in exam.images]

@@ -23,6 +23,8 @@ _KINDS = {
     'instances': 'Number of the lesion that a voxel belongs to; 1 is the largest, 0 is no lesion.',
     'regions': 'Region of each lesion by the topography of the McDonald criteria; '
     'seg-mcdonald_dseg.tsv names the values.',
+    'models': 'Which models of the ensemble mark a voxel, each at its own threshold: the sum of 1 '
+    'for the first of Model.Members, 2 for the second, 4 for the third, and so on.',
 }
 _DOUBT = {
     'entropy': 'Entropy of the lesion probability in bits: 0 is certain, 1 is a probability of '
@@ -86,7 +88,7 @@ class Sidecars:
 
     def lesion(self, kind: str, space: str) -> dict[str, Any]:
         """Sidecar of a lesion mask, probability map, uncertainty map, instances or regions."""
-        own = kind in ('prob', 'uncertainty')
+        own = kind in ('prob', 'uncertainty', 'models')
         text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
         content: dict[str, Any] = {
             'Description': text + (_FROM_NATIVE if space == 'mni' and not own else ''),

@@ -18,6 +18,7 @@ VERBS = {
     'import': ('dataset_import', 'turn MSLesSeg or another public data set into BIDS'),
     'train': ('train', 'train a network on exams with manual masks'),
     'crossval': ('crossval', "repeat the paper's cross-validation"),
+    'export': ('export', 'labelled exams for a training of nnU-Net'),
     'hpc': ('hpc', 'job scripts for a cluster, and submitted trainings'),
     'evaluate': ('evaluate', 'compare lesion masks of any program with reference masks'),
     'consensus': ('consensus', 'combine the masks of several raters or models'),

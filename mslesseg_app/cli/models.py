@@ -12,8 +12,6 @@ from typing import Any
 from ..errors import UsageError
 from . import parsing
 
-_MODALITIES = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w'}
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``models``."""
@@ -79,8 +77,8 @@ def _add_adding(parser: argparse.ArgumentParser) -> None:
     add('--architecture', metavar='NAME', help='The network; a bundle says it itself.')
     add('--name', help='Letters and digits (default: that of the bundle or architecture).')
     add('--title', help='One line for the card.')
-    add('--channels', nargs='+', type=_modality, metavar='MODALITY', help='In their order.')
-    add('--required', nargs='+', type=_modality, metavar='MODALITY', help='Default: all.')
+    add('--channels', nargs='+', type=parsing.modality, metavar='MODALITY', help='In their order.')
+    add('--required', nargs='+', type=parsing.modality, metavar='MODALITY', help='Default: all.')
     add('--missing', choices=['refuse', 'zero', 'ignore'], help='Without one of the others.')
     add('--normalisation', metavar='METHOD', help='zscore, zscore-joint or robust.')
     add('--threshold', type=parsing.number(0.001, 0.999), metavar='P')
@@ -95,12 +93,6 @@ def _add_adding(parser: argparse.ArgumentParser) -> None:
 def _add_fetching(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--url', help='Instead of the address in the description.')
     parser.add_argument('--sha256', metavar='HEX', type=_digest, help='Of the file at --url.')
-
-
-def _modality(text: str) -> str:
-    if text.lower() not in _MODALITIES:
-        raise argparse.ArgumentTypeError(f'{text!r} is none of {", ".join(_MODALITIES.values())}')
-    return _MODALITIES[text.lower()]
 
 
 def _digest(text: str) -> str:

@@ -111,6 +111,14 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def modality(text: str) -> str:
+    """Read FLAIR, T1w or T2w, in any case."""
+    known = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w'}
+    if text.lower() not in known:
+        raise argparse.ArgumentTypeError(f'{text!r} is none of {", ".join(known.values())}')
+    return known[text.lower()]
+
+
 def device(text: str) -> str:
     """Read the name of a device."""
     if not re.fullmatch(r'auto|cpu|cuda(:\d+)?', text):

@@ -52,6 +52,13 @@ ROLES: dict[str, dict[str, Role]] = {
         'model_dir': 'out',
         'cache': 'out',
     },
+    'export': {
+        'data': 'in',
+        'masks': 'in',
+        'preprocessed': 'in',
+        'target': 'out',
+        'cache': 'out',
+    },
     'evaluate': {'prediction': 'in', 'reference': 'in', 'probability': 'in', 'output': 'out'},
     'consensus': {
         'masks': 'in',

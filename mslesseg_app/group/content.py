@@ -14,6 +14,7 @@ from ..reports.tabular import Cell, Column, Interval, Spread, Table
 from . import quality, summaries
 from .evaluation import RATER_COLUMNS
 from .gather import STATES
+from .models import SHOWN
 from .progress import PROGRESS_COLUMNS
 from .regions import REGION_COLUMNS, REGIONS
 from .statistics import FEWEST_FOR_TEST, RESAMPLES
@@ -335,6 +336,83 @@ def comparison_section(rows: Sequence[dict[str, Any]]) -> Section:
         tables=(table,),
         files=(_file('comparison'),),
     )
+
+
+def models_section(rows: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> Section:
+    """Show the models side by side, and how far they agree."""
+    tables, words = [], []
+    if rows:
+        tables.append(_side_by_side(rows))
+    if pairs:
+        tables.append(_agreement_table(pairs))
+        words.append(
+            'Agreement compares the masks of two models on the grid of the FLAIR; it needs no '
+            'reference, and two models that agree may both be wrong. Exams on which the models '
+            'agree unusually little are among the flagged exams.'
+        )
+    files = [_file('models')] * bool(rows)
+    files += [_file('model_pairs'), _file('model_agreement')] * bool(pairs)
+    return Section(
+        'models', 'Models side by side', words=tuple(words), tables=tuple(tables),
+        files=tuple(files),
+    )  # fmt: skip
+
+
+def _side_by_side(rows: Sequence[dict[str, Any]]) -> Table:
+    shown = [name for name in SHOWN if any(row.get(name) is not None for row in rows)]
+    heads = (
+        Column('model', 'model'),
+        Column('n_exams', 'exams'),
+        *(Column(name, name.replace('_', ' ')) for name in shown),
+        Column('seconds', 'time', '', 's'),
+        Column('memory_gib', 'memory', '', 'GiB'),
+    )
+    cells = tuple(
+        (
+            row['model'],
+            row.get('n_exams'),
+            *(_interval_of(row, name) for name in shown),
+            _cell(row['seconds']),
+            _cell(row['memory_gib']),
+        )
+        for row in rows
+    )
+    note = (
+        'Mean over exams with a reference (95 % interval). Time: median of the inference of an '
+        'exam, on the machines of the runs; memory: highest, of runs with --resource-monitor.'
+    )
+    return Table('side_by_side', 'Accuracy and cost of each model', heads, cells, (note,))
+
+
+def _interval_of(row: dict[str, Any], name: str) -> Cell:
+    if row.get(name) is None:
+        return None
+    return Interval(row[name], row[f'{name}_ci_low'], row[f'{name}_ci_high'])
+
+
+def _agreement_table(pairs: Sequence[dict[str, Any]]) -> Table:
+    titles = {
+        'DSC': 'DSC',
+        'volume_difference_ml': 'volume difference (ml)',
+        'shared_a': 'lesions of the first met by the second',
+        'shared_b': 'lesions of the second met by the first',
+    }
+    found = {(row['model_a'], row['model_b'], row['measure']): row for row in pairs}
+    names = list(dict.fromkeys((row['model_a'], row['model_b']) for row in pairs))
+    heads = (
+        Column('pair', 'models'),
+        *(Column(name, title) for name, title in titles.items()),
+        Column('n_exams', 'exams'),
+    )
+    cells = tuple(
+        (
+            f'{one} − {two}',
+            *(_interval(found[one, two, measure]) for measure in titles),
+            found[one, two, 'DSC']['n_exams'],
+        )
+        for one, two in names
+    )
+    return Table('model_agreement', 'Agreement between models', heads, cells, (_INTERVALS,))
 
 
 def agreement_section(rows: Sequence[dict[str, Any]], charts: Sequence[Chart]) -> Section:

@@ -198,40 +198,42 @@ def _on_grid(files: dict[str, Path], reference: Any, path: Path) -> tuple[Mask, 
     """Return a model's mask on the grid of the reference mask, and the name of that grid."""
     if is_template_grid(reference):
         native = files.get('orig')
-        image = _load(native) if native else None
+        image = load_image(native) if native else None
         if image is not None and same_grid(image, reference.shape, reference.affine):
-            return _voxels(image), 'orig'  # the FLAIR itself is on the template grid
+            return voxels_of(image), 'orig'  # the FLAIR itself is on the template grid
         if 'MNI152NLin6Asym' not in files:
             raise NoInputError('There is no mask on the template grid, where the reference is.')
-        return _voxels(_load(files['MNI152NLin6Asym'])), 'MNI152NLin6Asym'
+        return voxels_of(load_image(files['MNI152NLin6Asym'])), 'MNI152NLin6Asym'
     if 'orig' not in files:
         raise NoInputError('There is no mask on the native grid, where the reference is.')
-    image = _load(files['orig'])
+    image = load_image(files['orig'])
     if same_grid(image, reference.shape, reference.affine):
-        return _voxels(image), 'orig'
+        return voxels_of(image), 'orig'
     check_overlap(image, reference, path)
     moved = resample(image, reference.shape, reference.affine, np.eye(4), order='nearest')
-    return _voxels(moved), 'reference'
+    return voxels_of(moved), 'reference'
 
 
 def _probability(files: dict[str, Path], grid: str, reference: Any) -> Any:
     """Return the probability on the grid, or None where there is none without resampling."""
     if grid not in files:
         return None
-    image = _load(files[grid])
+    image = load_image(files[grid])
     if not same_grid(image, reference.shape, reference.affine):
         return None
     return np.clip(_data(image).astype(np.float32), 0, 1)
 
 
-def _load(path: Path) -> Any:
+def load_image(path: Path) -> Any:
+    """Open an image; DataError if it is none."""
     try:
         return nb.load(path)
     except UNREADABLE as error:
         raise DataError(f'{path} cannot be read: {error}') from error
 
 
-def _voxels(image: Any) -> Mask:
+def voxels_of(image: Any) -> Mask:
+    """Return where a mask is; DataError if its file is damaged."""
     return np.asarray(_data(image) > 0)
 
 
@@ -255,7 +257,7 @@ def _add_consensus(
     """Evaluate the joint masks of all models, and each model against them."""
     masks = {model: mask for model, (mask, _, _) in found.items()}
     grid = min(grid for _, grid, _ in found.values())
-    box = _box([truth, *masks.values()])
+    box = box_of([truth, *masks.values()])
     cut = {model: mask[box] for model, mask in masks.items()}
     joint = {method: consensus(list(cut.values()), method) for method in METHODS}
     for method, result in joint.items():
@@ -287,7 +289,7 @@ def _experiment(scores: dict[str, Any]) -> dict[str, Any]:
     return {**numbers, 'in_C2': 'yes' if scores['in_C2'] else 'no'}
 
 
-def _box(masks: Iterable[Mask], margin: int = 3) -> tuple[slice, ...]:
+def box_of(masks: Iterable[Mask], margin: int = 3) -> tuple[slice, ...]:
     """Return the box that holds all masks and a margin: nothing outside it can matter."""
     union = np.logical_or.reduce(list(masks))
     box = []

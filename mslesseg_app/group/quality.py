@@ -55,6 +55,7 @@ JUDGED: dict[str, Judged] = {
     'lesion_load_percent': Judged(
         'lesion load', 0.05, lambda x: np.log10(1e4 * x + 1), by_model=True
     ),
+    'model_agreement': Judged('agreement of the models', 0.05, low_only=True),
     'brain_volume_ml': Judged('brain volume', 20.0),
     'brain_volume_mni_ml': Judged('brain volume, template grid', 20.0),
     'flair_slice_thickness_mm': Judged('slice thickness of the FLAIR', 0.5),
@@ -68,7 +69,10 @@ OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
     'participant_id': {'Description': 'Participant.'},
     'session_id': {'Description': 'Session; n/a where the dataset has none.'},
     'model': {'Description': 'Model; n/a where the number does not depend on it.'},
-    'column': {'Description': 'Column of group_volumes.tsv that is an outlier.'},
+    'column': {
+        'Description': 'Column of group_volumes.tsv that is an outlier, or model_agreement: '
+        'the mean DSC of all pairs of models (group_model_pairs.tsv).'
+    },
     'value': {'Description': 'The value in this exam.'},
     'median': {'Description': 'Median of all exams.'},
     'robust_z': {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -25,7 +26,7 @@ from ..reports.charts import Chart, Series
 from ..reports.group_page import Fact, Section, write_group_page
 from ..reports.tabular import Table, to_latex, to_markdown, write_records
 from ..settings import Settings
-from . import change, content, pictures, progress, quality, regions, summaries
+from . import change, content, models, pictures, progress, quality, regions, summaries
 from .evaluation import (
     CONSENSUS,
     RATER_COLUMNS,
@@ -133,8 +134,10 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
     _frequency(report, views, review)
     _regions(report, volumes)
     _progress(report, volumes, review)
-    outliers = _outliers(report, volumes)
-    _accuracy(report, holdings, references)
+    pairs = _pairs(report, holdings)
+    outliers = _outliers(report, _with_agreement(volumes, pairs))
+    means = _accuracy(report, holdings, references)
+    _models(report, means, pairs)
     shown = Looked(everything, review, views, outliers, settings.out_dir)
     _write_texts(report, volumes, holdings, len(references), shown)
     if not quiet:
@@ -304,8 +307,10 @@ def _colours(volumes: pd.DataFrame) -> dict[str, int]:
 # ------------------------------------------------------------------------- accuracy
 
 
-def _accuracy(report: _Report, holdings: Holdings, references: dict[Key, Path]) -> None:
-    """Evaluate all masks of exams with a reference, and write what follows from it."""
+def _accuracy(
+    report: _Report, holdings: Holdings, references: dict[Key, Path]
+) -> list[dict[str, Any]]:
+    """Evaluate all masks of exams with a reference; return one row a model and metric."""
     named = 'manual' in report.settings.derivatives
     if not references:
         words = (
@@ -318,7 +323,7 @@ def _accuracy(report: _Report, holdings: Holdings, references: dict[Key, Path]) 
         report.sections.append(
             Section('accuracy', 'Agreement with the reference', warnings=(words,))
         )
-        return
+        return []
     outcomes = evaluate_all(_tasks(report.settings, holdings, references), report.settings.nprocs)
     problems = _problems(report, outcomes, references)
     rows = [row for outcome in outcomes for row in outcome.rows]
@@ -327,8 +332,8 @@ def _accuracy(report: _Report, holdings: Holdings, references: dict[Key, Path]) 
         report.sections.append(
             Section('accuracy', 'Agreement with the reference', warnings=reasons)
         )
-        return
-    _write_accuracy(
+        return []
+    return _write_accuracy(
         report, rows, [row for outcome in outcomes for row in outcome.raters], problems
     )
 
@@ -376,7 +381,7 @@ def _write_accuracy(
     rows: list[dict[str, Any]],
     raters: list[dict[str, Any]],
     problems: list[str],
-) -> None:
+) -> list[dict[str, Any]]:
     import pandas as pd
 
     seed = report.settings.random_seed
@@ -406,6 +411,42 @@ def _write_accuracy(
     if raters:
         report.records('raters', raters, RATER_COLUMNS)
         report.sections.append(content.consensus_section(raters))
+    return means
+
+
+# -------------------------------------------------------------------- models side by side
+
+
+def _pairs(report: _Report, holdings: Holdings) -> list[dict[str, Any]]:
+    """Compare the models of each exam with each other."""
+    rows, problems = models.pair_rows(holdings)
+    report.said += problems
+    if rows:
+        report.records('model_pairs', rows, models.PAIR_COLUMNS)
+    return rows
+
+
+def _with_agreement(volumes: pd.DataFrame, pairs: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Add the agreement of the models to the rows of the exams that have several."""
+    exams = list(zip(volumes['participant_id'], volumes['session_id'], strict=True))
+    known = zip(exams, quality.numbers(volumes, 'model_agreement'), strict=True)
+    agreed = {exam: float(value) for exam, value in known if math.isfinite(value)}
+    agreed |= models.exam_agreement(pairs)
+    return volumes.assign(model_agreement=[agreed.get(exam, math.nan) for exam in exams])
+
+
+def _models(
+    report: _Report, means: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
+) -> None:
+    """Show all models side by side: accuracy and cost, and how far they agree."""
+    rows = models.model_rows(means, models.costs(report.settings.out_dir))
+    if rows:
+        report.records('models', rows, models.MODEL_COLUMNS)
+    summary = models.pair_summary(pairs, report.settings.random_seed)
+    if summary:
+        report.records('model_agreement', summary, models.PAIR_SUMMARY_COLUMNS)
+    if rows or summary:
+        report.sections.append(content.models_section(rows, summary))
 
 
 # ---------------------------------------------------------------------------- texts

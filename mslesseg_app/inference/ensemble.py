@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from mslesseg_app.errors import DataError, UsageError
 from mslesseg_app.inference.prediction import Prediction, pool
 from mslesseg_app.metrics.consensus import Consensus, consensus
+from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.settings import MODALITIES
 
@@ -197,6 +199,36 @@ def combine(
     probabilities = [p.prob for p in predictions]
     agreed = consensus(masks, method, probabilities=probabilities)
     return pool(predictions), agreed.probability, agreed
+
+
+def models_agreement(
+    names: Sequence[str], predictions: Sequence[Prediction], thresholds: Sequence[float]
+) -> dict[str, Any]:
+    """Return the Dice coefficients of the masks of several models: of all pairs, and their mean.
+
+    Parameters
+    ----------
+    names : sequence of str
+    predictions : sequence of Prediction
+        One a model, on one grid.
+    thresholds : sequence of float
+        From which each model's probability is lesion.
+
+    Returns
+    -------
+    dict
+        ``MeanDSC``, and ``Pairs``: a list of ``Models`` (two names) and ``DSC``; two empty masks
+        have 1.
+    """
+    masks = [p.prob >= limit for p, limit in zip(predictions, thresholds, strict=True)]
+    pairs = [
+        {
+            'Models': [names[one], names[two]],
+            'DSC': round(voxel_agreement(masks[one], masks[two])['DSC'], 6),
+        }
+        for one, two in itertools.combinations(range(len(masks)), 2)
+    ]
+    return {'MeanDSC': round(float(np.mean([p['DSC'] for p in pairs])), 6), 'Pairs': pairs}
 
 
 def _texts(value: Any) -> list[str]:

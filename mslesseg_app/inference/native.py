@@ -72,18 +72,45 @@ def segment_native(
     """
     check_modalities(entry, images)
     flair, flair_from_mni = images['FLAIR'], native_from_mni['FLAIR']
-    inside = np.asanyarray(restore(brain, flair, flair_from_mni).dataobj) >= 0.5
-    moved = {
-        name: _on_flair(images[name], flair, compose(xfm, invert(flair_from_mni)))
-        for name, xfm in native_from_mni.items()
-        if name in entry.channels and name in images
-    }
+    used = {n: image for n, image in images.items() if n == 'FLAIR' or n in entry.channels}
+    moved, inside = bring_to_flair(used, native_from_mni, brain)
     found, info = segment_detailed(entry, moved, inside, affine=flair.affine, **how)
     placed = nb.Nifti1Image(found.prob, flair.affine)
     template = resample(placed, TEMPLATE_SHAPE, TEMPLATE_AFFINE, flair_from_mni)
     prob = np.clip(np.asanyarray(template.dataobj, dtype=np.float32), 0, 1)
     native = grids.like(flair, found.prob, np.float32)
     return NativeResult(native, Prediction(prob, notes=found.notes), info)
+
+
+def bring_to_flair(
+    images: Mapping[str, Any], native_from_mni: Mapping[str, Affine], brain: Any
+) -> tuple[dict[str, npt.NDArray[np.float32]], npt.NDArray[np.bool_]]:
+    """Bring all images of an exam, and its brain mask, to the grid of the FLAIR.
+
+    Parameters
+    ----------
+    images : mapping of modality to nibabel image
+        Each on its own grid, with the FLAIR.
+    native_from_mni : mapping of modality to array (4, 4)
+        Template points to points of each image (mm, RAS+).
+    brain : nibabel image
+        Mask on the template grid.
+
+    Returns
+    -------
+    moved : dict of modality to float32 array (X, Y, Z)
+        The FLAIR as it is, the others in one linear interpolation.
+    inside : bool array (X, Y, Z)
+        Voxels of which at least half is brain.
+    """
+    flair, flair_from_mni = images['FLAIR'], native_from_mni['FLAIR']
+    inside = np.asanyarray(restore(brain, flair, flair_from_mni).dataobj) >= 0.5
+    flair_to_mni = invert(flair_from_mni)
+    moved = {
+        name: _on_flair(image, flair, compose(native_from_mni[name], flair_to_mni))
+        for name, image in images.items()
+    }
+    return moved, inside
 
 
 def _on_flair(image: Any, flair: Any, image_from_flair: Affine) -> npt.NDArray[np.float32]:

@@ -145,7 +145,7 @@ class JoinModels(GuardedInterface):
     output_spec = _SegmentOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from ..inference.ensemble import combine
+        from ..inference.ensemble import combine, models_agreement
         from ..inference.prediction import Prediction
 
         found = [
@@ -155,6 +155,8 @@ class JoinModels(GuardedInterface):
         method, thresholds = self.inputs.method, self.inputs.thresholds
         pooled, joined, agreed = combine(found, thresholds, method)
         info = _joined_info(method, list(self.inputs.infos), agreed)
+        names = [member['Name'] for member in info['members']]
+        info['agreement'] = models_agreement(names, found, thresholds)
         return _maps(pooled, joined, self.inputs.uncertainty, info, cwd)
 
 
@@ -213,6 +215,7 @@ class _LesionsOutput(TraitedSpec):
     summary = traits.Dict(desc='LesionCount, LesionVolume_mm3, LargestLesion_mm3')
     metadata = traits.Dict(desc='the summary, notes of the model and the models of an ensemble')
     edit = traits.Dict(desc='that and how the mask was edited')
+    models_file = File(desc='which models of an ensemble mark a voxel: bit n for model n')
 
 
 class FindLesions(GuardedInterface):
@@ -240,13 +243,15 @@ class FindLesions(GuardedInterface):
         )
         labels, edit = self._edited(image, labels, voxel)
         mni_from_native = invert(read_itk(Path(self.inputs.transform)))
+        models = self._models()
         table = lesion_table(
-            labels, image.affine, prob, mni_from_native, self._uncertainty(), self._models()
+            labels, image.affine, prob, mni_from_native, self._uncertainty(), models
         )
         summary = _summary(labels, voxel)
         table_file = cwd / 'lesions.tsv'
         write_tsv(table, table_file)
-        return {
+        bits = {'models_file': _save_bits(image, models, cwd)} if models else {}
+        return bits | {
             'mask_file': grids.save(grids.like(image, labels > 0, np.uint8), cwd / 'mask.nii.gz'),
             'labels_file': grids.save(
                 grids.like(image, labels, label_dtype(labels)), cwd / 'labels.nii.gz'
@@ -287,6 +292,15 @@ class FindLesions(GuardedInterface):
         return [np.asanyarray(nb.load(path).dataobj) >= limit for path, limit in pairs]
 
 
+def _save_bits(image: Any, models: list[np.ndarray], cwd: Path) -> str:
+    """Save which models mark a voxel, model n by the value of bit n."""
+    bits = np.zeros(image.shape[:3], np.int32)
+    for number, mask in enumerate(models):
+        bits[mask] += 1 << number
+    kind = np.uint8 if len(models) <= 8 else np.int32
+    return grids.save(grids.like(image, bits, kind), cwd / 'models.nii.gz')
+
+
 def _noted(info: dict[str, Any]) -> dict[str, Any]:
     """Return what a sidecar should tell of a model's work on this exam."""
     noted: dict[str, Any] = {}
@@ -294,6 +308,8 @@ def _noted(info: dict[str, Any]) -> dict[str, Any]:
         noted['Notes'] = list(info['notes'])
     if info.get('members'):
         noted['Models'] = list(info['members'])
+    if info.get('agreement'):
+        noted['ModelAgreement'] = dict(info['agreement'])
     return noted
 
 

@@ -97,4 +97,5 @@ class MeasureExam(GuardedInterface):
             **(self.inputs.selfcheck or {}),
             'modalities_used': ','.join(info['used']),
             'modalities_missing': ','.join(info['missing']) or None,
+            'model_agreement': info.get('agreement', {}).get('MeanDSC'),
         }

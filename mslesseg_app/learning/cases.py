@@ -14,8 +14,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..bids.exams import Exam, find_exams
 from ..bids.names import output_path, sidecar_of
@@ -24,7 +26,7 @@ from ..files import write_bytes, write_json
 from ..metrics.images import read_mask
 from ..settings import Settings
 from ..spatial.affines import read_itk
-from ..spatial.grids import compressed, on_template
+from ..spatial.grids import compressed, like, on_template
 from ..spatial.resample import resample
 from ..spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 from ..training.cases import LabelledCase, scan_digest
@@ -36,12 +38,13 @@ NORMAL_BRIGHT = 'label-normalhyperintensity'
 
 @dataclass(frozen=True)
 class _Dataset:
-    """One dataset, the exams that are taken from it, and how the App runs on them."""
+    """One dataset, the exams that are taken from it, how the App runs on them, and the grid."""
 
     bids_dir: Path
     cache: Path
     settings: Settings
     exams: tuple[Exam, ...]
+    native: bool = False
 
 
 def find_cases(
@@ -52,6 +55,7 @@ def find_cases(
     preprocessed: Path | None = None,
     exclude: Sequence[str] = (),
     unlabelled: bool = False,
+    native: bool = False,
     threads: int = 1,
 ) -> list[LabelledCase]:
     """Find the exams of one or several datasets that have a manual mask.
@@ -73,6 +77,8 @@ def find_cases(
         Exams (``sub-01_ses-1``) or participants that are left out; each must exist.
     unlabelled : bool
         Take the exams without masks instead of those with one.
+    native : bool
+        Bring the images of raw exams to the grid of their FLAIR instead of the template's.
     threads : int
 
     Raises
@@ -94,7 +100,7 @@ def find_cases(
     datasets = [
         _open_dataset(
             path, of(cache, path) or cache, of(masks, path), of(preprocessed, path),
-            unlabelled, threads,
+            unlabelled, native, threads,
         )
         for path in folders
     ]  # fmt: skip
@@ -108,6 +114,7 @@ def _open_dataset(
     masks: Path | None,
     preprocessed: Path | None,
     unlabelled: bool,
+    native: bool,
     threads: int,
 ) -> _Dataset:
     if not bids_dir.is_dir():
@@ -128,7 +135,7 @@ def _open_dataset(
             if unlabelled
             else f'No exam of {bids_dir} has a lesion mask in {root}.'
         )
-    return _Dataset(bids_dir, cache, settings, exams)
+    return _Dataset(bids_dir, cache, settings, exams, native)
 
 
 def _check_names(datasets: Sequence[_Dataset], exclude: Sequence[str]) -> None:
@@ -156,9 +163,10 @@ def _names(exclude: Sequence[str]) -> set[str]:
 def _cases_of(dataset: _Dataset, exclude: Sequence[str]) -> list[LabelledCase]:
     left = _names(exclude)
     exams = [e for e in dataset.exams if not left & {e.label, f'sub-{e.subject}'}]
-    _preprocess([exam for exam in exams if not exam.registered], dataset.settings)
+    raw = [exam for exam in exams if not exam.registered]
+    _preprocess(raw, dataset.settings, dataset.native)
     splits = _splits(dataset.bids_dir)
-    return [_case(exam, dataset.settings, dataset.cache, splits) for exam in exams]
+    return [_case(exam, dataset, splits) for exam in exams]
 
 
 def _is_label(mask: Path | None) -> bool:
@@ -188,16 +196,16 @@ def _settings(
     )
 
 
-def _preprocess(exams: list[Exam], settings: Settings) -> None:
+def _preprocess(exams: list[Exam], settings: Settings, native: bool) -> None:
     """Run the App on the raw exams that its output folder lacks."""
-    absent = [exam for exam in exams if not _is_there(exam, settings.out_dir)]
+    absent = [exam for exam in exams if not _is_there(exam, settings.out_dir, native)]
     if not absent:
         return
     from ..app import run_participants
 
     subjects = tuple(dict.fromkeys(exam.subject for exam in absent))
     run_participants(replace(settings, participants=subjects, derivatives={}))
-    failed = [exam.label for exam in absent if not _is_there(exam, settings.out_dir)]
+    failed = [exam.label for exam in absent if not _is_there(exam, settings.out_dir, native)]
     if failed:
         raise DataError(
             f'The App could not bring {failed[0]} to the template'
@@ -206,17 +214,23 @@ def _preprocess(exams: list[Exam], settings: Settings) -> None:
         )
 
 
-def _is_there(exam: Exam, out: Path) -> bool:
-    images = [output_path(exam, 'preproc_mni', suffix=name) for name in exam.images]
-    needed = [*images, output_path(exam, 'brain_mni'), _transform(exam)]
+def _is_there(exam: Exam, out: Path, native: bool) -> bool:
+    kind = 'preproc_native' if native else 'preproc_mni'
+    images = [output_path(exam, kind, suffix=name) for name in exam.images]
+    moved = [_transform(exam, name) for name in (exam.images if native else ('FLAIR',))]
+    needed = [*images, _brain(exam), *moved]
     return all((out / path).is_file() for path in needed)
 
 
-def _transform(exam: Exam) -> Path:
-    return output_path(exam, 'to_mni', **{'from': 'FLAIR'})
+def _transform(exam: Exam, modality: str = 'FLAIR') -> Path:
+    return output_path(exam, 'to_mni', **{'from': modality})
 
 
-def _case(exam: Exam, settings: Settings, cache: Path, splits: dict[str, str]) -> LabelledCase:
+def _brain(exam: Exam) -> Path:
+    return output_path(exam, 'brain_mni')
+
+
+def _case(exam: Exam, dataset: _Dataset, splits: dict[str, str]) -> LabelledCase:
     subject = f'sub-{exam.subject}'
     if exam.problem is not None:
         raise DataError(
@@ -227,14 +241,36 @@ def _case(exam: Exam, settings: Settings, cache: Path, splits: dict[str, str]) -
     split = splits.get(subject, '')
     if exam.registered:
         return LabelledCase(exam.label, subject, exam.images, mask, None, split, negatives)
-    out = settings.out_dir
+    out, cache = dataset.settings.out_dir, dataset.cache
+    if dataset.native:
+        images, brain = _on_flair_grid(exam, out, cache / 'native')
+        return LabelledCase(exam.label, subject, images, mask, brain, split, negatives)
     images = {name: out / output_path(exam, 'preproc_mni', suffix=name) for name in exam.images}
     moved = [
         None if path is None else _moved_mask(exam, path, out / _transform(exam), cache / 'masks')
         for path in (mask, negatives)
     ]
-    brain = out / output_path(exam, 'brain_mni')
+    brain = out / _brain(exam)
     return LabelledCase(exam.label, subject, images, moved[0], brain, split, moved[1])
+
+
+def _on_flair_grid(exam: Exam, out: Path, folder: Path) -> tuple[dict[str, Path], Path]:
+    """Write what the App made of an exam on the grid of its FLAIR: images, and brain mask."""
+    from ..inference.native import bring_to_flair
+    from ..spatial.reading import open_image
+
+    images = {
+        name: open_image(out / output_path(exam, 'preproc_native', suffix=name))
+        for name in exam.images
+    }
+    transforms = {name: read_itk(out / _transform(exam, name)) for name in exam.images}
+    moved, inside = bring_to_flair(images, transforms, open_image(out / _brain(exam)))
+    maps: dict[str, npt.NDArray[Any]] = {**moved, 'brain': inside.astype(np.uint8)}
+    paths = {name: folder / f'{exam.label}_{name}.nii.gz' for name in maps}
+    for name, data in maps.items():
+        write_bytes(paths[name], compressed(like(images['FLAIR'], data, data.dtype)))
+    brain = paths.pop('brain')
+    return paths, brain
 
 
 def _negatives(mask: Path | None) -> Path | None:

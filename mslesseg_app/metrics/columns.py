@@ -41,6 +41,10 @@ def metric_columns() -> dict[str, dict[str, Any]]:
         **_region_columns(),
         'modalities_used': {'Description': 'Images that the model used.'},
         'modalities_missing': {'Description': 'Images that the model knows and the exam lacks.'},
+        'model_agreement': {
+            'Description': 'Of an ensemble: mean Dice coefficient of the masks of its models, '
+            'over all pairs, on the template grid.'
+        },
         **QC_COLUMNS,
         **SELFCHECK_COLUMNS,
         'reference_grid': {

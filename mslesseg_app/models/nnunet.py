@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _LARGEST_TEXT = 50_000_000
 _HEADER = 'nnunet'
+EXPORT_KEY = 'mslesseg'
+"""In ``dataset.json``: how `mslesseg_app.learning.nnunet_export` made the images."""
 _OWN_OPTIONS = ('configuration', 'folds', 'checkpoint', 'lesion', 'mirroring', 'trainer')
 _READERS = ('SimpleITKIO', 'NibabelIO', 'NibabelIOWithReorient')
 _TRUSTED = ('dynamic_network_architectures.', 'torch.nn.')
@@ -107,12 +109,13 @@ def _read(
     path: Path, staging: Path, wishes: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Path]]:
     """Read a model whose JSON files may hold anything."""
-    options = dict(wishes.get('options', {}))
+    given = dict(wishes.get('options', {}))
     tree = _Tree(path)
     tree.check_paths()
-    folder = _trainer_folder(tree, options.get('configuration'))
+    folder = _trainer_folder(tree, given.get('configuration'))
     plans, dataset = (tree.read_json(folder / name) for name in ('plans.json', 'dataset.json'))
     _check_dataset(path, dataset)
+    options = _as_exported(dataset) | given
     folds = _folds(tree, folder, options)
     weights, abouts = [], []
     for number, place in folds.items():
@@ -452,6 +455,14 @@ def _save(tensors: Mapping[str, Any], about: dict[str, Any], target: Path) -> No
 
 
 # ------------------------------------------------------------------------------ checks
+
+
+def _as_exported(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return grid and skull of images that ``mslesseg export nnunet`` wrote, where it did."""
+    made = dataset.get(EXPORT_KEY)
+    if not isinstance(made, dict):
+        return {}
+    return {key: made[key] for key in ('space', 'whole_head') if key in made}
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ They show what the slice viewer shows, for print and for browsers that cannot dr
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -322,6 +323,69 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         modality='',
     )
     return Drawing(figure, svg.mosaic(panels, columns=len(panels)), len(panels))
+
+
+#: Colours of models, apart also for colour-blind eyes; further models begin again.
+MODEL_COLOURS = {
+    'orange': '#ffb000',
+    'blue': '#4dd2ff',
+    'pink': '#ff5cf4',
+    'green': '#78e678',
+    'red': '#ff5c5c',
+    'white': '#ffffff',
+}
+
+
+def models_beside(
+    flair: Any, brain: Any, masks: Mapping[str, Any], most: int = MOST_ROWS
+) -> Drawing | None:
+    """Draw the outline of each model's mask on the slices through the largest lesions.
+
+    Parameters
+    ----------
+    flair, brain : image (X, Y, Z)
+    masks : mapping of model to image (X, Y, Z)
+        On the same grid, two or more.
+
+    Returns
+    -------
+    Drawing or None
+        None where no model marks a lesion.
+
+    Raises
+    ------
+    DataError
+        If grids differ.
+    """
+    first = oriented(flair)
+    found = {
+        name: np.asarray(oriented_like(mask, first, f'The mask of {name}').data) > 0
+        for name, mask in masks.items()
+    }
+    union = np.logical_or.reduce(list(found.values()))
+    if not union.any():
+        return None
+    axis = first.thick_axis
+    stage = _stage(flair, first, brain, union)
+    words = dict(zip(found, itertools.cycle(MODEL_COLOURS), strict=False))
+    panels = []
+    for index in _largest_cuts(_components(union.astype(np.int32)), axis, most):
+        panel = _panel(stage, axis, index, 'FLAIR', np.zeros(union.shape, np.int32), {})
+        for name, mask in found.items():
+            lines = outlines(np.asarray(stage.cut(mask, axis, index)), pixel_size(first, axis))
+            svg.contour(panel.element, lines, MODEL_COLOURS[words[name]], _class='msl-line')
+        panels.append(panel)
+    key = ', '.join(f'{name} {colour}' for name, colour in words.items())
+    figure = Figure(
+        kind='models',
+        path='',
+        title='Outlines by model',
+        caption=f'{PLANES[axis].capitalize()} slices through the largest lesions that any model '
+        f'marks. Outlines: {key}. Radiological convention.',
+        alt=f'{len(panels)} {PLANES[axis]} FLAIR slices with one outline for each model.',
+        modality='FLAIR',
+    )
+    return Drawing(figure, svg.mosaic(panels, columns=_COLUMNS), _COLUMNS)
 
 
 def _stage(image: Any, grid: Volume, brain: Any, spots: NDArray[np.bool_]) -> Stage:

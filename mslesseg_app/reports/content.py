@@ -24,7 +24,9 @@ from .markup import readable
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 
 #: Kinds of figure in the order of the report.
-FIGURE_KINDS = ('overview', 'beside', 'change', 'map', 'lesions', 'brain', 'alignment', 'other')
+FIGURE_KINDS = (
+    'overview', 'beside', 'models', 'change', 'map', 'lesions', 'brain', 'alignment', 'other',
+)  # fmt: skip
 
 _GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
 #: Colours of the states of the self-check are those of the verdicts.

@@ -190,8 +190,16 @@ def _edit_in_words(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _models_in_words(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tell how STAPLE judged each model of an ensemble."""
-    return tuple(
+    """Tell how far the models of an ensemble agree, and how STAPLE judged each."""
+    agreement = info.get('agreement', {}).get('MeanDSC')
+    words = (
+        f'The masks of the {len(info.get("members", ()))} models agree with a Dice coefficient of '
+        f'{agreement:.2f} (mean of all pairs).'
+        if agreement is not None
+        else ''
+    )
+    agreed = (words,) if words else ()
+    return agreed + tuple(
         f'STAPLE gave {member["Name"]} a sensitivity of {_rate(member["Sensitivity"])} and a '
         f'specificity of {_rate(member["Specificity"])} (among voxels that a model marked, and '
         'those around them).'

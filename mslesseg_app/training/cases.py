@@ -118,6 +118,14 @@ def read_case(case: LabelledCase, entry: ModelEntry) -> RawCase:
     """
     try:
         check_modalities(entry, case.images)
+    except MSLesSegError as error:
+        raise DataError(f'{case.name}: {error.message}', error.hint or _LEAVE_OUT) from error
+    return read_channels(case, entry.channels)
+
+
+def read_channels(case: LabelledCase, channels: Sequence[str]) -> RawCase:
+    """Read a case with these modalities, zeros where one is absent; see `read_case`."""
+    try:
         images = {name: check_image(path) for name, path in case.images.items()}
         _check_grids(case, images)
         flair: Any = images['FLAIR']
@@ -127,11 +135,11 @@ def read_case(case: LabelledCase, entry: ModelEntry) -> RawCase:
             raise DataError(f'{case.mask} is empty: it marks no lesion.', _LEAVE_OUT)
     except MSLesSegError as error:
         raise DataError(f'{case.name}: {error.message}', error.hint or _LEAVE_OUT) from error
-    present = tuple(name in case.images for name in entry.channels)
+    present = tuple(name in case.images for name in channels)
     empty = np.zeros(brain.shape, np.float32)
     arrays = [
         np.asanyarray(images[name].dataobj, dtype=np.float32) if name in images else empty
-        for name in entry.channels
+        for name in channels
     ]
     spacing = tuple(float(v) for v in nb.affines.voxel_sizes(flair.affine))
     labelled = case.mask is not None

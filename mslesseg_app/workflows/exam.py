@@ -104,7 +104,7 @@ def init_exam_wf(
         ]),
         (lesions, outputs, [
             (f'outputnode.{field}', f'inputnode.{field}')
-            for field in lesion_fields(settings, exam)
+            for field in lesion_fields(settings, exam, entry)
         ]),
     ])  # fmt: skip
     return workflow
@@ -187,9 +187,10 @@ LESION_FIELDS = (
 )
 
 
-def lesion_fields(settings: Settings, exam: Exam) -> tuple[str, ...]:
-    """Return the fields of the lesion workflow; uncertainty and edits only if there are any."""
+def lesion_fields(settings: Settings, exam: Exam, entry: AnyModel) -> tuple[str, ...]:
+    """Return the fields of the lesion workflow; uncertainty, edits and models only if any."""
     fields = (*LESION_FIELDS, 'edit') if exam.edited else LESION_FIELDS
+    fields = (*fields, 'models_native') if isinstance(entry, Ensemble) else fields
     if settings.uncertainty == 'none':
         return fields
     return (*fields, 'uncertainty_native', 'uncertainty_mni')
@@ -211,7 +212,7 @@ def init_lesion_wf(
         name='inputnode',
     )
     outputnode = Node(
-        IdentityInterface(fields=list(lesion_fields(settings, exam))), name='outputnode'
+        IdentityInterface(fields=list(lesion_fields(settings, exam, entry))), name='outputnode'
     )
     flair = str(exam.images['FLAIR'])
     segment = _add_models(workflow, inputnode, names, settings, entry)
@@ -273,6 +274,7 @@ def init_lesion_wf(
         workflow.connect(find, 'edit', outputnode, 'edit')
     if isinstance(entry, Ensemble):
         _add_agreement(workflow, inputnode, find, settings, entry, flair)
+        workflow.connect(find, 'models_file', outputnode, 'models_native')
     if settings.uncertainty != 'none':
         _add_uncertainty(workflow, (inputnode, segment, find, outputnode), flair)
     return workflow

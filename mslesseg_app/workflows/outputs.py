@@ -11,7 +11,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from ..bids.exams import Exam
 from ..bids.names import output_entities
 from ..bids.sidecars import Sidecars
-from ..inference.ensemble import AnyModel
+from ..inference.ensemble import AnyModel, Ensemble
 from ..interfaces.report import (
     DescribeExam,
     DrawAlignment,
@@ -39,6 +39,7 @@ def init_outputs_wf(
     fields += ['lesions', 'metrics', 'info', 'qc', 'reference', 'metadata', 'subject_reference']
     fields += ['quality', 'regions_native', 'regions', *(['edit'] if exam.edited else [])]
     fields += ['selfcheck', 'selfcheck_metadata']
+    fields += ['models_native'] if isinstance(entry, Ensemble) else []
     doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
     fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
@@ -58,6 +59,9 @@ def init_outputs_wf(
             sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=extra, desc=entry.name)
     regions = (inputnode, 'regions')
     sinks.add('regions_native', texts.lesion('regions', 'native'), extra=regions, desc=entry.name)
+    if isinstance(entry, Ensemble):
+        models = texts.lesion('models', 'native')
+        sinks.add('models_native', models, extra=both, desc=entry.name)
     sinks.add('lesions', texts.lesion_table(), extra=edit, desc=entry.name)
     measured = (inputnode, 'selfcheck_metadata')
     if edit:

@@ -34,7 +34,7 @@ def report():
 """
 VERBS_WITH_HELP = [
     'convert', 'run', 'demo', 'models', 'import', 'train', 'crossval', 'evaluate', 'consensus',
-    'report', 'completion', 'hpc',
+    'report', 'completion', 'hpc', 'export',
 ]  # fmt: skip
 HELP = [['--help'], *([verb, '--help'] for verb in VERBS_WITH_HELP), ['--version']]
 

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from running import QUICK
 
+import mslesseg_app
+
 pytestmark = pytest.mark.slow
 
 PROGRAM = """
@@ -63,6 +65,12 @@ def test_a_program_segments_the_flair_of_an_exam(finished, run, tmp_path):
     assert sidecar['Model']['Architecture'] == 'command'
     assert sidecar['Modalities']['used'] == ['FLAIR', 'T1w']
     assert (tmp_path / 'out' / f'{stem.partition("_")[0]}.html').is_file()
+    python = mslesseg_app.segment(
+        *(finished.raw(modality) for modality in ('FLAIR', 'T1w', 'T2w')),
+        model='samseg', model_dir=tmp_path / 'models', threads=1,
+    )  # fmt: skip
+    assert np.array_equal(python.probability.dataobj, found), 'the App and segment() agree'
+    assert python.probability.affine.tobytes() == raw.affine.tobytes()
 
 
 @pytest.mark.skipif(

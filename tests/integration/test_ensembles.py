@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from running import QUICK, contents
 
+from mslesseg_app.metrics.members import member_masks
+
 STEM = 'sub-01_ses-1_'
 
 
@@ -70,6 +72,15 @@ def test_the_sidecar_lists_the_members_and_their_rates(anat):
     )
     assert [m['Name'] for m in content['Model']['Members']] == ['strict', 'plain', 'lenient']
     assert [m['Threshold'] for m in content['Model']['Members']] == [0.9, 0.5, 0.2]
+    agreement = content['ModelAgreement']
+    assert [pair['Models'] for pair in agreement['Pairs']] == [
+        ['strict', 'plain'], ['strict', 'lenient'], ['plain', 'lenient'],
+    ]  # fmt: skip
+    assert 0 < agreement['MeanDSC'] < 1
+    members = member_masks(anat / f'{STEM}space-orig_seg-models_desc-staple_dseg.nii.gz')
+    sizes = [int(np.asarray(mask.dataobj).sum()) for mask in members.values()]
+    assert list(members) == ['strict', 'plain', 'lenient']
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
     rates = [m['Sensitivity'] for m in content['Models']]
     assert rates == sorted(rates)
     assert rates[0] < rates[2]
@@ -95,6 +106,7 @@ def test_the_table_tells_doubt_and_agreement(anat, out):
         assert 0 < float(row['agreement']) <= 1
         assert 0 <= float(row['mean_uncertainty']) <= 1
     page = (out / 'sub-01.html').read_text()
+    assert 'Outlines: strict orange, plain blue, lenient pink' in page
     assert 'STAPLE gave strict a sensitivity' in page
     assert 'mean uncertainty' in page
     assert 'combined by' in (out / 'logs' / 'CITATION.md').read_text()

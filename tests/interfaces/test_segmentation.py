@@ -109,6 +109,10 @@ def test_models_are_joined(tmp_path: Path, method: str, common: float, alone: fl
     assert done.info['notes'] == ['b: slow']
     assert [member['Name'] for member in done.info['members']] == ['a', 'b', 'c']
     assert 'Sensitivity' not in done.info['members'][0]
+    dice = {'ab': 2 * 6**3 / (2 * 6**3 + 4**3), 'ac': 0, 'bc': 0}
+    pairs = {''.join(pair['Models']): pair['DSC'] for pair in done.info['agreement']['Pairs']}
+    assert pairs == pytest.approx(dice, abs=1e-6)
+    assert done.info['agreement']['MeanDSC'] == pytest.approx(dice['ab'] / 3, abs=1e-6)
 
 
 def test_doubt_of_an_ensemble_is_over_its_models(tmp_path: Path) -> None:
@@ -148,6 +152,9 @@ def test_the_table_tells_doubt_and_agreement_of_each_lesion(tmp_path: Path) -> N
     assert float(small['agreement']) == pytest.approx((0 + 1 + 1 / 64) / 3, rel=1e-5)
     assert float(large['mean_uncertainty']) == pytest.approx(0.25, rel=1e-5)
     assert float(small['mean_uncertainty']) == pytest.approx(0.1, rel=1e-5)
+    bits = np.asarray(nb.load(done.outputs.models_file).dataobj)
+    expected = (models[0] >= 0.5) + 2 * (models[1] >= 0.5) + 4 * (models[2] >= 0.3)
+    np.testing.assert_array_equal(bits, expected)
     metadata = done.outputs.metadata
     assert metadata['Notes'] == ['b: slow']
     assert metadata['Models'] == [{'Name': 'a', 'Sensitivity': 0.9}]

@@ -86,6 +86,17 @@ def test_channels_without_a_clear_name_are_asked_for(tmp_path, staging):
         read(folder, staging, channels=('FLAIR',))
 
 
+def test_an_export_of_ours_says_grid_and_skull_unless_the_user_does(tmp_path, staging):
+    made = {'space': 'template', 'whole_head': True, 'version': '0.1.0'}
+    folder = write(tmp_path, data=dataset(mslesseg=made))
+    options = read(folder, staging)[0]['options']
+    assert (options['space'], options['whole_head']) == ('template', True)
+    options = read(folder, staging, options={'space': 'native'})[0]['options']
+    assert (options['space'], options['whole_head']) == ('native', True)
+    other = write(tmp_path / 'other', data=dataset(mslesseg='by hand'))
+    assert 'space' not in read(other, staging)[0]['options']
+
+
 def test_contrast_enhanced_images_are_no_t1w(tmp_path, staging):
     with pytest.raises(UsageError, match='T1ce'):
         read(write(tmp_path, data=dataset(('FLAIR', 'T1ce'))), staging)

@@ -15,7 +15,14 @@ from PIL import Image
 
 from mslesseg_app.errors import DataError
 from mslesseg_app.reports import svg
-from mslesseg_app.reports.beside import lesion_map, lesions_beside, lesions_zoomed, sessions_beside
+from mslesseg_app.reports.beside import (
+    MODEL_COLOURS,
+    lesion_map,
+    lesions_beside,
+    lesions_zoomed,
+    models_beside,
+    sessions_beside,
+)
 from tests.tools import pagetree
 
 
@@ -60,6 +67,26 @@ def test_outlines_lie_on_the_bright_lesion_of_each_image(
         middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
         assert np.abs(middle - bright).max() < 2.0
         assert bright[0] > size[0] / 2  # x = -30 mm is the patient's left: right of the picture
+
+
+def test_each_model_has_an_outline_of_its_own_colour() -> None:
+    images = pagetree.head(3)
+    labels = np.asarray(images['labels'].dataobj)
+    masks = {
+        name: nib.Nifti1Image(np.isin(labels, kept).astype(np.uint8), pagetree.affine())
+        for name, kept in (('unet', (1, 2)), ('floor', (2, 3)), ('none', (9,)))
+    }
+    drawn = models_beside(images['FLAIR'], images['brain'], masks)
+    assert drawn is not None
+    strokes = {
+        part.get('stroke') for part in drawn.root.iter(f'{{{svg.SVG}}}path') if part.get('stroke')
+    }
+    first, second, third, *_ = MODEL_COLOURS
+    assert {MODEL_COLOURS[first], MODEL_COLOURS[second]} <= strokes
+    assert MODEL_COLOURS[third] not in strokes, 'this model marks nothing'
+    for name, colour in (('unet', first), ('floor', second), ('none', third)):
+        assert f'{name} {colour}' in drawn.figure.caption
+    assert models_beside(images['FLAIR'], images['brain'], {'a': masks['none']}) is None
 
 
 def test_the_largest_lesions_come_first_and_rows_are_few() -> None:

@@ -11,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.names import output_path
 from mslesseg_app.extras import (
     LEAST_VIEWER,
     VIEWER_LIMIT,
@@ -154,6 +156,20 @@ def test_damaged_files_leave_a_note_not_an_error(tmp_path: Path) -> None:
         path.unlink()
     (extra,) = gather_extras((exam,), '01', tmp_path)
     assert extra.note == viewer.NO_IMAGES
+
+
+def test_the_models_of_separate_runs_are_drawn_together(tmp_path: Path) -> None:
+    exam = pagetree.write_exam(tmp_path, '1', 3, figures=False)
+    (alone,) = gather_extras((exam,), '01', tmp_path)
+    assert 'models' not in [drawing.figure.kind for drawing in alone.drawings]
+    labels = pagetree.head(3)['labels']
+    mask = nib.Nifti1Image((np.asarray(labels.dataobj) > 0).astype(np.uint8), labels.affine)
+    for model in (pagetree.MODEL, 'floor', 'mean'):
+        path = output_path(Exam('01', '1', {}), 'lesion_native', desc=model)
+        nib.save(mask, tmp_path / path)
+    (extra,) = gather_extras((exam,), '01', tmp_path)
+    (drawn,) = [one.figure for one in extra.drawings if one.figure.kind == 'models']
+    assert f'Outlines: floor orange, {pagetree.MODEL} blue.' in drawn.caption
 
 
 def test_timings_and_memory(tmp_path: Path) -> None:
