@@ -335,12 +335,11 @@ def _accuracy(report: _Report, holdings: Holdings, references: dict[Key, Path]) 
 
 def _tasks(settings: Settings, holdings: Holdings, references: dict[Key, Path]) -> list[Task]:
     tasks = []
+    by_exam: dict[Key, dict[str, dict[str, Path]]] = {}
+    for key, files in sorted(holdings.masks.items()):
+        by_exam.setdefault(_exam(key), {})[key.model] = files
     for exam, reference in sorted(references.items()):
-        masks = {
-            key.model: files
-            for key, files in sorted(holdings.masks.items())
-            if (key.subject, key.session) == (exam.subject, exam.session)
-        }
+        masks = by_exam.get(exam, {})
         row = {key: value for key, value in exam.row().items() if key != 'model'}
         soft = {model: _probabilities(files) for model, files in masks.items()}
         tasks.append(Task(row, reference, masks, soft, settings.rules))
