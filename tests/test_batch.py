@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -32,7 +35,9 @@ class Study:
     def __init__(self, root: Path, number: int) -> None:
         self.root = root
         names = [f'sub-{k:03}_FLAIR' for k in range(number)]
-        bids = write_dataset(root / 'bids', names)
+        bids = root / 'bids'
+        if not bids.exists():
+            write_dataset(bids, names)
         image = 'anat/sub-{0}_FLAIR.nii.gz'
         self.exams = [
             Exam(label, None, {'FLAIR': bids / f'sub-{label}' / image.format(label)})
@@ -80,12 +85,17 @@ class Study:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Study]:
     def make(number: int) -> Study:
         made = Study(tmp_path, number)
-        monkeypatch.setattr(base, 'init_run_wf', made.build)
-        monkeypatch.setattr(subjects, 'PageStep', StubPage)
-        monkeypatch.setattr(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
+        use_stubs(made, monkeypatch.setattr)
         return made
 
     return make
+
+
+def use_stubs(made: Study, put: Callable[[object, str, object], None]) -> None:
+    """Put stubs in the places of workflows, pages and names of outputs."""
+    put(base, 'init_run_wf', made.build)
+    put(subjects, 'PageStep', StubPage)
+    put(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
 
 
 def check(made: Study, outcome: Outcome, told: Recorder) -> None:
@@ -197,6 +207,51 @@ def test_interrupted_and_repeated(study) -> None:
     assert made.diary()['sub-003.conform'] == 1, 'cached'
     assert set(made.diary()) == {f'sub-{k:03}.{step}' for k in range(6) for step in STEPS}
     assert all((made.root / 'out' / result_of(exam)).is_file() for exam in made.exams)
+
+
+def start(root: Path, number: int) -> subprocess.Popen[bytes]:
+    """Start a run of a study in processes of its own."""
+    words = [sys.executable, '-c', _RUN, str(root), str(number)]
+    path = os.pathsep.join(filter(None, sys.path))
+    return subprocess.Popen(words, env={**os.environ, 'PYTHONPATH': path}, start_new_session=True)
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from test_batch import Study, use_stubs
+made = Study(Path(sys.argv[1]), int(sys.argv[2]))
+use_stubs(made, setattr)
+outcome, _ = made.run()
+sys.exit(len(outcome.problems) + len(outcome.others))
+"""
+
+
+def found(root: Path) -> dict[str, bytes]:
+    """Results and pages."""
+    paths = [*root.glob('out/sub-*/anat/*.txt'), *root.glob('out/*.html')]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.mark.slow
+def test_killed_runs_that_are_repeated_give_the_bytes_of_an_undisturbed_one(tmp_path) -> None:
+    number = 50
+    for at in (5, 30):
+        run = start(tmp_path / 'killed', number)
+        try:
+            deadline = time.monotonic() + 600
+            while len(found(tmp_path / 'killed')) < at:
+                assert run.poll() is None, 'it ended before it was killed'
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        finally:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        assert len(found(tmp_path / 'killed')) < 2 * number
+    for name in ('killed', 'undisturbed'):
+        assert start(tmp_path / name, number).wait() == 0
+    assert found(tmp_path / 'killed') == found(tmp_path / 'undisturbed')
+    assert len(found(tmp_path / 'killed')) == 2 * number
 
 
 def test_the_first_failure_stops_everything_if_asked_to(study) -> None:
