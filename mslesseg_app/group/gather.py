@@ -29,6 +29,8 @@ _NAME = re.compile(
     r'(?P<subject>sub-[A-Za-z0-9+]+)_(?:(?P<session>ses-[A-Za-z0-9+]+)_)?'
     r'(?:.*_)?desc-(?P<model>[A-Za-z0-9+]+)_(?P<suffix>metrics|mask|exam)\.'
 )
+#: What is looked for, by the folder that it lies in.
+_ENDINGS = {'anat': ('_metrics.tsv', '_mask.nii', '_mask.nii.gz'), 'log': ('_exam.json',)}
 _MASK = re.compile(
     r'_space-(?P<space>[A-Za-z0-9]+)_(?:.*_)?label-lesion_desc-[A-Za-z0-9+]+_mask\.nii'
 )
@@ -138,10 +140,8 @@ def _files_of_exams(out: Path) -> Iterator[Path]:
             place = os.path.basename(folder)
             if place in ('log', 'figures'):
                 inner.clear()
-            ends = {'anat': ('_metrics.tsv', '_mask.nii', '_mask.nii.gz'), 'log': '_exam.json'}
-            for name in names:
-                if place in ends and name.endswith(ends[place]):
-                    yield Path(folder, name)
+            wanted = _ENDINGS.get(place, ())
+            yield from (Path(folder, name) for name in names if name.endswith(wanted))
 
 
 def _key_of(path: Path) -> Key | None:
