@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,9 +32,7 @@ class Study:
     def __init__(self, root: Path, number: int) -> None:
         self.root = root
         names = [f'sub-{k:03}_FLAIR' for k in range(number)]
-        bids = root / 'bids'
-        if not bids.exists():
-            write_dataset(bids, names)
+        bids = write_dataset(root / 'bids', names)
         image = 'anat/sub-{0}_FLAIR.nii.gz'
         self.exams = [
             Exam(label, None, {'FLAIR': bids / f'sub-{label}' / image.format(label)})
@@ -84,19 +78,14 @@ class Study:
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Study]:
-    def make(number: int) -> Study:
-        made = Study(tmp_path, number)
-        use_stubs(made, monkeypatch.setattr)
+    def make(number: int, name: str = '') -> Study:
+        made = Study(tmp_path / name, number)
+        monkeypatch.setattr(base, 'init_run_wf', made.build)
+        monkeypatch.setattr(subjects, 'PageStep', StubPage)
+        monkeypatch.setattr(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
         return made
 
     return make
-
-
-def use_stubs(made: Study, put: Callable[[object, str, object], None]) -> None:
-    """Put stubs in the places of workflows, pages and names of outputs."""
-    put(base, 'init_run_wf', made.build)
-    put(subjects, 'PageStep', StubPage)
-    put(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
 
 
 def check(made: Study, outcome: Outcome, told: Recorder) -> None:
@@ -195,6 +184,12 @@ def test_other_resources_change_nothing(study, options) -> None:
     assert told.names('begin') == []
 
 
+def found(root: Path) -> dict[str, bytes]:
+    """Results and pages, and temporary files if any are left."""
+    paths = [*root.glob('out/sub-*/anat/*.txt'), *root.glob('out/*.html')]
+    return {path.name: path.read_bytes() for path in paths}
+
+
 def test_interrupted_and_repeated(study) -> None:
     made = study(6)
     with pytest.raises(KeyboardInterrupt):
@@ -207,53 +202,10 @@ def test_interrupted_and_repeated(study) -> None:
     assert 'sub_003_wf' in told.names('begin')
     assert made.diary()['sub-003.conform'] == 1, 'cached'
     assert set(made.diary()) == {f'sub-{k:03}.{step}' for k in range(6) for step in STEPS}
-    assert all((made.root / 'out' / result_of(exam)).is_file() for exam in made.exams)
-
-
-def start(root: Path, number: int) -> subprocess.Popen[bytes]:
-    """Start a run of a study in processes of its own."""
-    words = [sys.executable, '-c', _RUN, str(root), str(number)]
-    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    return subprocess.Popen(words, env={**os.environ, 'PYTHONPATH': path}, start_new_session=True)
-
-
-_RUN = """
-import sys
-from pathlib import Path
-from test_batch import Study, use_stubs
-made = Study(Path(sys.argv[1]), int(sys.argv[2]))
-use_stubs(made, setattr)
-outcome, _ = made.run()
-sys.exit(len(outcome.problems) + len(outcome.others))
-"""
-
-
-def found(root: Path) -> dict[str, bytes]:
-    """Results and pages, and temporary files if any are left."""
-    paths = [*root.glob('out/sub-*/anat/*.txt'), *root.glob('out/*.html')]
-    return {path.name: path.read_bytes() for path in paths}
-
-
-@pytest.mark.slow
-def test_killed_runs_that_are_repeated_give_the_bytes_of_an_undisturbed_one(tmp_path) -> None:
-    number = 12
-    for at in (2, 6):
-        run = start(tmp_path / 'killed', number)
-        try:
-            deadline = time.monotonic() + 600
-            while len(list(tmp_path.glob('killed/out/sub-*/anat/sub-*.txt'))) < at:
-                assert run.poll() is None, 'it ended before it was killed'
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
-        assert len(list(tmp_path.glob('killed/out/*.html'))) < number
-    for name in ('killed', 'undisturbed'):
-        assert start(tmp_path / name, number).wait() == 0
-    assert found(tmp_path / 'killed') == found(tmp_path / 'undisturbed')
-    assert len(found(tmp_path / 'killed')) == 2 * number
+    undisturbed = study(6, 'undisturbed')
+    undisturbed.run()
+    assert found(made.root) == found(undisturbed.root)
+    assert len(found(made.root)) == 12
 
 
 def test_the_first_failure_stops_everything_if_asked_to(study) -> None:

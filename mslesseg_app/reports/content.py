@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Self
@@ -71,8 +71,8 @@ class Record:
 
 
 @cache
-def _hints(record: type[Record]) -> dict[str, Any]:
-    return typing.get_type_hints(record)
+def _hints(record: Hashable) -> dict[str, Any]:
+    return typing.get_type_hints(record)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
