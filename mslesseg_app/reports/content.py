@@ -10,7 +10,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal, Self
@@ -59,7 +59,7 @@ class Record:
         DataError
             If ``content`` is not such a record.
         """
-        hints = _hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy: Self is no Hashable
         try:
             known = {key: _decode(hints[key], content[key]) for key in content if key in hints}
             return cls(**known)
@@ -71,8 +71,8 @@ class Record:
 
 
 @cache
-def _hints(record: Hashable) -> dict[str, Any]:
-    return typing.get_type_hints(record)  # type: ignore[arg-type]
+def _hints(record: type[Record]) -> dict[str, Any]:
+    return typing.get_type_hints(record)
 
 
 @dataclass(frozen=True)
