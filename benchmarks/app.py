@@ -10,17 +10,15 @@ again, and the most memory that all processes of the run held together.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
+from _processes import run_watched
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = [sys.executable, '-m', 'mslesseg_app', str(data), f'{folder}/out']
         command += ['participant', '-w', f'{folder}/work', '--model', 'hyperintensity']
         command += options.options
-        (first, peak), (second, _) = _run(command), _run(command)
+        (first, peak), (second, _) = run_watched(command), run_watched(command)
         exams = _exam_seconds(Path(folder) / 'out')
     print(f'{time.strftime("%Y-%m-%d")}, {platform.machine()}, {os.cpu_count()} CPUs\n')
     print('| what | seconds |\n|---|---|')
@@ -52,28 +50,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--work', help='folder for temporary files (default: the system)')
     parser.add_argument('options', nargs='*', help='options of the App, after "--"')
     return parser.parse_args(argv)
-
-
-def _run(command: list[str]) -> tuple[float, int]:
-    """Return the seconds that a command took and the bytes that it and its children held."""
-    start, peak = time.perf_counter(), 0
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None:
-        peak = max(peak, _memory(process))
-        time.sleep(0.2)
-    if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
-    return time.perf_counter() - start, peak
-
-
-def _memory(process: psutil.Process) -> int:
-    """Sum the proportional set sizes of a process tree: shared pages count once."""
-    total = 0
-    with contextlib.suppress(psutil.Error):
-        for one in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += one.memory_full_info().pss
-    return total
 
 
 def _exam_seconds(out: Path) -> dict[str, float]:

@@ -78,8 +78,8 @@ class Study:
 
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Study]:
-    def make(number: int) -> Study:
-        made = Study(tmp_path, number)
+    def make(number: int, name: str = '') -> Study:
+        made = Study(tmp_path / name, number)
         monkeypatch.setattr(base, 'init_run_wf', made.build)
         monkeypatch.setattr(subjects, 'PageStep', StubPage)
         monkeypatch.setattr(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
@@ -184,6 +184,12 @@ def test_other_resources_change_nothing(study, options) -> None:
     assert told.names('begin') == []
 
 
+def found(root: Path) -> dict[str, bytes]:
+    """Results and pages, and temporary files if any are left."""
+    paths = [*root.glob('out/sub-*/anat/*.txt'), *root.glob('out/*.html')]
+    return {path.name: path.read_bytes() for path in paths}
+
+
 def test_interrupted_and_repeated(study) -> None:
     made = study(6)
     with pytest.raises(KeyboardInterrupt):
@@ -196,7 +202,10 @@ def test_interrupted_and_repeated(study) -> None:
     assert 'sub_003_wf' in told.names('begin')
     assert made.diary()['sub-003.conform'] == 1, 'cached'
     assert set(made.diary()) == {f'sub-{k:03}.{step}' for k in range(6) for step in STEPS}
-    assert all((made.root / 'out' / result_of(exam)).is_file() for exam in made.exams)
+    undisturbed = study(6, 'undisturbed')
+    undisturbed.run()
+    assert found(made.root) == found(undisturbed.root)
+    assert len(found(made.root)) == 12
 
 
 def test_the_first_failure_stops_everything_if_asked_to(study) -> None:

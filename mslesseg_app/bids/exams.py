@@ -351,9 +351,24 @@ class _Dataset:
 def _read_dataset(settings: Settings) -> _Dataset:
     root = settings.bids_dir
     layout = open_layout(root, settings.bids_database_dir, settings.participants)
+    loaded = _load_entities(layout)
     ignored = IgnoredFiles(root)
     found = {name: _query(layout, ignored, name, settings) for name in settings.modalities}
+    del loaded
     return _Dataset(found, ignored, Metadata(root), settings)
+
+
+def _load_entities(layout: BIDSLayout) -> list[BIDSImageFile]:
+    """Read the entities of all files at once, and not file by file when they are asked for.
+
+    They stay known as long as the files that are returned are held.
+    """
+    from bids.layout.models import BIDSFile
+    from sqlalchemy.orm import selectinload
+
+    files = layout.session.query(BIDSFile).filter_by(is_dir=False)
+    found: list[BIDSImageFile] = files.options(selectinload(BIDSFile.tags)).all()
+    return found
 
 
 def _make_exam(

@@ -10,6 +10,8 @@ from typing import Any
 from .exams import Exam
 
 _SPEC = Path(__file__).with_name('io_spec.json')
+#: Stand for the labels of an exam in a path; no label of a model or modality holds them.
+_SUBJECT, _SESSION = 'LABELOFTHESUBJECT', 'LABELOFTHESESSION'
 
 
 @cache
@@ -36,15 +38,23 @@ def output_path(exam: Exam, key: str, **extra: str) -> Path:
     **extra
         Entities that the kind leaves open, such as ``desc`` or ``suffix``.
     """
+    pattern = _pattern(key, bool(exam.session), tuple(sorted(extra.items())))
+    path = pattern.replace(_SUBJECT, exam.subject)
+    return Path(path.replace(_SESSION, exam.session) if exam.session else path)
+
+
+@cache
+def _pattern(key: str, has_session: bool, extra: tuple[tuple[str, str], ...]) -> str:
+    """Return an output path with place holders for the labels, which PyBIDS takes long to make."""
     from bids.layout.writing import build_path
 
-    entities = {'subject': exam.subject, **output_entities(key, **extra)}
-    if exam.session:
-        entities['session'] = exam.session
+    entities = {'subject': _SUBJECT, **output_entities(key, **dict(extra))}
+    if has_session:
+        entities['session'] = _SESSION
     path = build_path(entities, io_spec()['default_path_patterns'], strict=True)
     if path is None:
         raise ValueError(f'no name for output {key!r} with {entities}')
-    return Path(path)
+    return str(path)
 
 
 def group_path(key: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -26,6 +27,8 @@ from ..metrics.reference import read_binary
 from ..spatial.checks import UNREADABLE
 from ..spatial.resample import resample
 from ..spatial.template import is_template_grid, same_grid
+from .images import load_whole
+from .kept import read_kept, state_of, write_kept
 
 Mask = npt.NDArray[np.bool_]
 
@@ -55,6 +58,17 @@ class Task:
     probabilities: dict[str, dict[str, Path]] = field(default_factory=dict)
     rules: str = 'mslesseg'
 
+    @property
+    def name(self) -> str:
+        """What is kept of the exam is kept under this name."""
+        return '_'.join(self.row.values())
+
+    def state(self) -> str:
+        """Return a text that is another when one of the files has changed."""
+        sources = (*self.masks.values(), *self.probabilities.values())
+        files = [path for found in sources for path in found.values()]
+        return state_of([self.reference, *files], self.rules, list(self.masks))
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -73,6 +87,17 @@ class Outcome:
     rows: list[dict[str, Any]] = field(default_factory=list)
     raters: list[dict[str, Any]] = field(default_factory=list)
     problems: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Return all of it as text; :meth:`from_json` gives plain numbers back."""
+        return json.dumps(vars(self), default=lambda number: number.item()).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Outcome:
+        """Read what :meth:`to_json` gave."""
+        found = json.loads(text)
+        problems = {model: (words, code) for model, (words, code) in found['problems'].items()}
+        return cls(found['rows'], found['raters'], problems)
 
 
 def evaluation_dictionary(rules: str) -> dict[str, dict[str, Any]]:
@@ -117,16 +142,46 @@ RATER_COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def evaluate_all(tasks: Sequence[Task], nprocs: int) -> list[Outcome]:
+def evaluate_all(tasks: Sequence[Task], nprocs: int, work: Path | None = None) -> list[Outcome]:
     """Evaluate exams, ``nprocs`` at a time where that is worth it.
 
     The results, and their order, do not depend on ``nprocs``.
+
+    Parameters
+    ----------
+    work : Path, optional
+        Work folder: exams of which no file has changed since an earlier run are not evaluated
+        again.
 
     Raises
     ------
     DiskError
         If a process was ended from outside.
     """
+    before = read_kept(work, 'evaluation') if work else {}
+    states = [task.state() for task in tasks]
+    fresh = [
+        task
+        for task, state in zip(tasks, states, strict=True)
+        if before.get(task.name, ('', b''))[0] != state
+    ]
+    made = {
+        task.name: outcome.to_json()
+        for task, outcome in zip(fresh, _evaluate(fresh, nprocs), strict=True)
+    }
+    texts = [made.get(task.name) or before[task.name][1] for task in tasks]
+    outcomes = [Outcome.from_json(text) for text in texts]
+    found = {
+        task.name: (state, text)
+        for task, state, text, outcome in zip(tasks, states, texts, outcomes, strict=True)
+        if not outcome.problems
+    }
+    if work and found != before:
+        write_kept(work, 'evaluation', found)
+    return outcomes
+
+
+def _evaluate(tasks: Sequence[Task], nprocs: int) -> list[Outcome]:
     if not tasks:
         return []
     start = time.perf_counter()
@@ -198,15 +253,15 @@ def _on_grid(files: dict[str, Path], reference: Any, path: Path) -> tuple[Mask, 
     """Return a model's mask on the grid of the reference mask, and the name of that grid."""
     if is_template_grid(reference):
         native = files.get('orig')
-        image = load_image(native) if native else None
+        image = load_whole(native) if native else None
         if image is not None and same_grid(image, reference.shape, reference.affine):
             return voxels_of(image), 'orig'  # the FLAIR itself is on the template grid
         if 'MNI152NLin6Asym' not in files:
             raise NoInputError('There is no mask on the template grid, where the reference is.')
-        return voxels_of(load_image(files['MNI152NLin6Asym'])), 'MNI152NLin6Asym'
+        return voxels_of(load_whole(files['MNI152NLin6Asym'])), 'MNI152NLin6Asym'
     if 'orig' not in files:
         raise NoInputError('There is no mask on the native grid, where the reference is.')
-    image = load_image(files['orig'])
+    image = load_whole(files['orig'])
     if same_grid(image, reference.shape, reference.affine):
         return voxels_of(image), 'orig'
     check_overlap(image, reference, path)
@@ -218,18 +273,10 @@ def _probability(files: dict[str, Path], grid: str, reference: Any) -> Any:
     """Return the probability on the grid, or None where there is none without resampling."""
     if grid not in files:
         return None
-    image = load_image(files[grid])
+    image = load_whole(files[grid])
     if not same_grid(image, reference.shape, reference.affine):
         return None
     return np.clip(_data(image).astype(np.float32), 0, 1)
-
-
-def load_image(path: Path) -> Any:
-    """Open an image; DataError if it is none."""
-    try:
-        return nb.load(path)
-    except UNREADABLE as error:
-        raise DataError(f'{path} cannot be read: {error}') from error
 
 
 def voxels_of(image: Any) -> Mask:

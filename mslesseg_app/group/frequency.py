@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ..files import write_bytes, write_json
 from ..reports.slices import bounding_box, grey_window, oriented, to_grey
 from ..spatial.grids import compressed, on_template
 from ..spatial.template import TEMPLATE_NAME, TEMPLATE_SHAPE, load_template
-from .views import View
+from .views import View, unpack
 
 _SLICES_MM = (-46, -30, -14, 2, 14, 22, 30, 38, 46, 58)
 _COLUMNS = 5
@@ -49,25 +48,46 @@ class Frequency:
         return float(self.share.max()), (int(x), int(y), int(z))
 
 
-def lesion_frequency(views: Iterable[View]) -> list[Frequency]:
-    """Average the lesions of all exams that have a mask on the template grid, by model.
+class FrequencySum:
+    """The lesions of all exams that have a mask on the template grid, added up by model.
 
-    Each participant counts once, however many exams there are.
+    Each participant counts once, however many exams there are. Only the lesions of one
+    participant are held at a time.
     """
-    found: dict[str, dict[str, list[npt.NDArray[np.int64]]]] = {}
-    for view in views:
-        if view.voxels is not None:
-            people = found.setdefault(view.key.model, {})
-            people.setdefault(view.key.subject, []).append(view.voxels)
-    maps = []
-    for model, people in sorted(found.items()):
-        total = np.zeros(int(np.prod(TEMPLATE_SHAPE)), dtype=np.float32)
-        for exams in people.values():
+
+    def __init__(self) -> None:
+        self._totals: dict[str, npt.NDArray[np.float32]] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
+        self._subject = ''
+        self._open: dict[str, list[bytes]] = {}
+
+    def add(self, view: View) -> None:
+        """Add an exam; those of a participant follow each other."""
+        if view.voxels is None:
+            return
+        if view.key.subject != self._subject:
+            self._close()
+            self._subject = view.key.subject
+        self._open.setdefault(view.key.model, []).append(view.voxels)
+
+    def _close(self) -> None:
+        for model, exams in self._open.items():
+            if model not in self._totals:
+                self._totals[model] = np.zeros(int(np.prod(TEMPLATE_SHAPE)), dtype=np.float32)
             for voxels in exams:
-                total[voxels] += np.float32(1 / len(exams))
-        share = (total / np.float32(len(people))).reshape(TEMPLATE_SHAPE)
-        maps.append(Frequency(model, share, len(people), sum(map(len, people.values()))))
-    return maps
+                self._totals[model][unpack(voxels)] += np.float32(1 / len(exams))
+            people, number = self._counts.get(model, (0, 0))
+            self._counts[model] = people + 1, number + len(exams)
+        self._open = {}
+
+    def maps(self) -> list[Frequency]:
+        """Return the map of each model, sorted by name."""
+        self._close()
+        return [
+            Frequency(model, (total / np.float32(people)).reshape(TEMPLATE_SHAPE), people, number)
+            for model, total in sorted(self._totals.items())
+            for people, number in [self._counts[model]]
+        ]
 
 
 def write_frequency(found: Frequency, folder: Path) -> tuple[Path, Path]:

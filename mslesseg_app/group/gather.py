@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import os
 import re
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DataError
 from ..files import read_any_text
 from ..metrics.columns import metric_columns
-from ..reports.records import read_record
+from ..reports.records import read_failure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,11 @@ KEYS = ('participant_id', 'session_id', 'model')
 _NAME = re.compile(
     r'(?P<subject>sub-[A-Za-z0-9+]+)_(?:(?P<session>ses-[A-Za-z0-9+]+)_)?'
     r'(?:.*_)?desc-(?P<model>[A-Za-z0-9+]+)_(?P<suffix>metrics|mask|exam)\.'
+)
+#: What is looked for, by the folder that it lies in.
+_ENDINGS = {'anat': ('_metrics.tsv', '_mask.nii', '_mask.nii.gz'), 'log': ('_exam.json',)}
+_MASK = re.compile(
+    r'_space-(?P<space>[A-Za-z0-9]+)_(?:.*_)?label-lesion_desc-[A-Za-z0-9+]+_mask\.nii'
 )
 _FLAIR = re.compile(
     r'(?P<subject>sub-[A-Za-z0-9+]+)_(?:(?P<session>ses-[A-Za-z0-9+]+)_)?(?:.*_)?FLAIR\.nii(\.gz)?$'
@@ -71,6 +78,8 @@ class Holdings:
         Lesion masks of each exam and model: ``orig`` and ``MNI152NLin6Asym``, where present.
     records : dict
         Record of each exam and model.
+    failures : dict
+        Why the last run of an exam and model failed, for those of which it did.
     raw : frozenset of Key
         Exams (without a model) that have a FLAIR in the raw data, where these are there.
     """
@@ -78,6 +87,7 @@ class Holdings:
     metrics: dict[Key, Path] = field(default_factory=dict)
     masks: dict[Key, dict[str, Path]] = field(default_factory=dict)
     records: dict[Key, Path] = field(default_factory=dict)
+    failures: dict[Key, str] = field(default_factory=dict)
     raw: frozenset[Key] = frozenset()
 
     @property
@@ -96,6 +106,7 @@ class Holdings:
             {key: path for key, path in self.metrics.items() if kept(key)},
             {key: paths for key, paths in self.masks.items() if kept(key)},
             {key: path for key, path in self.records.items() if kept(key)},
+            {key: text for key, text in self.failures.items() if kept(key)},
             frozenset(filter(kept, self.raw)),
         )
 
@@ -103,21 +114,34 @@ class Holdings:
 def find_holdings(settings: Settings) -> Holdings:
     """Look through the output folder, and the raw data where they are there.
 
-    Only names are read, and tables whose names do not say it all. ``--participant-label`` and
-    ``--session-label`` restrict what is found.
+    Of most files only the names are read; of records why an exam failed. ``--participant-label``
+    and ``--session-label`` restrict what is found.
     """
-    out = settings.out_dir
     holdings = Holdings(raw=frozenset(_raw_exams(settings)))
-    for path in _selected(out.glob('sub-*/**/anat/*_metrics.tsv'), settings):
-        holdings.metrics[_key_of(path) or _key_in(path)] = path
-    for path in _selected(out.glob('sub-*/**/log/*_exam.json'), settings):
-        if key := _key_of(path):
+    for path in _selected(_files_of_exams(settings.out_dir), settings):
+        key = _key_of(path)
+        if path.name.endswith('_metrics.tsv'):
+            holdings.metrics[key or _key_in(path)] = path
+        elif key is None:
+            continue
+        elif path.name.endswith('_exam.json'):
             holdings.records[key] = path
-    for path in _selected(out.glob('sub-*/**/anat/*_label-lesion_desc-*_mask.nii*'), settings):
-        space = re.search(r'_space-([A-Za-z0-9]+)_', path.name)
-        if (key := _key_of(path)) and space:
-            holdings.masks.setdefault(key, {})[space.group(1)] = path
+            if failure := read_failure(path):
+                holdings.failures[key] = failure
+        elif space := _MASK.search(path.name):
+            holdings.masks.setdefault(key, {})[space['space']] = path
     return holdings
+
+
+def _files_of_exams(out: Path) -> Iterator[Path]:
+    """Yield tables, masks and records of all subjects, in one walk."""
+    for subject in out.glob('sub-*'):
+        for folder, inner, names in os.walk(subject):
+            place = os.path.basename(folder)
+            if place in ('log', 'figures'):
+                inner.clear()
+            wanted = _ENDINGS.get(place, ())
+            yield from (Path(folder, name) for name in names if name.endswith(wanted))
 
 
 def _key_of(path: Path) -> Key | None:
@@ -127,8 +151,8 @@ def _key_of(path: Path) -> Key | None:
 
 def _key_in(path: Path) -> Key:
     """Read whose metrics these are, where the name of the file does not say it."""
-    row = _read(path).iloc[0]
-    subject, session, model = (str(row[name]) for name in KEYS)
+    row = _read(path)[0]
+    subject, session, model = (row[name] for name in KEYS)
     return Key(subject, '' if session == 'n/a' else session, model)
 
 
@@ -179,22 +203,26 @@ def gather(paths: Iterable[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = pd.concat([_read(path) for path in paths], ignore_index=True).fillna('n/a')
+    table = pd.DataFrame([row for path in paths for row in _read(path)], dtype=object)
+    table = table.fillna('n/a')
     columns = [name for name in metric_columns() if name in table]
     rest = [name for name in table if name not in columns]
     return table[columns + rest].sort_values(list(KEYS), ignore_index=True)
 
 
-def _read(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
+def _read(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a metrics table as text."""
     try:
-        table = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
+        with path.open(encoding='utf-8-sig', newline='') as file:
+            head, *rows = [row for row in csv.reader(file, delimiter='\t') if row] or [[]]
+        if any(len(row) > len(head) for row in rows):
+            raise ValueError('a row is longer than the header')
+    except (ValueError, OSError, csv.Error) as error:
         problem = str(error)
     else:
-        if set(KEYS) <= set(table) and len(table):
-            return table
+        found = [dict(zip(head, row, strict=False)) for row in rows]
+        if found and all(set(KEYS) <= row.keys() for row in found):
+            return found
         problem = f'it lacks rows or columns, of {", ".join(KEYS)}'
     raise DataError(f'{path} cannot be read: {problem}', 'Delete it and run the exam again.')
 
@@ -233,7 +261,7 @@ def exam_states(holdings: Holdings) -> list[dict[str, Any]]:
 
 
 def _state(key: Key, holdings: Holdings) -> tuple[str, str]:
-    failure = _failure(holdings.records.get(key))
+    failure = holdings.failures.get(key, '')
     if key in holdings.metrics:
         return ('earlier result', failure) if failure else ('done', '')
     if failure:
@@ -241,19 +269,6 @@ def _state(key: Key, holdings: Holdings) -> tuple[str, str]:
     if key in holdings.masks or key in holdings.records:
         return 'no metrics', 'run the participant level again for this exam'
     return 'no result', ''
-
-
-def _failure(path: Path | None) -> str:
-    """Return why the last run of an exam failed; empty where it did not."""
-    if path is None:
-        return ''
-    try:
-        record = read_record(path)
-    except DataError as error:
-        return f'its record cannot be read ({error})'
-    if record.status != 'failed':
-        return ''
-    return record.failure.message if record.failure else 'no reason is recorded'
 
 
 # --------------------------------------------------------------------- participants

@@ -47,6 +47,9 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
         for row in gather(holdings.metrics.values()).to_dict('records')
         if row['model'] == model
     }
+    outliers: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in looked.outliers:
+        outliers.setdefault((row['participant_id'], row['session_id']), []).append(row)
     pictures = {view.key: view.picture for view in looked.views if view.picture}
     states: dict[tuple[str, str], dict[str, Any]] = {}
     for row in exam_states(holdings):
@@ -68,7 +71,7 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
                 lesions=_count(known.get('lesion_count')),
                 verdict=_verdict(known, state),
                 selfcheck=str(known.get('selfcheck_status', 'n/a')),
-                flags=tuple(_flags(name, state, looked.outliers)),
+                flags=tuple(_flags(name, state, outliers.get((subject, session), ()))),
                 mark=mark.mark,
                 marked=mark.marked,
                 note=mark.note,
@@ -109,10 +112,7 @@ def _flags(key: Key, state: dict[str, Any], outliers: Sequence[dict[str, Any]]) 
     if state['state'] in _OPEN:
         reason = '' if state['reason'] == 'n/a' else f': {state["reason"]}'
         flags.append(state['state'] + reason)
-    session = key.session or 'n/a'
     for row in outliers:
-        if (row['participant_id'], row['session_id']) != (key.subject, session):
-            continue
         if row['model'] in (key.model, 'n/a'):
             said = row['reason']
             if 'participant level' in said:

@@ -18,8 +18,9 @@ from ..metrics.consensus import METHODS
 from ..metrics.exam import lesion_agreement, voxel_agreement
 from ..metrics.members import member_masks
 from ..spatial.template import same_grid
-from .evaluation import box_of, load_image, voxels_of
+from .evaluation import box_of, voxels_of
 from .gather import Holdings, Key
+from .images import load_whole
 from .statistics import summarise
 
 #: Shown of each model; rule sets call the same thing by different names.
@@ -222,7 +223,7 @@ def _images(masks: Mapping[str, Path]) -> dict[str, Any]:
             images |= member_masks(path) if path.is_file() else {}
     alone = {name: path for name, path in masks.items() if name not in METHODS}
     if len(images | alone) > 1:
-        images |= {name: load_image(path) for name, path in alone.items()}
+        images |= {name: load_whole(path) for name, path in alone.items()}
     return dict(sorted(images.items()))
 
 

@@ -45,9 +45,12 @@ def find_references(exams: Iterable[Key], settings: Settings) -> dict[Key, Path]
         )
     found = {}
     for exam in exams:
-        if masks := _masks_of(exam, root, settings.out_dir):
+        masks = _masks_of(exam, root, settings.out_dir)
+        if len(masks) > 1:
             shape = _shape_in(settings.out_dir, exam)
-            found[exam] = min(masks, key=lambda path: (_shape(path) != shape, path.name))
+            masks.sort(key=lambda path: (_shape(path) != shape, path.name))
+        if masks:
+            found[exam] = masks[0]
     return found
 
 

@@ -35,7 +35,7 @@ from .evaluation import (
     evaluate_all,
     evaluation_dictionary,
 )
-from .frequency import lesion_frequency, write_frequency
+from .frequency import FrequencySum, write_frequency
 from .gather import (
     STATES,
     Holdings,
@@ -130,8 +130,8 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
     _exams(report, everything, references, review)
     _change(report)
     _cohort(report, volumes, people, source)
-    views = _views(report, everything)
-    _frequency(report, views, review)
+    views, total = _views(report, everything, review)
+    _frequency(report, total)
     _regions(report, volumes)
     _progress(report, volumes, review)
     pairs = _pairs(report, holdings)
@@ -230,24 +230,26 @@ def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: s
     report.sections.append(content.cohort_section(rows, charts, source))
 
 
-def _views(report: _Report, holdings: Holdings) -> list[View]:
+def _views(report: _Report, holdings: Holdings, review: Review) -> tuple[list[View], FrequencySum]:
     """Draw the exams; those of other models than the shown one only give their lesions."""
-    folder = report.path('figures') / 'exams'
-    model = shown_model(holdings)
+    settings = report.settings
+    model, left_out = shown_model(holdings), excluded_exams(review)
     tasks = [
         task if task.key.model == model else dataclasses.replace(task, mask=None)
-        for task in view_tasks(holdings, report.settings.out_dir, folder)
+        for task in view_tasks(holdings, settings.out_dir, report.path('figures') / 'exams')
     ]
-    views = make_views(tasks, report.settings.nprocs)
+    views, total = list[View](), FrequencySum()
+    for view in make_views(tasks, settings.nprocs, settings.work_dir):
+        if (view.key.subject, view.key.session) not in left_out:
+            total.add(view)
+        views.append(dataclasses.replace(view, voxels=None))
     report.said += [f'{view.problem}: not shown' for view in views if view.problem]
-    return views
+    return views, total
 
 
-def _frequency(report: _Report, views: Sequence[View], review: Review) -> None:
-    left_out = excluded_exams(review)
-    kept = [view for view in views if (view.key.subject, view.key.session) not in left_out]
+def _frequency(report: _Report, total: FrequencySum) -> None:
     drawn = []
-    for found in lesion_frequency(kept):
+    for found in total.maps():
         image, picture = write_frequency(found, report.path('frequency'))
         drawn.append((found, image, picture))
     report.sections.append(content.frequency_section(drawn, report.settings.out_dir))
@@ -324,7 +326,9 @@ def _accuracy(
             Section('accuracy', 'Agreement with the reference', warnings=(words,))
         )
         return []
-    outcomes = evaluate_all(_tasks(report.settings, holdings, references), report.settings.nprocs)
+    settings = report.settings
+    tasks = _tasks(settings, holdings, references)
+    outcomes = evaluate_all(tasks, settings.nprocs, settings.work_dir)
     problems = _problems(report, outcomes, references)
     rows = [row for outcome in outcomes for row in outcome.rows]
     if not rows:
@@ -340,12 +344,11 @@ def _accuracy(
 
 def _tasks(settings: Settings, holdings: Holdings, references: dict[Key, Path]) -> list[Task]:
     tasks = []
+    by_exam: dict[Key, dict[str, dict[str, Path]]] = {}
+    for key, files in sorted(holdings.masks.items()):
+        by_exam.setdefault(_exam(key), {})[key.model] = files
     for exam, reference in sorted(references.items()):
-        masks = {
-            key.model: files
-            for key, files in sorted(holdings.masks.items())
-            if (key.subject, key.session) == (exam.subject, exam.session)
-        }
+        masks = by_exam.get(exam, {})
         row = {key: value for key, value in exam.row().items() if key != 'model'}
         soft = {model: _probabilities(files) for model, files in masks.items()}
         tasks.append(Task(row, reference, masks, soft, settings.rules))

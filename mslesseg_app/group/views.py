@@ -1,17 +1,19 @@
 """What is seen of each exam on the group page: a small picture, and its lesions on the template.
 
-Pictures are kept in ``group_figures/exams`` and made again only when an image has changed.
+Pictures are kept in ``group_figures/exams``, lesions in the work folder; both are made again only
+when an image has changed.
 """
 
 from __future__ import annotations
 
 import io
 import multiprocessing
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ from ..reports.slices import (
 from ..spatial.checks import UNREADABLE
 from ..spatial.template import is_template_grid
 from .gather import Holdings, Key
+from .images import load_whole
+from .kept import read_kept, state_of, write_kept
 
 #: Height of a picture in pixels; three slices side by side.
 HEIGHT = 112
@@ -55,6 +59,8 @@ class ViewTask:
         Where the picture is kept.
     mask, template_mask, flair, brain : Path or None
         Lesion mask on the native and on the template grid, FLAIR and brain mask.
+    voxels : bytes or None
+        Lesions on the template as they were found before, where the mask has not changed.
     """
 
     key: Key
@@ -63,6 +69,12 @@ class ViewTask:
     template_mask: Path | None
     flair: Path | None
     brain: Path | None
+    voxels: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        """What is kept of the exam is kept under this name."""
+        return f'{self.key.exam}_desc-{self.key.model}'
 
 
 @dataclass(frozen=True)
@@ -73,15 +85,15 @@ class View:
     ----------
     picture : Path or None
         JPEG; None where there is nothing to show.
-    voxels : int array or None
-        Flat indices (C order) of lesion voxels on the template grid.
+    voxels : bytes or None
+        Lesion voxels on the template grid, see :func:`unpack`.
     problem : str
         Why something is missing.
     """
 
     key: Key
     picture: Path | None = None
-    voxels: npt.NDArray[np.int64] | None = None
+    voxels: bytes | None = None
     problem: str = ''
 
 
@@ -119,20 +131,51 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
     return tasks
 
 
-def make_views(tasks: Sequence[ViewTask], nprocs: int) -> list[View]:
+def make_views(tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None) -> Iterator[View]:
     """Look at all exams, ``nprocs`` at a time where that is worth it.
+
+    Parameters
+    ----------
+    work : Path, optional
+        Work folder, which keeps the lesions for the next run.
+
+    Yields
+    ------
+    View
+        In the order of the tasks.
 
     Raises
     ------
     DiskError
         If a process was ended from outside, or a picture cannot be written.
     """
-    if nprocs < 2 or len(tasks) < _WORTH_EXAMS:
-        return list(map(make_view, tasks))
+    states = {task.name: state_of([task.template_mask] if task.template_mask else [])
+              for task in tasks}  # fmt: skip
+    before = read_kept(work, 'lesions') if work else {}
+    known = [
+        replace(task, voxels=before[task.name][1])
+        if before.get(task.name, ('', b''))[0] == states[task.name]
+        else task
+        for task in tasks
+    ]
+    found: dict[str, tuple[str, bytes]] = {}
+    for task, view in zip(known, _made(known, nprocs), strict=True):
+        if view.voxels is not None:
+            found[task.name] = (states[task.name], view.voxels)
+        yield view
+    if work and found != before:
+        write_kept(work, 'lesions', found)
+
+
+def _made(tasks: Sequence[ViewTask], nprocs: int) -> Iterator[View]:
+    fresh = sum(task.voxels is None or not _is_drawn(task) for task in tasks)
+    if nprocs < 2 or fresh < _WORTH_EXAMS:
+        yield from map(make_view, tasks)
+        return
     context = multiprocessing.get_context('spawn')
     try:
         with ProcessPoolExecutor(min(nprocs, len(tasks)), mp_context=context) as pool:
-            return list(pool.map(make_view, tasks, chunksize=4))
+            yield from pool.map(make_view, tasks, chunksize=4)
     except BrokenProcessPool as error:
         raise DiskError(
             'A process that draws exams was ended from outside.',
@@ -144,31 +187,50 @@ def make_view(task: ViewTask) -> View:
     """Draw one exam and read its lesions; what cannot be read is said, not raised."""
     try:
         drawn = _drawn(task)
-        return View(task.key, drawn, _template_voxels(task.template_mask))
+        return View(task.key, drawn, task.voxels or _template_voxels(task.template_mask))
     except (*UNREADABLE, DataError) as error:
         return View(task.key, problem=f'{task.key.exam} ({task.key.model}): {error}')
+
+
+def _is_drawn(task: ViewTask) -> bool:
+    """Return whether a picture is there that is newer than all that it shows."""
+    sources = [path for path in (task.mask, task.flair, task.brain) if path is not None]
+    if task.mask is None or not task.picture.is_file():
+        return task.mask is None
+    newest = max(path.stat().st_mtime_ns for path in sources)
+    return task.picture.stat().st_mtime_ns >= newest
 
 
 def _drawn(task: ViewTask) -> Path | None:
     if task.mask is None:
         return None
-    sources = [path for path in (task.mask, task.flair, task.brain) if path is not None]
-    newest = max(path.stat().st_mtime_ns for path in sources)
-    if not (task.picture.is_file() and task.picture.stat().st_mtime_ns >= newest):
+    if not _is_drawn(task):
         task.picture.unlink(missing_ok=True)
         write_bytes(task.picture, _jpeg(_montage(task.mask, task.flair, task.brain)))
     return task.picture
 
 
-def _template_voxels(path: Path | None) -> npt.NDArray[np.int64] | None:
-    import nibabel as nb
-
+def _template_voxels(path: Path | None) -> bytes | None:
     if path is None:
         return None
-    image = nb.load(path)
+    image = load_whole(path)
     if not is_template_grid(image):
         raise DataError(f'{path.name} does not lie on the template grid')
-    return np.flatnonzero(np.asanyarray(image.dataobj) > 0)
+    lesion = np.asanyarray(image.dataobj) > 0
+    # Files are in Fortran's order: looked through in that order, nothing is copied.
+    places = np.unravel_index(np.flatnonzero(lesion.T), lesion.T.shape)
+    return pack(np.ravel_multi_index(places[::-1], lesion.shape))
+
+
+def pack(voxels: npt.NDArray[np.integer[Any]]) -> bytes:
+    """Return flat indices (C order) of voxels in little room."""
+    steps = np.diff(np.sort(voxels), prepend=0).astype('<i4')
+    return zlib.compress(steps.tobytes(), 1)
+
+
+def unpack(packed: bytes) -> npt.NDArray[np.int64]:
+    """Return the flat indices that :func:`pack` was given, sorted."""
+    return np.cumsum(np.frombuffer(zlib.decompress(packed), '<i4'), dtype=np.int64)
 
 
 # ------------------------------------------------------------------------------ drawing
@@ -178,14 +240,12 @@ def _montage(
     mask_path: Path, flair_path: Path | None, brain_path: Path | None
 ) -> npt.NDArray[np.uint8]:
     """Draw three slices with the outlines of the lesions, shape (rows, columns, 3)."""
-    import nibabel as nb
-
-    lesions = oriented(nb.load(mask_path))
+    lesions = oriented(load_whole(mask_path))
     mask = np.asarray(lesions.data) > 0
     if flair_path is None:
         grey, window, inside = np.zeros(mask.shape, np.float32), (0.0, 1.0), mask
     else:
-        flair = oriented_like(nb.load(flair_path), lesions, flair_path.name)
+        flair = oriented_like(load_whole(flair_path), lesions, flair_path.name)
         grey = np.asarray(flair.data, dtype=np.float32)
         inside = _inside(grey, brain_path, lesions)
         window = grey_window(grey, inside)
@@ -202,10 +262,8 @@ def _montage(
 def _inside(
     grey: npt.NDArray[np.float32], brain_path: Path | None, lesions: Volume
 ) -> npt.NDArray[np.bool_]:
-    import nibabel as nb
-
     if brain_path is not None:
-        brain = oriented_like(nb.load(brain_path), lesions, brain_path.name)
+        brain = oriented_like(load_whole(brain_path), lesions, brain_path.name)
         if (inside := np.asarray(brain.data) > 0).any():
             return inside
     return foreground(grey)

@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -60,7 +61,7 @@ class Record:
         DataError
             If ``content`` is not such a record.
         """
-        hints = typing.get_type_hints(cls)
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy: Self is no Hashable
         try:
             known = {key: _decode(hints[key], content[key]) for key in content if key in hints}
             return cls(**known)
@@ -69,6 +70,11 @@ class Record:
                 f'This is no record of the type {cls.__name__}: {error}.',
                 'Delete the file and run the same command again: it is made anew.',
             ) from error
+
+
+@cache
+def _hints(record: type[Record]) -> dict[str, Any]:
+    return typing.get_type_hints(record)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -16,6 +18,9 @@ from .charts import STYLE, Chart
 from .page import environment, source
 from .review import Picture, ReviewRow, in_order
 from .tabular import Cell, Table
+
+#: Pictures of more exams than this lie beside the page: it would take long to open.
+MOST_EMBEDDED = 100
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ def write_group_page(
     Parameters
     ----------
     review : sequence of ReviewRow
-        Exams to mark; without any the page has no such part.
+        Exams to mark; without any the page has no such part. Their pictures are embedded, but
+        for more than `MOST_EMBEDDED`, which are shown from where they lie.
     review_model : str
         Whose lesions their pictures show.
 
@@ -78,6 +84,7 @@ def write_group_page(
         If it cannot be written.
     """
     script = source('marks.js') + source('sort.js') + (source('review.js') if review else '')
+    beside = sum(row.picture is not None for row in review) > MOST_EMBEDDED
     style = source('style.css') + source('group.css') + source('review.css') + STYLE
     html = (
         environment()
@@ -96,11 +103,18 @@ def write_group_page(
             figures=group_path('figures').as_posix(),
             review=in_order(review),
             review_model=review_model,
+            beside=beside,
+            picture_of=lambda row: address(row, path.parent) if beside else row.source,
             review_file=group_path('review').as_posix(),
         )
     )
     write_text(path, html)
     return path
+
+
+def address(row: ReviewRow, folder: Path) -> str:
+    """Return where the picture of an exam lies, as seen from a folder; empty without one."""
+    return quote(Path(os.path.relpath(row.picture, folder)).as_posix()) if row.picture else ''
 
 
 def drawn(chart: Chart) -> Markup:

@@ -142,6 +142,25 @@ def read_record(path: Path) -> ExamContent:
         ) from error
 
 
+def read_failure(path: Path) -> str:
+    """Return why the last run of an exam failed, from its record; empty where it did not.
+
+    Only what this needs is looked at: group level and clusters read thousands of records. What is
+    wrong with a record is returned too.
+    """
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(content, dict):
+            raise ValueError('it is no record')
+    except (OSError, ValueError) as error:
+        return f'its record cannot be read ({error})'
+    if content.get('status', 'ok') != 'failed':
+        return ''
+    failure = content.get('failure')
+    message = failure.get('message') if isinstance(failure, dict) else None
+    return str(message) if message else 'no reason is recorded'
+
+
 def _image_used(modality: str, path: Path, settings: Settings) -> ImageUsed:
     from ..spatial.grids import describe_geometry
     from ..spatial.reading import open_image

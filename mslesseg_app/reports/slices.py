@@ -180,7 +180,8 @@ def grey_window(
     percentiles: tuple[float, float] = (1.0, 99.7),
 ) -> tuple[float, float]:
     """Intensities to be shown black and white, from the voxels ``inside``."""
-    values = np.asarray(data, dtype=np.float32)[inside]
+    # Transposed, images are looked through in the order in which they lie in memory.
+    values = np.asarray(data.T[inside.T], dtype=np.float32)
     values = values[np.isfinite(values)]
     if values.size == 0:
         return 0.0, 1.0

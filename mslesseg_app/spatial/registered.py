@@ -50,8 +50,12 @@ def came_registered(images: Mapping[str, Path]) -> tuple[bool, str]:
         A sentence for images that lie on the grid of the template, but not in its space.
     """
     try:
-        opened = {name: open_image(path) for name, path in images.items()}
-        if not opened or not all(map(is_template_grid, opened.values())):
+        opened = {}
+        for name, path in images.items():
+            opened[name] = open_image(path)
+            if not is_template_grid(opened[name]):
+                return False, ''
+        if not opened:
             return False, ''
         off = [name for name, image in opened.items() if peak(image) < _PEAK]
     except (MSLesSegError, *UNREADABLE):

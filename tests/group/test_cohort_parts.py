@@ -14,11 +14,11 @@ from PIL import Image
 
 from mslesseg_app.errors import DataError, NoInputError
 from mslesseg_app.group import run_group
-from mslesseg_app.group.frequency import Frequency, colours, draw, lesion_frequency
+from mslesseg_app.group.frequency import Frequency, FrequencySum, colours, draw
 from mslesseg_app.group.gather import Key
 from mslesseg_app.group.progress import progress_rows, read_changes
 from mslesseg_app.group.regions import region_rows
-from mslesseg_app.group.views import View, make_views, view_tasks
+from mslesseg_app.group.views import View, make_views, pack, unpack, view_tasks
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 MARKS = 'participant_id\tsession_id\tmark\tmarked\tnote\n'
@@ -140,17 +140,26 @@ def test_a_damaged_image_is_said_and_the_rest_is_drawn(tree, run_settings, capsy
 
 def test_each_participant_counts_once():
     views = [
-        View(Key('sub-1', 'ses-1', 'm'), voxels=np.array([5, 6])),
-        View(Key('sub-1', 'ses-2', 'm'), voxels=np.array([6])),
-        View(Key('sub-2', '', 'm'), voxels=np.array([6, 7])),
-        View(Key('sub-3', '', 'm'), voxels=np.zeros(0, dtype=np.int64)),
+        View(Key('sub-1', 'ses-1', 'm'), voxels=pack(np.array([6, 5]))),
+        View(Key('sub-1', 'ses-2', 'm'), voxels=pack(np.array([6]))),
+        View(Key('sub-2', '', 'm'), voxels=pack(np.array([6, 7]))),
+        View(Key('sub-3', '', 'm'), voxels=pack(np.zeros(0, dtype=np.int64))),
         View(Key('sub-4', '', 'm')),
     ]
-    (found,) = lesion_frequency(views)
+    total = FrequencySum()
+    for view in views:
+        total.add(view)
+    (found,) = total.maps()
     flat = found.share.ravel()
     np.testing.assert_allclose(flat[[5, 6, 7]], [0.5 / 3, 2 / 3, 1 / 3], rtol=1e-6)
     assert flat.sum() == pytest.approx(flat[[5, 6, 7]].sum())
     assert (found.participants, found.exams) == (3, 4)
+
+
+def test_packed_voxels_come_back_sorted():
+    voxels = np.random.default_rng(0).choice(182 * 218 * 182, 5000, replace=False)
+    np.testing.assert_array_equal(unpack(pack(voxels)), np.sort(voxels))
+    assert len(pack(voxels)) < 8 * voxels.size
 
 
 def test_map_is_written_where_the_lesions_are(tree, run_settings):

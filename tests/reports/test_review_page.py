@@ -241,3 +241,29 @@ def test_what_has_to_be_reviewed_comes_first_the_worst_leading() -> None:
     ]
     order = [row.participant.removeprefix('sub-') for row in in_order(rows)]
     assert order == ['5', '9', '10', '3', '6', '4', '2', '7', '1']
+
+
+@pytest.mark.browser
+def test_pictures_of_many_exams_lie_beside_the_page(
+    tree: Tree, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mslesseg_app.reports.group_page.MOST_EMBEDDED', 7)
+    path = tree.out / 'group_lesions.html'
+    embedded = path.stat().st_size
+    try:
+        assert run_group(settings_of(tree), quiet=True) == 0
+        text = path.read_text()
+        assert 'data:image' not in text.split('<section id="review"')[1].split('</section>')[0]
+        assert 'src="group_figures/exams/sub-01_ses-1_desc-unet.jpg"' in text
+        assert path.stat().st_size < embedded
+        browser.events.clear()
+        browser.open(path)
+        load = 'one => { one.loading = "eager"; return one.decode().then(() => one.naturalWidth) }'
+        shown = "[...document.querySelectorAll('td.thumb img')]"
+        widths = browser.run(f'Promise.all({shown}.map({load}))')
+        assert len(widths) == 8
+        assert min(widths) > 100
+        assert browser.complaints() == []
+    finally:
+        monkeypatch.undo()
+        run_group(settings_of(tree), quiet=True)

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import networkx as nx
-from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, traits
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
 from nipype.pipeline.engine import Node, Workflow
 
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.errors import DataError
+from mslesseg_app.files import publish
 from mslesseg_app.interfaces.base import GuardedInterface
 from mslesseg_app.progress import Progress
 from mslesseg_app.settings import Settings
@@ -34,7 +41,7 @@ class _Output(TraitedSpec):
 
 
 class Stub(GuardedInterface):
-    """Write a line."""
+    """Write a line after those of the step before."""
 
     input_spec = _Input
     output_spec = _Output
@@ -45,10 +52,11 @@ class Stub(GuardedInterface):
         if self.inputs.fail:
             raise DataError(f'{self.inputs.name} is broken.')
         out = cwd / 'out.txt'
-        out.write_text(self.inputs.name)
+        given = isdefined(self.inputs.in_file)
+        before = Path(self.inputs.in_file).read_text() if given else ''
+        out.write_text(f'{before}{self.inputs.name}\n')
         if self.inputs.target:
-            Path(self.inputs.target).parent.mkdir(parents=True, exist_ok=True)
-            Path(self.inputs.target).write_text(self.inputs.name)
+            publish(out, Path(self.inputs.target))
         return {'out_file': str(out)}
 
 
