@@ -283,6 +283,8 @@ def _view(
         )
         for drawing in _drawn(extra)
     ]
+    # what the first screen shows: enlarged lesions, or where none was found the FLAIR slices
+    first = 'lesions' if exam.summary and not exam.summary.count else 'overview'
     return {
         'key': key,
         'exam': exam,
@@ -291,8 +293,8 @@ def _view(
         'findings': findings(exam, extra),
         'overview': overview(exam, extra, content.exams),
         'mark': content.marks.get(exam.session or '', {}),
-        'figures': [shown for shown in figures if shown.kind != 'overview'],
-        'zoomed': next((shown for shown in figures if shown.kind == 'overview'), None),
+        'figures': [shown for shown in figures if shown.kind != first],
+        'zoomed': next((shown for shown in figures if shown.kind == first), None),
         'short': _short_rows(exam, extra.change),
         'anchors': {number for shown in figures for number in shown.lesions},
         'columns': _columns(exam),

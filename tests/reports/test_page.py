@@ -85,7 +85,7 @@ def test_what_must_be_said(page: Path) -> None:
         'Do not use: an image check failed',
         'No result',
         'no T2w',
-        'copy again',
+        '<strong>What to do:</strong> copy again',
         'Exit code 65',
         'crash-&lt;1&gt;.txt',
         'No lesion detected: confirm.',

@@ -90,6 +90,16 @@ def test_the_installed_package_is_understood() -> None:
 # ------------------------------------------------------------------------------ the scene
 
 
+def test_an_exam_without_lesions_shows_its_flair_first(
+    tree: Path, exams: tuple[ExamContent, ...]
+) -> None:
+    content = SubjectContent('01', exams[2:], Provenance('run', 'mslesseg'), '*Methods*', 'Doe')
+    write_subject_page(content, tree / 'none.html', extras=gather_extras(exams[2:], '01', tree))
+    text = (tree / 'none.html').read_text('utf-8')
+    assert text.count('No lesion detected on the FLAIR') == 1
+    assert text.index('No lesion detected on the FLAIR') < text.index('The slices are shown in')
+
+
 def test_the_scene_holds_all_that_is_there(tree: Path, exams: tuple[ExamContent, ...]) -> None:
     images = load_exam(exam_files(exams[1], '01', tree, exams))
     assert images is not None
