@@ -62,6 +62,7 @@ def test_the_files_are_exactly_those_expected(finished):
         'cohort',
         'evaluation',
         'exams',
+        'models',
         'outliers',
         'regions',
         'sizes',
