@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import parsing
 from .crossval import SCHEMES
+from .train import add_cases
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,15 +63,7 @@ def _add_nnunet(parser: argparse.ArgumentParser) -> None:
     )
     add('--fold-count', type=parsing.count, default=5, metavar='N', help='Of even folds (5).')
     add('--random-seed', type=parsing.seed, default=1, metavar='N', help='Of even folds (1).')
-    add('--masks', type=Path, metavar='DIR', help='Derivative dataset of the masks.')
-    add(
-        '--preprocessed',
-        type=Path,
-        metavar='DIR',
-        help='Output folder of the App for raw exams; what it lacks is computed (default: in the '
-        'cache).',
-    )
-    add('--exclude', nargs='+', default=[], metavar='EXAM', help='Exams or participants to leave.')
+    add_cases(parser)
     add(
         '--cache',
         type=Path,

@@ -88,15 +88,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         metavar='FILE',
         help='Lesions on the template grid (.npz) that are planted into exams.',
     )
-    add('--masks', type=Path, metavar='DIR', help='Derivative dataset of the masks.')
-    add(
-        '--preprocessed',
-        type=Path,
-        metavar='DIR',
-        help='Output folder of the App for raw exams; what it lacks is computed (default: in the '
-        'cache).',
-    )
-    add('--exclude', nargs='+', default=[], metavar='EXAM', help='Exams or participants to leave.')
+    add_cases(parser)
     add('--cache', type=Path, metavar='DIR', help='Exams that were read (default: in the output).')
     add(
         '--model-dir',
@@ -121,6 +113,20 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add('--tensorboard', action='store_true', help='Write TensorBoard files too.')
     add('--force', action='store_true', help='Replace another entry of the same name.')
     add('-q', '--quiet', action='store_true', help='Print nothing but errors.')
+
+
+def add_cases(parser: argparse.ArgumentParser) -> None:
+    """Add which labelled exams of the datasets are used."""
+    add = parser.add_argument
+    add('--masks', type=Path, metavar='DIR', help='Derivative dataset of the masks.')
+    add(
+        '--preprocessed',
+        type=Path,
+        metavar='DIR',
+        help='Output folder of the App for raw exams; what it lacks is computed (default: in the '
+        'cache).',
+    )
+    add('--exclude', nargs='+', default=[], metavar='EXAM', help='Exams or participants to leave.')
 
 
 def main(arguments: list[str]) -> int:
