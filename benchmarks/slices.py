@@ -27,6 +27,7 @@ from PIL import Image
 from scipy import ndimage
 
 from mslesseg_app.inference.run import stack_channels
+from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 
 SLICES = (
@@ -56,8 +57,8 @@ class Slice:
 
 def brain_of(picture: Floats) -> Mask:
     """Return roughly the brain of an axial FLAIR slice: the bright piece deepest in the head."""
-    smooth = ndimage.gaussian_filter(picture, 1)
-    head = _largest(ndimage.binary_fill_holes(smooth > 25))
+    smooth, bright = _bright(picture)
+    head = _largest(bright)
     radius = float(np.sqrt(head.sum() / np.pi))
     core = ndimage.binary_erosion(head, iterations=int(0.25 * radius))
     tissue = head & (smooth >= 0.45 * np.median(smooth[core]))
@@ -67,6 +68,12 @@ def brain_of(picture: Floats) -> Mask:
     brain = ndimage.binary_dilation(brain, iterations=2) & head
     wide = ndimage.binary_closing(np.pad(brain, 40), iterations=int(0.12 * radius))
     return np.asarray(ndimage.binary_fill_holes(wide[40:-40, 40:-40]) & (depth > 0.05 * radius))
+
+
+def _bright(picture: Floats) -> tuple[Floats, Mask]:
+    """Return the smoothed picture, and the head with what else is bright in it."""
+    smooth = ndimage.gaussian_filter(picture, 1)
+    return smooth, np.asarray(ndimage.binary_fill_holes(smooth > 25))
 
 
 def _largest(mask: Mask, weight: npt.NDArray[np.float64] | None = None) -> Mask:
@@ -82,10 +89,8 @@ def read_slice(folder: Path, name: str) -> Slice:
     mask_file = next((folder / 'masks').glob(f'{name}*'))
     lesion = np.asarray(Image.open(mask_file).convert('L')) >= 128
     brain = brain_of(picture)
-    length = np.ptp(
-        np.where(ndimage.binary_fill_holes(ndimage.gaussian_filter(picture, 1) > 25))[0]
-    )
-    length = min(length + 1, 1.18 * np.ptp(np.where(brain)[0]))
+    _, bright = _bright(picture)
+    length = min(np.ptp(np.where(bright)[0]) + 1, 1.18 * np.ptp(np.where(brain)[0]))
     mm = PICTURE_MM / len(picture) if name in SHORT_OF_HEAD else HEAD_MM / length
     blurred = ndimage.gaussian_filter(picture, 0.4 / mm)
     images = [
@@ -100,11 +105,6 @@ def _upright(picture: Floats) -> Floats:
     return np.ascontiguousarray(picture[::-1].T)
 
 
-def overlap(found: Mask, truth: Mask) -> float:
-    """Return the Dice coefficient."""
-    return float(2 * (found & truth).sum() / max(1, found.sum() + truth.sum()))
-
-
 def judge(entry: ModelEntry, slices: Sequence[Slice], threads: int) -> npt.NDArray[np.float64]:
     """Return the DSC of a model, (slices, thresholds)."""
     predictor = load_predictor(entry, 'cpu', threads, 1)
@@ -116,7 +116,7 @@ def judge(entry: ModelEntry, slices: Sequence[Slice], threads: int) -> npt.NDArr
         )
         prob = predictor(channels, brain, tuple(name == 'FLAIR' for name in entry.channels))
         middle = prob[..., REPEATED // 2 - 4 : REPEATED // 2 + 4].mean(axis=-1) * one.brain
-        rows.append([overlap(middle >= threshold, one.lesion) for threshold in THRESHOLDS])
+        rows.append([voxel_agreement(middle >= t, one.lesion)['DSC'] for t in THRESHOLDS])
     return np.array(rows)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +117,7 @@ class Settings:
     @property
     def result_name(self) -> str:
         """What results are named after: the model, or the method that joins several."""
-        return self.model[0] if len(self.model) == 1 else self.ensemble or 'mean'
+        return result_name(self.model, self.ensemble)
 
     @property
     def unbiased(self) -> bool:
@@ -161,6 +162,11 @@ class Settings:
         if unknown := sorted(set(values) - known):
             raise UsageError(f'{path} has unknown settings: {", ".join(unknown)}')
         return cls(**{key: _typed(key, value) for key, value in values.items()})
+
+
+def result_name(models: Sequence[str], ensemble: str | None) -> str:
+    """Return what results of these models are named after; see `Settings.result_name`."""
+    return models[0] if len(models) == 1 else ensemble or 'mean'
 
 
 def plain_name(name: str) -> str:

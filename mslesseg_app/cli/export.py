@@ -9,7 +9,7 @@ from pathlib import Path
 
 from . import parsing
 from .crossval import SCHEMES
-from .train import add_cases
+from .train import add_cases, add_datasets
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,15 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_nnunet(parser: argparse.ArgumentParser) -> None:
+    add_datasets(parser)
     add = parser.add_argument
-    add(
-        'data',
-        type=Path,
-        nargs='+',
-        metavar='BIDS_DIR',
-        help='BIDS datasets with manual masks in derivatives. With several, --masks and '
-        '--preprocessed hold one folder for each, named as the dataset.',
-    )
     add('target', type=Path, metavar='DATASET', help='Folder: nnUNet_raw/DatasetXXX_NAME.')
     add(
         '--space',

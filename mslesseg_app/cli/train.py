@@ -31,14 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
         'mslesseg_app train …',
         allow_abbrev=False,
     )
-    parser.add_argument(
-        'data',
-        type=Path,
-        nargs='+',
-        metavar='BIDS_DIR',
-        help='BIDS datasets with manual masks in derivatives. With several, --masks and '
-        '--preprocessed hold one folder for each, named as the dataset.',
-    )
+    add_datasets(parser)
     parser.add_argument('run_dir', type=Path, metavar='RUN_DIR', help='Folder of this run.')
     parser.add_argument(
         '--validation',
@@ -62,6 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--half', action='store_true', help='Write the weights in half precision.')
     add_common(parser)
     return parser
+
+
+def add_datasets(parser: argparse.ArgumentParser) -> None:
+    """Add the datasets of labelled exams, as the first argument."""
+    parser.add_argument(
+        'data',
+        type=Path,
+        nargs='+',
+        metavar='BIDS_DIR',
+        help='BIDS datasets with manual masks in derivatives. With several, --masks and '
+        '--preprocessed hold one folder for each, named as the dataset.',
+    )
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from ..bids.exams import Exam
+from ..bids.names import output_path
 from ..errors import MSLesSegError
 from ..metrics.consensus import METHODS
 from ..metrics.exam import lesion_agreement, voxel_agreement
 from ..metrics.members import member_masks
+from ..settings import result_name
 from ..spatial.template import same_grid
 from .evaluation import box_of, voxels_of
 from .gather import Holdings, Key
@@ -130,8 +133,7 @@ def _models_of_run(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     models = [str(name) for name in settings.get('model', [])]
-    joined = settings.get('ensemble') or ('mean' if len(models) > 1 else None)
-    return [str(joined)] if joined else models
+    return [result_name(models, settings.get('ensemble'))] if models else []
 
 
 def _add_memory(found: dict[str, Cost], logs: Path, run: str, names: Sequence[str]) -> None:
@@ -206,20 +208,20 @@ def pair_rows(holdings: Holdings) -> tuple[list[dict[str, Any]], list[str]]:
     problems: list[str] = []
     for exam, masks in exams.items():
         try:
-            images = _images(masks)
+            images = _images(exam, masks)
             rows += _pairs_of(exam, images)
         except MSLesSegError as error:
             problems.append(f'{exam.exam}: its models were not compared: {error.message}')
     return rows, problems
 
 
-def _images(masks: Mapping[str, Path]) -> dict[str, Any]:
+def _images(key: Key, masks: Mapping[str, Path]) -> dict[str, Any]:
     """Return the masks of the models of one exam, from ensembles where not run alone."""
+    exam = Exam(key.subject.removeprefix('sub-'), key.session.removeprefix('ses-') or None, {})
     images: dict[str, Any] = {}
     for method in METHODS:
         if method in masks:
-            name = masks[method].name.replace('_label-lesion_', '_seg-models_')
-            path = masks[method].with_name(name.replace('_mask.nii', '_dseg.nii'))
+            path = masks[method].with_name(output_path(exam, 'models_native', desc=method).name)
             images |= member_masks(path) if path.is_file() else {}
     alone = {name: path for name, path in masks.items() if name not in METHODS}
     if len(images | alone) > 1:

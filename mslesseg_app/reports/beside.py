@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import svg
-from .colours import COLOUR_WORDS, LESION_COLOUR, STATUS_COLOURS
+from .colours import COLOUR_WORDS, LESION_COLOUR, MODEL_COLOURS, STATUS_COLOURS
 from .content import Figure
 from .extra import Drawing
 from .figures import Stage, stage_of
@@ -323,17 +323,6 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
         modality='',
     )
     return Drawing(figure, svg.mosaic(panels, columns=len(panels)), len(panels))
-
-
-#: Colours of models, apart also for colour-blind eyes; further models begin again.
-MODEL_COLOURS = {
-    'orange': '#ffb000',
-    'blue': '#4dd2ff',
-    'pink': '#ff5cf4',
-    'green': '#78e678',
-    'red': '#ff5c5c',
-    'white': '#ffffff',
-}
 
 
 def models_beside(

@@ -18,6 +18,11 @@ STATUS_COLOURS = {
 }
 #: The colours in words, by code.
 COLOUR_WORDS = {1: 'orange', 2: 'red', 3: 'pink', 4: 'blue', 5: 'green', 6: 'grey'}
+#: Outlines of models, by the name of the colour; further models begin again.
+MODEL_COLOURS = {
+    **{COLOUR_WORDS[code]: STATUS_COLOURS[code][1] for code in (1, 4, 3, 5, 2)},
+    'white': '#ffffff',
+}
 
 
 def as_rgb(colour: str) -> tuple[float, float, float]:
