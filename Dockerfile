@@ -102,7 +102,7 @@ LABEL org.opencontainers.image.title="mslesseg" \
       org.opencontainers.image.description="BIDS App: multiple-sclerosis lesions in brain MRI; for research use only" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-ENTRYPOINT ["/opt/venv/bin/python", "-P", "-m", "mslesseg_app.container"]
+ENTRYPOINT ["/opt/venv/bin/python", "-P", "-m", "mslesseg_app.deploy.container"]
 CMD ["--help"]
 
 # ------------------------------------------------------------------------------ no FSL
@@ -115,7 +115,7 @@ RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
     export HOME=/root \
     && pip install --quiet --no-index --no-deps --no-cache-dir /mnt/*.whl \
     && pip check \
-    && python -P -m mslesseg_app.container.selftest \
+    && python -P -m mslesseg_app.deploy.container.selftest \
     && rm -rf /root/.cache /tmp/*
 USER 1000:1000
 
@@ -167,7 +167,7 @@ RUN --mount=type=bind,from=wheel,source=/opt/dist,target=/mnt \
     export HOME=/root \
     && pip install --quiet --no-index --no-deps --no-cache-dir /mnt/*.whl \
     && pip check \
-    && python -P -m mslesseg_app.container.selftest \
+    && python -P -m mslesseg_app.deploy.container.selftest \
     && rm -rf /root/.cache /tmp/* \
     && printf '%s\n' \
         'This image holds parts of FSL, (c) University of Oxford, for non-commercial use only.' \

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 
 from mslesseg_app.demo.contrast import INTENSITIES
@@ -81,7 +81,7 @@ def _stripped(root: Path) -> Iterator[Scans]:
 
 
 def _loader(paths: dict[str, Path]) -> Callable[[], dict[str, Any]]:
-    return lambda: {name: nib.load(path) for name, path in paths.items()}
+    return lambda: {name: nb.load(path) for name, path in paths.items()}
 
 
 def _dicom(root: Path) -> Iterator[Scans]:
@@ -104,7 +104,7 @@ def _series_loader(archive: Path, folder: str) -> Callable[[], dict[str, Any]]:
     return load
 
 
-def read_series(folder: Path) -> nib.Nifti1Image:
+def read_series(folder: Path) -> nb.Nifti1Image:
     """Read a folder of DICOM files as one image (RAS+)."""
     import SimpleITK as sitk
 
@@ -115,7 +115,7 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     lps[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
     lps[:3, 3] = image.GetOrigin()
     data = sitk.GetArrayFromImage(image).T.astype(np.float32)
-    return nib.Nifti1Image(data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
+    return nb.Nifti1Image(data, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
 
 
 # -------------------------------------------------------------------- synthetic heads

@@ -25,12 +25,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import SimpleITK as sitk
 from spatial import Exam, distance, find_exams, table, within_session
 
-from mslesseg_app.spatial import exam as exams
+from mslesseg_app.spatial import exam_alignment as exams
 from mslesseg_app.spatial import quality
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.bias import correct_bias
@@ -45,7 +45,7 @@ STARTS = 3
 
 def to_itk(img: Any) -> sitk.Image:
     """Return an image of float32 in ITK's frame (LPS+)."""
-    img = nib.as_closest_canonical(img)
+    img = nb.as_closest_canonical(img)
     affine = LPS @ img.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     out = sitk.GetImageFromArray(np.asarray(img.dataobj, dtype=np.float32).T)

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage as ndi
 from scipy import sparse
@@ -32,7 +32,7 @@ from skimage.measure import marching_cubes
 from spatial import MODALITIES, Exam, find_exams, table
 
 from mslesseg_app.spatial import brain
-from mslesseg_app.spatial import exam as exams
+from mslesseg_app.spatial import exam_alignment as exams
 from mslesseg_app.spatial.affines import compose, invert
 from mslesseg_app.spatial.bias import correct_bias
 from mslesseg_app.spatial.resample import resample
@@ -70,7 +70,7 @@ def by_template(images: Images) -> np.ndarray:
 
 def by_package(images: Images) -> np.ndarray:
     """What the App does."""
-    given = {name: nib.Nifti1Image(one, TEMPLATE_AFFINE) for name, one in images.items()}
+    given = {name: nb.Nifti1Image(one, TEMPLATE_AFFINE) for name, one in images.items()}
     return np.asarray(brain.brain_mask(given).dataobj) > 0
 
 
@@ -307,7 +307,7 @@ def aligned(exam: Exam, keep: Path | None) -> dict[str, np.ndarray]:
     }
     mask: Any = exam.mask()
     common = compose(invert(exam.transform('FLAIR', 'common')), found.moving_from_mni['FLAIR'])
-    binary = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    binary = nb.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
     out['truth'] = np.asarray(resample(binary, *grid, common).dataobj) > 0.5
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -42,7 +42,7 @@ from mslesseg_app.metrics.change import evaluate_change
 from mslesseg_app.spatial.affines import compose, invert, read_itk
 from mslesseg_app.spatial.matching import HalfWay, to_half_way
 from mslesseg_app.spatial.resample import resample
-from mslesseg_app.spatial.subject import align_pair
+from mslesseg_app.spatial.subject_alignment import align_pair
 
 SUBJECTS = ('LJ01', 'LJ12')
 #: Limits that are tried: extent, seed (standard deviations), smallest volume (mm³).
@@ -64,7 +64,7 @@ class Exam:
         self.stem = f'sub-{subject}_ses-{session}'
 
     def load(self, name: str) -> Any:
-        return nib.load(self.folder / f'{self.stem}_{name}.nii.gz')
+        return nb.load(self.folder / f'{self.stem}_{name}.nii.gz')
 
     @property
     def flair(self) -> Any:
@@ -104,8 +104,8 @@ def reference_of(root: Path, subject: str, pair: HalfWay) -> np.ndarray:
     """Return the authors' mask of change on the half-way grid."""
     folder = root / f'sub-{subject}'
     name = f'sub-{subject}_space-common_desc-lesionchange_mask.nii.gz'
-    image = nib.load(folder / 'anat' / name)
-    mask = nib.Nifti1Image((np.asarray(image.dataobj) > 0).astype(np.float32), image.affine)
+    image = nb.load(folder / 'anat' / name)
+    mask = nb.Nifti1Image((np.asarray(image.dataobj) > 0).astype(np.float32), image.affine)
     name = f'sub-{subject}_ses-2_from-FLAIR_to-common_mode-image_xfm.txt'
     flair_from_common = read_itk(folder / 'ses-2' / 'anat' / name)
     common_from_middle = compose(invert(flair_from_common), pair.after_from_middle)
@@ -174,17 +174,17 @@ def scanned_again(
     if plant is not None:
         data = data + LESION_CONTRAST * level * plant
     move = np.eye(4)
-    centre = nib.affines.apply_affine(flair.affine, np.array(flair.shape) / 2)
+    centre = nb.affines.apply_affine(flair.affine, np.array(flair.shape) / 2)
     move[:3, :3] = Rotation.from_euler('xyz', np.array([1, -0.5, 1]) * degrees, True).as_matrix()
     move[:3, 3] = centre - move[:3, :3] @ centre + shift
     affine = flair.affine.copy()
     affine[:3, 3] += slices * affine[:3, 2]
-    moved = nib.Nifti1Image(data, flair.affine)
+    moved = nb.Nifti1Image(data, flair.affine)
     after = np.asarray(resample(moved, flair.shape, affine, invert(move), 3).dataobj)
     bent = level * np.clip(after / level, 0, None) ** power
     real_part = bent + noise * level * rng.standard_normal(after.shape)
     imaginary = noise * level * rng.standard_normal(after.shape)
-    image = nib.Nifti1Image(np.hypot(real_part, imaginary).astype(np.float32), affine)
+    image = nb.Nifti1Image(np.hypot(real_part, imaginary).astype(np.float32), affine)
     mask = resample(brain, flair.shape, affine, invert(move), 'nearest')
     return to_half_way(flair, image, brain, mask, move), move
 
@@ -218,7 +218,7 @@ def planted(data: Path, out: Path, model: str) -> Iterator[list[Any]]:
         pair, _ = scanned_again(exam, 0, rng, plant)
         regions = find_changes(compute_difference(pair), ChangeLimits())
         middle_from_flair = invert(compose(pair.before_from_middle, pair.affine))
-        places = np.rint(nib.affines.apply_affine(middle_from_flair, centres)).astype(int)
+        places = np.rint(nb.affines.apply_affine(middle_from_flair, centres)).astype(int)
         near = ndimage.maximum_filter(regions.labels, 3)
         found = sum(near[tuple(place)] > 0 for place in places)
         yield [subject, len(centres), int(found), found / len(centres), regions.count]
@@ -236,7 +236,7 @@ def draw_lesions(exam: Exam, rng: np.random.Generator) -> tuple[np.ndarray, np.n
     smooth = ndimage.gaussian_filter(data, 2 / size)
     level = float(np.median(data[mask]))
     places = np.argwhere(deep & (smooth > 0.85 * level) & (smooth < 1.08 * level))
-    points = nib.affines.apply_affine(flair.affine, places)
+    points = nb.affines.apply_affine(flair.affine, places)
     plant = np.zeros(flair.shape, np.float32)
     centres: list[np.ndarray] = []
     while len(centres) < 20:
@@ -251,11 +251,11 @@ def draw_lesions(exam: Exam, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _inside(flair: Any, centre: np.ndarray, axes: np.ndarray) -> tuple[np.ndarray, ...]:
-    middle = np.rint(nib.affines.apply_affine(invert(flair.affine), centre)).astype(int)
+    middle = np.rint(nb.affines.apply_affine(invert(flair.affine), centre)).astype(int)
     offsets = np.argwhere(np.ones((17, 17, 7))) - (8, 8, 3)
     index = middle + offsets
     index = index[np.all((index >= 0) & (index < flair.shape), axis=1)]
-    points = nib.affines.apply_affine(flair.affine, index) - centre
+    points = nb.affines.apply_affine(flair.affine, index) - centre
     return tuple(index[np.sum((points / axes) ** 2, axis=1) <= 1].T)
 
 

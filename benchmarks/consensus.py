@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
@@ -97,7 +97,7 @@ def main() -> int:
     print('|---|---|---|---|---|---|---|---|')
     rows = []
     for exam, path in EXAMS.items():
-        mask = np.asarray(nib.load(Path(data) / path).dataobj) > 0
+        mask = np.asarray(nb.load(Path(data) / path).dataobj) > 0
         (box,) = ndimage.find_objects(mask.astype(np.uint8))
         truth = mask[tuple(slice(max(0, edge.start - 8), edge.stop + 8) for edge in box)]
         for name, biases in RATERS.items():

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 
 from mslesseg_app.demo.dicom import Patient, Study, write_series
@@ -93,7 +93,7 @@ def best(costs: list[Cost]) -> Cost:
 # ------------------------------------------------------------------------------------ data
 
 
-def head(shape: tuple[int, int, int], seed: int) -> nib.Nifti1Image:
+def head(shape: tuple[int, int, int], seed: int) -> nb.Nifti1Image:
     """Return a ball in noise: an image that compresses as heads do."""
     rng = np.random.default_rng(seed)
     axes = np.ogrid[tuple(slice(-1, 1, n * 1j) for n in shape)]
@@ -102,7 +102,7 @@ def head(shape: tuple[int, int, int], seed: int) -> nib.Nifti1Image:
     data = noise + ball * (400 + 60 * np.sin(9 * axes[0]) + 40 * axes[1])
     affine = np.diag([1.0, 1.0, 1.2, 1.0])
     affine[:3, 3] = (-90, -120, -80)
-    return nib.Nifti1Image(data.astype(np.int16), affine)
+    return nb.Nifti1Image(data.astype(np.int16), affine)
 
 
 def scanner(folder: Path, series: int, shape: tuple[int, int, int]) -> int:

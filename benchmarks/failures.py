@@ -29,15 +29,15 @@ from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from _scans import Scans, all_scans
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.errors import MSLesSegError
+from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.bias import correct_bias
-from mslesseg_app.spatial.exam import ExamAlignment, align_exam
+from mslesseg_app.spatial.exam_alignment import ExamAlignment, align_exam
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
 #: Further than this (mm) from the result without displacement is lost.
@@ -67,7 +67,7 @@ def rigid(img: Any, random: np.random.Generator, _: int) -> Displaced:
     centre = apply_affine(img.affine, np.array(img.shape) / 2)
     move[:3, :3] = turn.as_matrix()
     move[:3, 3] = centre - move[:3, :3] @ centre + random.uniform(-60, 60, 3)
-    return nib.Nifti1Image(img.dataobj, move @ img.affine), move
+    return nb.Nifti1Image(img.dataobj, move @ img.affine), move
 
 
 def storage(img: Any, random: np.random.Generator, _: int) -> Displaced:
@@ -82,7 +82,7 @@ def origin(img: Any, _: np.random.Generator, number: int) -> Displaced:
     move = np.eye(4)
     sides = ([0, 0, 1], [1, 0, 0], [0, -1, 0], [-1, 1, -1], [0, 0, -1], [0, 1, 0])
     move[:3, 3] = 200.0 * np.array(sides[number % len(sides)])
-    return nib.Nifti1Image(img.dataobj, move @ img.affine), move
+    return nb.Nifti1Image(img.dataobj, move @ img.affine), move
 
 
 DISPLACEMENTS: dict[str, Callable[[Any, np.random.Generator, int], Displaced]] = {
@@ -141,9 +141,9 @@ def prepared(scans: Scans, folder: Path) -> dict[str, Any]:
         if not path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             for other, img in scans.load().items():
-                nib.save(correct_bias(img), folder / f'{scans.name}_{other}.nii')
-        img = nib.load(path)
-        images[name] = nib.Nifti1Image(img.get_fdata(dtype=np.float32), img.affine)
+                nb.save(correct_bias(img), folder / f'{scans.name}_{other}.nii')
+        img = nb.load(path)
+        images[name] = nb.Nifti1Image(img.get_fdata(dtype=np.float32), img.affine)
     return images
 
 

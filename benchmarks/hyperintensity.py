@@ -11,12 +11,12 @@ import os
 import sys
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage
 
-from mslesseg_app.inference.run import segment_exam
 from mslesseg_app.metrics.exam import METRIC_COLUMNS, accuracy
+from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry
 
 EXAMS = {
@@ -31,7 +31,7 @@ NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1'}
 
 
 def read(path: Path) -> np.ndarray:
-    return np.asarray(nib.load(path).dataobj)
+    return np.asarray(nb.load(path).dataobj)
 
 
 def largest_piece(mask: np.ndarray) -> np.ndarray:

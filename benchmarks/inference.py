@@ -32,7 +32,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import torch
 from scipy import ndimage
@@ -40,17 +40,23 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).parent))
 import reduced
 
-from mslesseg_app.inference.device import choose_device, cpu_has_bfloat16
-from mslesseg_app.inference.location import only_in_white_matter
-from mslesseg_app.inference.normalise import normalise
-from mslesseg_app.inference.predictor import NetworkPredictor
-from mslesseg_app.inference.presets import resolve
-from mslesseg_app.inference.run import stack_channels
-from mslesseg_app.inference.windows import Windows, brain_box, plan, torch_threads, window_key
+from mslesseg_app.core.settings import MODALITIES
 from mslesseg_app.models.diffusion import chain_noise
 from mslesseg_app.models.networks import build
+from mslesseg_app.models.prediction.device import choose_device, cpu_has_bfloat16
+from mslesseg_app.models.prediction.normalise import normalise
+from mslesseg_app.models.prediction.predictor import NetworkPredictor
+from mslesseg_app.models.prediction.presets import resolve
+from mslesseg_app.models.prediction.segment import stack_channels
+from mslesseg_app.models.prediction.white_matter import only_in_white_matter
+from mslesseg_app.models.prediction.windows import (
+    Windows,
+    brain_box,
+    plan,
+    torch_threads,
+    window_key,
+)
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
-from mslesseg_app.settings import MODALITIES
 from mslesseg_app.spatial.brain import brain_mask
 
 NETWORKS = ('mssegdiff', 'swinunetr', 'unetr', 'transbts')
@@ -397,7 +403,7 @@ def child(name: str) -> None:
 
     from safetensors.torch import save_file
 
-    from mslesseg_app.inference.run import _loaded
+    from mslesseg_app.models.prediction.segment import _loaded
     from mslesseg_app.models.registry import file_sha256
 
     with tempfile.TemporaryDirectory() as folder:
@@ -503,7 +509,7 @@ def registered_exams(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             paths = [data / f'{stem.format(word)}.nii.gz' for word in words]
             place = next((path for path in paths if path.is_file()), None)
             if place is not None:
-                found[modality] = nib.load(place)
+                found[modality] = nb.load(place)
         if 'FLAIR' in found:
             yield name, found
 
@@ -514,7 +520,7 @@ def registered_exams(data: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def read_exam(data: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return the channels of P18 (its T2w is not at hand: the T1w stands in) and its brain."""
     stem = data / 'mslesseg/train/P18/T1/P18_T1_{}.nii.gz'
-    images = [np.asarray(nib.load(str(stem).format(m)).dataobj) for m in ('FLAIR', 'T1', 'T1')]
+    images = [np.asarray(nb.load(str(stem).format(m)).dataobj) for m in ('FLAIR', 'T1', 'T1')]
     labels, _ = ndimage.label((images[0] > 0) | (images[1] > 0))
     brain = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     return np.stack([normalise(image, brain, 'zscore') for image in images]), brain

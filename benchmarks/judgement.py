@@ -22,16 +22,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from _scans import Scans, all_scans
 from failures import Study, align, brain_points, prepared, table
 from scipy import ndimage as ndi
 
-from mslesseg_app.errors import MSLesSegError
-from mslesseg_app.spatial import exam, pose, quality
+from mslesseg_app.core.errors import MSLesSegError
+from mslesseg_app.spatial import exam_alignment as exam
+from mslesseg_app.spatial import pose, quality
 from mslesseg_app.spatial.affines import apply_affine
-from mslesseg_app.spatial.exam import BRAIN_CENTRE
+from mslesseg_app.spatial.exam_alignment import BRAIN_CENTRE
 from mslesseg_app.spatial.similarity import shrink
 
 COLUMNS = ('group', 'kind', 'scan', 'image', 'what', 'distance_mm', 'verdict', 'reason')
@@ -84,7 +85,7 @@ def right_affines(scans: Scans, images: dict[str, Any], study: Study) -> dict[st
 
 def small(images: dict[str, Any]) -> dict[str, Any]:
     """Shrink the images as the judgement does first, so that it is done once."""
-    return {name: nib.Nifti1Image(*shrink(img, 2.0)) for name, img in images.items()}
+    return {name: nb.Nifti1Image(*shrink(img, 2.0)) for name, img in images.items()}
 
 
 def judge_scans(scans: Scans, images: dict[str, Any], right: dict[str, Any]) -> Iterator[dict]:
@@ -112,27 +113,27 @@ def others(scans: Scans, images: dict[str, Any], every: dict[tuple, np.ndarray])
             yield key | row_of(group, f'{other} {image}', off, quality.judge(img, affine))
 
 
-def headless() -> Iterator[tuple[str, nib.Nifti1Image]]:
+def headless() -> Iterator[tuple[str, nb.Nifti1Image]]:
     """Yield images that hold no head: noise, blurred noise, a ball, a ball in a shell."""
     random = np.random.default_rng(1)
     shape, affine = (120, 140, 110), np.diag([1.5, 1.5, 1.5, 1.0])
     affine[:3, 3] = -0.75 * np.array(shape)
     noise = random.normal(size=shape).astype(np.float32)
-    yield 'white noise', nib.Nifti1Image(np.abs(noise), affine)
+    yield 'white noise', nb.Nifti1Image(np.abs(noise), affine)
     for width in (3, 6, 12):
         blurred = ndi.gaussian_filter(noise, width / 1.5)
-        yield f'noise blurred by {width} mm', nib.Nifti1Image(blurred - blurred.min(), affine)
+        yield f'noise blurred by {width} mm', nb.Nifti1Image(blurred - blurred.min(), affine)
     grid = (np.indices(shape) - np.array(shape)[:, None, None, None] / 2) * 1.5
     for name, size in (('ball', (80, 80, 80)), ('egg', (68, 88, 66))):
         radius = np.sqrt(sum((axis / one) ** 2 for axis, one in zip(grid, size, strict=True)))
         solid = (radius < 0.9).astype(np.float32)
-        yield name, nib.Nifti1Image(100 * solid + 2 * np.abs(noise), affine)
+        yield name, nb.Nifti1Image(100 * solid + 2 * np.abs(noise), affine)
         shell = ((radius > 0.97) & (radius < 1.05)).astype(np.float32)
         data = 100 * solid + 140 * shell + 2 * np.abs(noise)
-        yield f'{name} in a shell', nib.Nifti1Image(data.astype(np.float32), affine)
+        yield f'{name} in a shell', nb.Nifti1Image(data.astype(np.float32), affine)
         lumps = ndi.gaussian_filter(noise, 4) * 60
         data = (100 + 12 * lumps / lumps.std()) * solid + 140 * shell
-        yield f'{name} of lumps in a shell', nib.Nifti1Image(data.astype(np.float32), affine)
+        yield f'{name} of lumps in a shell', nb.Nifti1Image(data.astype(np.float32), affine)
 
 
 def judge_headless() -> Iterator[dict]:

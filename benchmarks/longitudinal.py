@@ -28,8 +28,8 @@ import spatial
 
 from mslesseg_app.spatial.affines import Affine, compose, invert
 from mslesseg_app.spatial.bias import correct_bias
-from mslesseg_app.spatial.exam import align_exam
-from mslesseg_app.spatial.subject import align_subject
+from mslesseg_app.spatial.exam_alignment import align_exam
+from mslesseg_app.spatial.subject_alignment import align_subject
 
 HEAD = ['subject', 'reference', 'mean (mm)', 'largest (mm)', 'volume ratio - 1 (%)', 'time (s)']
 

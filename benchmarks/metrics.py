@@ -26,13 +26,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage
 
 from mslesseg_app.metrics.evaluation import evaluate
 from mslesseg_app.metrics.exam import crop_to_union
-from mslesseg_app.metrics.surfaces import surface, surface_distances
+from mslesseg_app.spatial.surfaces import surface, surface_distances
 
 CASES = {
     'P18, 0.8 ml': 'mslesseg/train/P18/T1/P18_T1_MASK.nii.gz',
@@ -238,7 +238,7 @@ def measure(
 
 def run_case(name: str, path: Path, repeats: int) -> float:
     """Print one table; return the largest difference between equal definitions."""
-    reference = np.asarray(nib.load(path).dataobj) > 0
+    reference = np.asarray(nb.load(path).dataobj) > 0
     reference = np.ascontiguousarray(reference)
     pair = (np.ascontiguousarray(changed(reference)), reference)
     truth = expected(*pair)

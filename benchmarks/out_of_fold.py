@@ -36,20 +36,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mslesseg_app.inference.location import only_in_white_matter
-from mslesseg_app.inference.run import stack_channels
-from mslesseg_app.learning.cases import find_cases
 from mslesseg_app.metrics.evaluation import evaluate
+from mslesseg_app.models.prediction.segment import stack_channels
+from mslesseg_app.models.prediction.white_matter import only_in_white_matter
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
-from mslesseg_app.training.augmentation import (
-    LesionShapes,
-    Patch,
-    make_volume,
-    plant,
-    whole_brain,
-)
+from mslesseg_app.training.augmentation import LesionShapes, Patch, make_volume, plant, whole_brain
 from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
-from mslesseg_app.training.fields import Chance
+from mslesseg_app.training.experiments.labelled_exams import find_cases
+from mslesseg_app.training.random_fields import Chance
 
 ROOT = Path(__file__).parents[1]
 FOLDS = json.loads((ROOT / 'docs/models/unet-folds.json').read_text('utf-8'))

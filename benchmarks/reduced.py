@@ -26,10 +26,10 @@ from torch.nn import functional as fn
 
 from mslesseg_app.demo.lesions import in_session, lesion_mask, voxel_shares
 from mslesseg_app.demo.phantom import LESION_EDGE_MM, lesion_intensity, make_phantom
-from mslesseg_app.inference.normalise import normalise
-from mslesseg_app.inference.windows import brain_box
 from mslesseg_app.models.diffusion import training_output
 from mslesseg_app.models.networks import build
+from mslesseg_app.models.prediction.normalise import normalise
+from mslesseg_app.models.prediction.windows import brain_box
 from mslesseg_app.training.losses import dice_ce
 
 FOLDER = Path('checkpoints/reduced')

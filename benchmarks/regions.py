@@ -19,7 +19,7 @@ import argparse
 import time
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pandas as pd
 
@@ -27,14 +27,14 @@ from mslesseg_app.demo.lesions import in_session, lesion_mask
 from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import session_protocols
 from mslesseg_app.lesions.components import label_lesions
-from mslesseg_app.lesions.describe import on_template
+from mslesseg_app.lesions.description import on_template
 from mslesseg_app.lesions.regions import fit_landmarks, template_landmarks
 from mslesseg_app.lesions.regions import place_lesions as places_of
 from mslesseg_app.lesions.topography import REGIONS
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.bias import correct_bias
 from mslesseg_app.spatial.brain import brain_mask
-from mslesseg_app.spatial.exam import align_exam
+from mslesseg_app.spatial.exam_alignment import align_exam
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
@@ -45,7 +45,7 @@ def shares(folder: Path) -> None:
     rows = []
     landmarks = template_landmarks()
     for path in sorted(folder.glob('*.nii.gz')):
-        image = nib.load(path)
+        image = nb.load(path)
         voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
         labels = label_lesions(np.asanyarray(image.dataobj) > 0, voxel, 6, 3.0)
         sizes = np.bincount(labels.ravel()) * voxel

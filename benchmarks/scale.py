@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mslesseg_app.bids.exams import Exam
-    from mslesseg_app.inference.ensemble import AnyModel
-    from mslesseg_app.settings import Settings
+    from mslesseg_app.core.settings import Settings
+    from mslesseg_app.models.prediction.ensemble import AnyModel
 
 MODEL = 'hyperintensity'
 COLUMNS = ('index', 'first step', 'a step', 'look again', 'memory')
@@ -102,8 +102,8 @@ def _link(source: Path, bids: Path, number: int) -> None:
 def _measure(root: Path, steps: int) -> Mapping[str, float]:
     """Measure one number of exams; this process does nothing else."""
     from mslesseg_app.bids.exams import find_exams
+    from mslesseg_app.core.settings import Settings
     from mslesseg_app.models.registry import get_entry
-    from mslesseg_app.settings import Settings
 
     settings = Settings(
         root / 'bids', root / 'out', root / 'work', model=MODEL, nprocs=2, run_uuid='scale'
@@ -128,7 +128,7 @@ def _steps(
     exams: list[Exam], settings: Settings, entry: AnyModel, steps: int
 ) -> tuple[float, float]:
     """Return the seconds to the first step of a run, and those of each step after it."""
-    from mslesseg_app.batch import Batch
+    from mslesseg_app.participant.batch import Batch
 
     marks: list[float] = []
     begin = time.process_time()
@@ -151,10 +151,10 @@ def _steps(
 
 def _look_again(exams: list[Exam], settings: Settings, entry: AnyModel) -> float:
     """Return the seconds of an exam that was finished before."""
-    from mslesseg_app.batch import Batch
     from mslesseg_app.bids.names import expected_outputs
-    from mslesseg_app.pages import page_path
-    from mslesseg_app.subjects import Subject
+    from mslesseg_app.participant.batch import Batch
+    from mslesseg_app.participant.subjects import Subject
+    from mslesseg_app.reports.writing import page_path
 
     batch = Batch(exams, settings, 'builtin', entry, quiet=True)
     for exam in exams:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage
 
@@ -52,7 +52,7 @@ def read(folder: Path, pattern: str, needed: bool = True) -> np.ndarray | None:
         return None
     if len(found) != 1:
         raise SystemExit(f'{folder}: {len(found)} files match {pattern}; one is needed.')
-    return np.asarray(nib.load(found[0]).dataobj)
+    return np.asarray(nb.load(found[0]).dataobj)
 
 
 def read_exam(folder: Path, names: argparse.Namespace) -> Exam:
@@ -161,7 +161,7 @@ def main() -> int:
     parser.add_argument('--plant', nargs='*', type=Path, default=[])
     parser.add_argument('--load', type=float, default=60.0)
     options = parser.parse_args()
-    sources = [np.asarray(nib.load(path).dataobj) > 0 for path in options.plant]
+    sources = [np.asarray(nb.load(path).dataobj) > 0 for path in options.plant]
     alarms: dict[tuple[str, str], list[tuple[float, str]]] = {}
     row('exam', 'ml', 'mask', 'hyperintense ml', 'outside ml', 'share', 'status')
     row(*['---'] * 7)

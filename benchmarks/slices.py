@@ -26,8 +26,8 @@ import numpy.typing as npt
 from PIL import Image
 from scipy import ndimage
 
-from mslesseg_app.inference.run import stack_channels
 from mslesseg_app.metrics.exam import voxel_agreement
+from mslesseg_app.models.prediction.segment import stack_channels
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 
 SLICES = (

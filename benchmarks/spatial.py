@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from scipy import ndimage as ndi
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.spatial import exam as exams
+from mslesseg_app.spatial import exam_alignment as exams
 from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import apply_affine, compose, invert, read_itk
 from mslesseg_app.spatial.bias import correct_bias
@@ -52,7 +52,7 @@ class Exam:
     def images(self) -> dict[str, Any]:
         stem = self.root / self.subject / self.session / 'anat' / f'{self.subject}_{self.session}'
         paths = {name: Path(f'{stem}_{name}.nii.gz') for name in MODALITIES}
-        return {name: nib.load(path) for name, path in paths.items() if path.exists()}
+        return {name: nb.load(path) for name, path in paths.items() if path.exists()}
 
     def transform(self, moving: str, target: str) -> np.ndarray:
         """The authors' affine: points of the target to points of the moving image."""
@@ -64,7 +64,7 @@ class Exam:
         """The authors' brain mask, in the common space of both sessions."""
         folder = self.root / 'derivatives' / 'reference' / self.subject / 'anat'
         path = folder / f'{self.subject}_space-common_desc-brain_mask.nii.gz'
-        return nib.load(path) if path.exists() else None
+        return nb.load(path) if path.exists() else None
 
 
 def find_exams(root: Path) -> Iterator[Exam]:
@@ -125,7 +125,7 @@ def mask_scores(exam: Exam, flair_from_mni: np.ndarray, ours: np.ndarray) -> lis
     if mask is None:
         return None
     common_from_mni = compose(invert(exam.transform('FLAIR', 'common')), flair_from_mni)
-    binary = nib.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
+    binary = nb.Nifti1Image((np.asarray(mask.dataobj) > 0).astype(np.float32), mask.affine)
     moved = resample(binary, TEMPLATE_SHAPE, TEMPLATE_AFFINE, common_from_mni)
     theirs = np.asarray(moved.dataobj) > 0.5
     dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
@@ -242,7 +242,7 @@ def displace(img: Any, random: np.random.Generator) -> tuple[Any, np.ndarray]:
     centre = apply_affine(img.affine, np.array(img.shape) / 2)
     move[:3, :3] = turn.as_matrix()
     move[:3, 3] = centre - move[:3, :3] @ centre + random.uniform(-60, 60, 3)
-    return nib.Nifti1Image(np.asarray(img.dataobj, dtype=np.float32), move @ img.affine), move
+    return nb.Nifti1Image(np.asarray(img.dataobj, dtype=np.float32), move @ img.affine), move
 
 
 def print_displaced(results: list[Result], count: int, seed: int) -> None:

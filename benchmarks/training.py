@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
-from mslesseg_app.inference.device import choose_device
-from mslesseg_app.learning.cases import find_cases
-from mslesseg_app.training.describe import entry_of
+from mslesseg_app.models.prediction.device import choose_device
+from mslesseg_app.training.description import entry_of
+from mslesseg_app.training.distributed import World
+from mslesseg_app.training.experiments.labelled_exams import find_cases
 from mslesseg_app.training.loop import Trainer
 from mslesseg_app.training.patches import CaseFeed, Feed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
-from mslesseg_app.training.workers import World
 
 EPOCHS = 3
 AN_EPOCH = 1e-4

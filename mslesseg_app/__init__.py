@@ -7,13 +7,13 @@ __version__ = '0.1.0'
 __all__ = ['__version__', 'segment']
 
 if TYPE_CHECKING:
-    from .api import segment as segment
+    from mslesseg_app.participant.api import segment as segment
 
 
 def __getattr__(name: str) -> Any:
     """Import `segment` when it is asked for: it needs libraries that take seconds to import."""
     if name == 'segment':
-        from .api import segment
+        from mslesseg_app.participant.api import segment
 
         return segment
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

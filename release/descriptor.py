@@ -73,7 +73,7 @@ def describe(parser: argparse.ArgumentParser) -> dict[str, Any]:
 
 def error_codes() -> list[dict[str, Any]]:
     """Return the exit codes of our errors and what they mean."""
-    from mslesseg_app import errors
+    from mslesseg_app.core import errors
 
     family: list[type[errors.MSLesSegError]] = [
         errors.MSLesSegError,

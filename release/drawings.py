@@ -50,9 +50,9 @@ def build_graph(sessions: Iterable[str], engine: str, options: dict[str, Any]) -
     from skeleton import write_dataset
 
     from mslesseg_app.bids.exams import find_exams
+    from mslesseg_app.core.settings import Settings
     from mslesseg_app.models.registry import get_entry
-    from mslesseg_app.settings import Settings
-    from mslesseg_app.workflows.base import init_run_wf
+    from mslesseg_app.participant.workflows.base import init_run_wf
 
     with tempfile.TemporaryDirectory() as text, patch.dict(os.environ):
         folder = Path(text)
@@ -76,7 +76,7 @@ def build_graph(sessions: Iterable[str], engine: str, options: dict[str, Any]) -
 
 def named(graph: nx.DiGraph, whole: bool) -> nx.DiGraph:
     """Return a graph of the nodes' names: workflow and node, sinks joined, or ``whole`` stages."""
-    from mslesseg_app.interfaces.sink import DerivativesDataSink
+    from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
 
     sinks = [node for node in graph if isinstance(node.interface, DerivativesDataSink)]
 

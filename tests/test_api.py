@@ -16,10 +16,10 @@ import pytest
 from tiny_models import add_tiny
 
 import mslesseg_app
-from mslesseg_app import api
-from mslesseg_app.errors import DataError, ModelError, NoInputError, UsageError
+from mslesseg_app.core.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.models.store import add_command
+from mslesseg_app.participant import api
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
 
@@ -193,7 +193,7 @@ def test_the_package_is_light_and_the_function_needs_no_nipype():
         'import sys, mslesseg_app\n'
         'assert "nibabel" not in sys.modules\n'
         'mslesseg_app.segment\n'
-        'import mslesseg_app.api, mslesseg_app.inference.run\n'
+        'import mslesseg_app.participant.api, mslesseg_app.models.prediction.segment\n'
         'heavy = {"nipype", "niworkflows", "bids", "torch"} & set(sys.modules)\n'
         'assert not heavy, heavy\n'
         'try:\n    mslesseg_app.nothing\nexcept AttributeError as error:\n    print(error)\n'

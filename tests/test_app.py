@@ -9,9 +9,9 @@ import pytest
 from fakefsl import install
 from skeleton import THIN, files_below, image_bytes, path_of, write_dataset
 
-from mslesseg_app.app import _code
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import BusyError, DataError, NoInputError
+from mslesseg_app.core.errors import BusyError, DataError, NoInputError
+from mslesseg_app.participant.run import _code
 
 
 @pytest.fixture
@@ -253,8 +253,8 @@ def test_an_exam_that_another_run_works_on(bids, capsys):
 
 def test_what_a_killed_run_left_is_removed(bids):
     from mslesseg_app.bids.exams import Exam
-    from mslesseg_app.locks import locked
-    from mslesseg_app.settings import Settings
+    from mslesseg_app.core.settings import Settings
+    from mslesseg_app.participant.locks import locked
 
     settings = Settings(bids_dir=bids, out_dir=Path('out'), work_dir=Path('work'))
     exams = [Exam('01', '1', {}), Exam('02', None, {})]
@@ -321,8 +321,8 @@ def test_marks_that_cannot_be_read(two, capsys, name, code):
 
 
 def test_redo_forgets_the_exam_and_no_other(two, capsys, monkeypatch):
-    from mslesseg_app import app
-    from mslesseg_app.workflows.names import top_name
+    from mslesseg_app.bids.workflow_names import top_name
+    from mslesseg_app.participant import run as app
 
     folders = [Path('work', top_name(), f'sub_0{k}_wf', 'bias') for k in (1, 2)]
     for folder in folders:

@@ -13,14 +13,14 @@ from skeleton import write_dataset
 from stubs import Recorder, StubPage, result_of, stub_workflow
 from traits.api import TraitError
 
-from mslesseg_app import subjects
-from mslesseg_app.batch import Batch, Outcome
 from mslesseg_app.bids.exams import Exam
-from mslesseg_app.files import write_json
+from mslesseg_app.bids.workflow_names import exam_name
+from mslesseg_app.core.files import write_json
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import get_entry
-from mslesseg_app.settings import Settings
-from mslesseg_app.workflows import base
-from mslesseg_app.workflows.names import exam_name
+from mslesseg_app.participant import subjects
+from mslesseg_app.participant.batch import Batch, Outcome
+from mslesseg_app.participant.workflows import base
 
 STEPS = ('conform', 'align', 'segment', 'ds_result')
 Run = Callable[..., tuple[Outcome, Recorder]]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app import errors
 from mslesseg_app.bids.names import io_spec
 from mslesseg_app.cli import bids_app, convert, hpc, report, run, train
-from mslesseg_app.dicom.tree import SERIES_COLUMNS
+from mslesseg_app.core import errors
+from mslesseg_app.dicom.convert.bids_files import SERIES_COLUMNS
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.metrics.exam import METRIC_COLUMNS
 from mslesseg_app.models.registry import ModelEntry, list_entries

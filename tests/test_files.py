@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app import files
-from mslesseg_app.errors import DiskError, MSLesSegError, OutputError, UsageError
-from mslesseg_app.files import read_any_text, write_text
+from mslesseg_app.core import files
+from mslesseg_app.core.errors import DiskError, MSLesSegError, OutputError, UsageError
+from mslesseg_app.core.files import read_any_text, write_text
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
@@ -170,7 +170,7 @@ def test_a_file_system_that_knows_no_rights(tmp_path, monkeypatch):
 def test_a_long_temporary_folder_is_found_before_work_begins(tmp_path, monkeypatch):
     import tempfile
 
-    from mslesseg_app.files import check_temporary_folder
+    from mslesseg_app.core.files import check_temporary_folder
 
     monkeypatch.setattr(tempfile, 'tempdir', '/tmp')
     check_temporary_folder()
@@ -183,7 +183,7 @@ def test_a_long_temporary_folder_is_found_before_work_begins(tmp_path, monkeypat
 @pytest.mark.parametrize(('length', 'wrong'), [(241, False), (242, True)])
 def test_names_that_are_too_long(tmp_path, length, wrong):
     """A name is as long as its temporary copy allows, to the byte."""
-    from mslesseg_app.files import too_long
+    from mslesseg_app.core.files import too_long
 
     path = tmp_path / ('x' * length)
     assert too_long(path) is wrong

@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from mslesseg_app.progress import Progress, duration
-from mslesseg_app.workflows.names import STAGES, stage_of
+from mslesseg_app.bids.workflow_names import STAGES, stage_of
+from mslesseg_app.participant.progress import Progress, duration
 
 NODES = {'one': ['conform_flair', 'align', 'segment'], 'two': ['conform_flair', 'align']}
 LABELS = {'one': 'sub-01', 'two': 'sub-02'}
@@ -50,7 +50,7 @@ def test_a_line_with_the_time_per_exam_where_it_is_no_terminal():
 def test_the_time_left_follows_from_measured_nodes(monkeypatch):
     """Two exams of 10 + 90 s, of which one is done: as long again, whatever the estimates say."""
     now = [0.0]
-    monkeypatch.setattr('mslesseg_app.progress.time.monotonic', lambda: now[0])
+    monkeypatch.setattr('mslesseg_app.participant.progress.time.monotonic', lambda: now[0])
     progress = Progress(LABELS, stream=io.StringIO())
     progress.begin({name: ['conform_flair', 'ds_mask'] for name in LABELS})
     for node, end in (('conform_flair', 10.0), ('ds_mask', 100.0)):
@@ -106,9 +106,9 @@ def test_every_node_of_a_workflow_has_a_stage(tmp_path):
     from skeleton import write_dataset
 
     from mslesseg_app.bids.exams import find_exams
+    from mslesseg_app.core.settings import Settings
     from mslesseg_app.models.registry import get_entry
-    from mslesseg_app.settings import Settings
-    from mslesseg_app.workflows.exam import init_exam_wf
+    from mslesseg_app.participant.workflows.exam import init_exam_wf
 
     root = write_dataset(tmp_path / 'bids', [f'sub-01_{name}' for name in ('FLAIR', 'T1w', 'T2w')])
     settings = Settings(bids_dir=root, out_dir=tmp_path / 'out', work_dir=tmp_path / 'work')

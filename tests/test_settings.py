@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.settings import Settings
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.core.settings import Settings
 
 BASE = Settings(bids_dir=Path('/data'), out_dir=Path('/out'), work_dir=Path('/work'))
 FULL = dataclasses.replace(

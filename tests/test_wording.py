@@ -34,9 +34,9 @@ PROSE = ('README.md', 'docs/*.md', 'mslesseg_app/reports/templates/**/*.html')
 MODULES = (
     'mslesseg_app/cli/*.py',
     'mslesseg_app/group/*.py',
-    'mslesseg_app/interfaces/*.py',
+    'mslesseg_app/participant/interfaces/*.py',
     'mslesseg_app/reports/*.py',
-    'mslesseg_app/workflows/*.py',
+    'mslesseg_app/participant/workflows/*.py',
 )
 _QUOTED = re.compile(r"(?<![\w\"'])f?'(?:[^'\\\n]|\\.)*'")
 _MACHINE = re.compile(r'<(style|script)\b.*?</\1>|class="[^"]*"|\{[{%#].*?[}%#]\}', re.DOTALL)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
 
-from ..errors import MSLesSegError
-from ..spatial.reading import open_image
-from .metadata import Metadata
+from mslesseg_app.bids.metadata import Metadata
+from mslesseg_app.core.errors import MSLesSegError
+from mslesseg_app.spatial.reading import open_image
 
 if TYPE_CHECKING:
     from bids.layout import BIDSImageFile

@@ -7,14 +7,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import OutputError
-from ..files import read_any_text, write_json, write_text
-from ..fsl import fsl_version
-from ..inference.ensemble import AnyModel, Ensemble, models_of
-from ..lesions.lookup import lookup_files
-from ..settings import Settings
-from .names import io_spec
+from mslesseg_app import __version__
+from mslesseg_app.bids.names import io_spec
+from mslesseg_app.core.errors import OutputError
+from mslesseg_app.core.files import read_any_text, write_json, write_text
+from mslesseg_app.core.fsl import fsl_version
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.lesions.lookup import lookup_files
+from mslesseg_app.models.prediction.ensemble import AnyModel, Ensemble, models_of
 
 _URL = 'https://github.com/mslesseg/mslesseg'
 

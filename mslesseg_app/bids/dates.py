@@ -8,7 +8,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 
-from ..files import read_any_text
+from mslesseg_app.core.files import read_any_text
 
 _DAYS_OF_A_YEAR = 365.25
 

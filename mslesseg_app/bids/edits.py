@@ -6,10 +6,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..errors import InvalidBIDSError, MSLesSegError, NoInputError
-from ..lesions.edited import read_edited
-from ..spatial.reading import open_image
-from .exams import Exam
+from mslesseg_app.bids.exams import Exam
+from mslesseg_app.core.errors import InvalidBIDSError, MSLesSegError, NoInputError
+from mslesseg_app.lesions.edited import read_edited
+from mslesseg_app.spatial.reading import open_image
 
 _SPACES = (None, 'orig')
 _LABELS = ('lesion', 'L', 'WMH')

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
 
-from ..errors import (
+from mslesseg_app.bids.choice import choose_image
+from mslesseg_app.bids.ignore import IgnoredFiles
+from mslesseg_app.bids.layout import MOST_NAMED, open_layout
+from mslesseg_app.bids.metadata import Metadata
+from mslesseg_app.core.errors import (
     InvalidBIDSError,
     MSLesSegError,
     NoInputError,
@@ -20,16 +24,12 @@ from ..errors import (
     OutputError,
     unforeseen,
 )
-from ..files import too_long
-from ..settings import Settings
-from ..spatial.checks import check_header
-from ..spatial.nifti_header import damaged_qform
-from ..spatial.reading import lacking, open_image
-from ..spatial.registered import came_registered
-from .choice import choose_image
-from .ignore import IgnoredFiles
-from .layout import MOST_NAMED, open_layout
-from .metadata import Metadata
+from mslesseg_app.core.files import too_long
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.spatial.checks import check_header
+from mslesseg_app.spatial.nifti_header import damaged_qform
+from mslesseg_app.spatial.reading import lacking, open_image
+from mslesseg_app.spatial.registered import came_registered
 
 if TYPE_CHECKING:
     from bids import BIDSLayout
@@ -125,7 +125,7 @@ def find_exams(settings: Settings) -> list[Exam]:
     if references is not None:
         exams = _with_references(exams, references, settings.participants)
     if (edits := settings.derivatives.get('edited')) is not None:
-        from .edits import with_edits
+        from mslesseg_app.bids.edits import with_edits
 
         exams = with_edits(exams, edits, settings.result_name)
     exams = [_with_name_check(exam, settings) for exam in exams]
@@ -136,7 +136,7 @@ def _with_name_check(exam: Exam, settings: Settings) -> Exam:
     """Give an exam whose outputs would have too long names that problem."""
     if exam.problem is not None or len(exam.label) < _SURELY_SHORT:
         return exam
-    from .names import expected_outputs
+    from mslesseg_app.bids.names import expected_outputs
 
     for path in expected_outputs(exam, settings.result_name, settings.uncertainty != 'none'):
         if too_long(path):

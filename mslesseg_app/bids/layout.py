@@ -15,8 +15,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BusyError, InvalidBIDSError
-from ..files import explain_os_error, write_json
+from mslesseg_app.core.errors import BusyError, InvalidBIDSError
+from mslesseg_app.core.files import explain_os_error, write_json
 
 if TYPE_CHECKING:
     from bids import BIDSLayout

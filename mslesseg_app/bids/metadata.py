@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..files import read_any_text
+from mslesseg_app.core.files import read_any_text
 
 
 class Metadata:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .exams import Exam
+from mslesseg_app.bids.exams import Exam
 
 _SPEC = Path(__file__).with_name('io_spec.json')
 #: Stand for the labels of an exam in a path; no label of a model or modality holds them.
@@ -83,7 +83,7 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     list of Path
         Relative to the output folder, sorted; the subject's page is not among them.
     """
-    from ..metrics.consensus import METHODS
+    from mslesseg_app.metrics.consensus import METHODS
 
     images = [('preproc_native', name) for name in exam.images]
     images += [('preproc_mni', name) for name in exam.images]

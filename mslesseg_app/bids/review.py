@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError, NoInputError
-from ..files import read_any_text, write_json, write_text
-from ..settings import Settings
-from .exams import Exam
-from .names import group_path
+from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.names import group_path
+from mslesseg_app.core.errors import DataError, NoInputError
+from mslesseg_app.core.files import read_any_text, write_json, write_text
+from mslesseg_app.core.settings import Settings
 
 #: What a mark means.
 MARKS = {

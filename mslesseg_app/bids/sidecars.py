@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..inference.ensemble import AnyModel, Ensemble, final_threshold, model_thresholds
-from ..inference.presets import has_presets
-from ..lesions.topography import region_rule
-from ..models.registry import ModelEntry
-from ..settings import Settings
-from ..spatial.template import TEMPLATE_NAME, template_origin
-from .exams import Exam
+from mslesseg_app.bids.exams import Exam
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.lesions.topography import region_rule
+from mslesseg_app.models.prediction.ensemble import (
+    AnyModel,
+    Ensemble,
+    final_threshold,
+    model_thresholds,
+)
+from mslesseg_app.models.prediction.presets import has_presets
+from mslesseg_app.models.registry import ModelEntry
+from mslesseg_app.spatial.template import TEMPLATE_NAME, template_origin
 
 #: Keys of the rules that made a mask, for those who write and who read them.
 THRESHOLD_KEY = 'Threshold'
@@ -116,13 +121,13 @@ class Sidecars:
 
     def lesion_table(self) -> dict[str, Any]:
         """Dictionary of the lesion table."""
-        from ..lesions.table import LESION_COLUMNS
+        from mslesseg_app.lesions.table import LESION_COLUMNS
 
         return {**LESION_COLUMNS, **self._rule(), **region_rule()}
 
     def metrics(self) -> dict[str, Any]:
         """Dictionary of the metrics table."""
-        from ..metrics.columns import metric_columns
+        from mslesseg_app.metrics.columns import metric_columns
 
         reference = self.exam.reference
         rule = {'RuleSet': 'mslesseg', 'ReferenceMask': reference.name if reference else 'n/a'}

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..errors import InvalidBIDSError
+from mslesseg_app.core.errors import InvalidBIDSError
 
 _PROGRAM = 'bids-validator-deno'
 

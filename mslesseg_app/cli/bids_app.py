@@ -9,13 +9,13 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import NoInputError, UsageError
-from ..settings import DEFAULT_MODEL
-from . import parsing
+from mslesseg_app import __version__
+from mslesseg_app.cli import parsing
+from mslesseg_app.core.errors import NoInputError, UsageError
+from mslesseg_app.core.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ..settings import Settings, SubjectReference
+    from mslesseg_app.core.settings import Settings, SubjectReference
 
 _LEVELS = {'participant': 'participant', 'group': 'group'}
 _ALIASES = {'subject': 'participant', 'dataset': 'group'}
@@ -24,7 +24,7 @@ _KNOWN_DERIVATIVES = ('manual', 'edited')
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser; it asks nothing of the network and imports nothing heavy."""
-    from .main import commands
+    from mslesseg_app.cli.main import commands
 
     parser = parsing.Parser(
         prog='mslesseg',
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace, command: str) -> int:
 
 def _group(options: argparse.Namespace, settings: Settings, code: int) -> int:
     """Run the group level, also after some exams failed: their exit code is kept."""
-    from ..group import run_group
+    from mslesseg_app.group import run_group
 
     try:
         return run_group(settings, quiet=options.quiet) or code
@@ -80,7 +80,7 @@ def _group(options: argparse.Namespace, settings: Settings, code: int) -> int:
 
 
 def _participant(options: argparse.Namespace, settings: Settings) -> int:
-    from .. import app
+    from mslesseg_app.participant import run as app
 
     if options.reports_only:
         return app.write_reports(settings, quiet=options.quiet)
@@ -97,7 +97,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
     UsageError
         If folders lie in one another in a way that would harm the input.
     """
-    from ..settings import Settings
+    from mslesseg_app.core.settings import Settings
 
     bids_dir, out_dir = options.bids_dir.absolute(), options.output_dir.absolute()
     work_dir = options.work_dir.absolute()

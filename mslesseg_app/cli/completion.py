@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from textwrap import indent
 
-from . import parsing
+from mslesseg_app.cli import parsing
 
 SHELLS = ('bash', 'zsh', 'fish')
 
@@ -94,7 +94,7 @@ def script(shell: str) -> str:
 
 def parsers() -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
     """Yield the words and the parser of every command, the App (no words) first."""
-    from .main import VERBS
+    from mslesseg_app.cli.main import VERBS
 
     yield (), import_module('.bids_app', __package__).build_parser()
     for verb, (module, _) in VERBS.items():
@@ -136,7 +136,7 @@ def _option(
 
 def _verbs() -> dict[str, str]:
     """Return the first words that are no folder, and what they do."""
-    from .main import VERBS
+    from mslesseg_app.cli.main import VERBS
 
     return {verb: text for verb, (_, text) in VERBS.items()}
 

@@ -7,15 +7,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from . import parsing
-from .evaluate import check_output
+from mslesseg_app.cli import parsing
+from mslesseg_app.cli.evaluate import check_output
+from mslesseg_app.core.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..metrics.consensus import Consensus
-    from ..metrics.raters import Raters
+    from mslesseg_app.metrics.consensus import Consensus
+    from mslesseg_app.metrics.raters import Raters
 
 _IMAGE = '.nii.gz'
 _PRINTED = ('rater', 'volume_ml', 'sensitivity', 'specificity', 'DSC_others')
@@ -93,8 +93,8 @@ def main(arguments: list[str]) -> int:
     """Join the masks and write what is asked for."""
     options = build_parser().parse_args(arguments)
     _check(options)
-    from ..files import write_json
-    from ..metrics import raters as work
+    from mslesseg_app.core.files import write_json
+    from mslesseg_app.metrics import raters as work
 
     threshold = 0.5 if options.threshold is None else options.threshold
     raters = work.read_raters(
@@ -121,8 +121,8 @@ def main(arguments: list[str]) -> int:
 def _write_more(
     options: argparse.Namespace, raters: Raters, joined: Consensus, table: pd.DataFrame
 ) -> None:
-    from ..metrics.batch import write_table
-    from ..metrics.raters import rater_columns, write_image
+    from mslesseg_app.metrics.batch import write_table
+    from mslesseg_app.metrics.raters import rater_columns, write_image
 
     if options.probability is not None:
         write_image(raters, joined.probability, options.probability)

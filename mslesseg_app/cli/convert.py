@@ -8,11 +8,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NoInputError, UsageError
-from . import parsing
+from mslesseg_app.cli import parsing
+from mslesseg_app.core.errors import NoInputError, UsageError
 
 if TYPE_CHECKING:
-    from ..dicom.plan import Request
+    from mslesseg_app.dicom.convert.plan import Request
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,15 +121,15 @@ def main(arguments: list[str]) -> int:
         return _check(options)
     if len(options.places) < 2:
         parser.error('two paths are needed at least: SOURCE and BIDS_DIR')
-    from ..dicom.run import convert
+    from mslesseg_app.dicom.convert.run import convert
 
     return convert(to_request(options, options.places[:-1], options.places[-1]))
 
 
 def to_request(options: argparse.Namespace, sources: list[Path], bids_dir: Path) -> Request:
     """Turn parsed options into a request, paths made absolute."""
-    from ..dicom.plan import Request
-    from ..dicom.private import default_map
+    from mslesseg_app.dicom.convert.plan import Request
+    from mslesseg_app.dicom.deidentify.private_records import default_map
 
     bids_dir = bids_dir.absolute()
     chosen = options.subject_map
@@ -154,7 +154,7 @@ def _check(options: argparse.Namespace) -> int:
     bids_dir = options.places[0].absolute()
     if not bids_dir.is_dir():
         raise NoInputError(f'There is no folder {bids_dir}.')
-    from ..dicom.tables import check
+    from mslesseg_app.dicom.convert.tables import check
 
     chosen = options.subject_map
     return check(bids_dir, chosen.absolute() if chosen else None, options.quiet)

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from . import parsing
-from .train import NETWORKS, UNFINISHED, add_common, make_job, make_plan
+from mslesseg_app.cli import parsing
+from mslesseg_app.cli.train import NETWORKS, UNFINISHED, add_common, make_job, make_plan
+from mslesseg_app.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from ..learning.crossval import Study
+    from mslesseg_app.training.experiments.crossval import Study
 
 PAPER = ('mssegdiff', 'unetr', 'swinunetr', 'transbts')
 #: A test holds them to `mslesseg_app.training.folds.SCHEMES`.
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run the folds, gather them, and print the tables."""
     options = build_parser().parse_args(arguments)
-    from ..learning.crossval import gather, run_fold
+    from mslesseg_app.training.experiments.crossval import gather, run_fold
 
     study = _study(options)
     wanted = [fold for fold in study.folds if fold.number in (options.fold or _all(study))]
@@ -96,9 +96,9 @@ def _all(study: Study) -> list[int]:
 
 
 def _study(options: argparse.Namespace) -> Study:
-    from ..learning.cases import dataset_licence, find_cases
-    from ..learning.crossval import Study
-    from ..training.folds import make_folds
+    from mslesseg_app.training.experiments.crossval import Study
+    from mslesseg_app.training.experiments.labelled_exams import dataset_licence, find_cases
+    from mslesseg_app.training.folds import make_folds
 
     job = make_job(options, options.out_dir, 'fold')
     plans = {network: make_plan(options, network) for network in dict.fromkeys(options.network)}
@@ -123,7 +123,7 @@ def _study(options: argparse.Namespace) -> Study:
 
 
 def _show(tables: dict, options: argparse.Namespace) -> int:
-    from ..reports.tabular import to_markdown
+    from mslesseg_app.reports.tabular import to_markdown
 
     for rules, made in tables.items():
         for table in made if not options.quiet else ():

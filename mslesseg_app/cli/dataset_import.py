@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import parsing
+from mslesseg_app.cli import parsing
 
 if TYPE_CHECKING:
-    from ..importing.reading import Reading
+    from mslesseg_app.bids.public.reading import Reading
 
-#: A test holds them to `mslesseg_app.importing.layouts.KNOWN`.
+#: A test holds them to `mslesseg_app.bids.public.layouts.KNOWN`.
 LAYOUTS = ('auto', 'mslesseg', 'isbi2015', 'msseg2016', 'open_ms_data')
 
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Import, and name what was left out."""
     options = build_parser().parse_args(arguments)
-    from ..importing.dataset import REPORT, import_release
+    from mslesseg_app.bids.public.dataset import REPORT, import_release
 
     def tell(number: int, count: int, reading: Reading) -> None:
         if not options.quiet:

@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from . import parsing
+from mslesseg_app.cli import parsing
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -39,10 +39,10 @@ def main(arguments: list[str]) -> int:
     """Make the dataset, run the App and say where to look."""
     own, rest = _split(arguments)
     options = build_parser().parse_args(own)
-    from ..demo.studies import SUBJECT, write_references, write_studies
-    from ..dicom.plan import Request
-    from ..dicom.private import default_map
-    from ..dicom.run import convert
+    from mslesseg_app.demo.studies import SUBJECT, write_references, write_studies
+    from mslesseg_app.dicom.convert.plan import Request
+    from mslesseg_app.dicom.convert.run import convert
+    from mslesseg_app.dicom.deidentify.private_records import default_map
 
     folder: Path = options.folder.absolute()
     bids_dir = folder / 'bids'
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     print(f'Dataset: {bids_dir}', flush=True)
     if options.data_only:
         return 0
-    from .bids_app import main as run_app
+    from mslesseg_app.cli.bids_app import main as run_app
 
     command = [str(bids_dir), str(folder / 'out'), 'participant', 'group']
     command += ['-w', str(folder / 'work'), '--derivatives', f'manual={manual_dir}']

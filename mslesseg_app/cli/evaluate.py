@@ -8,15 +8,15 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import UsageError
-from . import parsing
+from mslesseg_app.cli import parsing
+from mslesseg_app.core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..metrics.batch import Outcome
-    from ..metrics.change import ChangeOutcome
-    from ..metrics.pairs import Pairs
+    from mslesseg_app.metrics.batch import Outcome
+    from mslesseg_app.metrics.change import ChangeOutcome
+    from mslesseg_app.metrics.pairs import Pairs
 
     _AnyOutcome = Outcome | ChangeOutcome
 
@@ -94,8 +94,8 @@ def main(arguments: list[str]) -> int:
     """Compare, write the table and say what is missing from it."""
     options = build_parser().parse_args(arguments)
     check_output(options.output, [options.prediction, options.reference, options.probability])
-    from ..metrics import batch
-    from ..metrics.pairs import find_pairs
+    from mslesseg_app.metrics import batch
+    from mslesseg_app.metrics.pairs import find_pairs
 
     found = find_pairs(options.prediction, options.reference, options.probability)
     if options.change:
@@ -118,8 +118,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _evaluate_change(found: Pairs, options: argparse.Namespace) -> int:
-    from ..metrics import change
-    from ..metrics.batch import write_table
+    from mslesseg_app.metrics import change
+    from mslesseg_app.metrics.batch import write_table
 
     if options.probability or options.label or options.reference_label:
         raise UsageError('--change takes no --probability, --label or --reference-label.')

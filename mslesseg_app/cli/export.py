@@ -7,9 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-from . import parsing
-from .crossval import SCHEMES
-from .train import add_cases, add_datasets
+from mslesseg_app.cli import parsing
+from mslesseg_app.cli.crossval import SCHEMES
+from mslesseg_app.cli.train import add_cases, add_datasets
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,8 +70,8 @@ def _add_nnunet(parser: argparse.ArgumentParser) -> None:
 def main(arguments: list[str]) -> int:
     """Write the dataset, and say how to train on it."""
     options = build_parser().parse_args(arguments)
-    from ..learning.cases import dataset_licence, find_cases
-    from ..learning.nnunet_export import Export, check_target, export_nnunet
+    from mslesseg_app.training.experiments.labelled_exams import dataset_licence, find_cases
+    from mslesseg_app.training.experiments.nnunet_export import Export, check_target, export_nnunet
 
     target: Path = options.target.absolute()
     check_target(target)

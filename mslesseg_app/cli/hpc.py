@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import NoInputError, NothingSelectedError, UsageError
-from ..settings import DEFAULT_MODEL
-from . import bids_app, parsing
+from mslesseg_app.cli import bids_app, parsing
+from mslesseg_app.core.errors import NoInputError, NothingSelectedError, UsageError
+from mslesseg_app.core.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from ..hpc.participants import Participant
-    from ..hpc.resources import Resources
-    from ..hpc.slurm import ArrayJob
-    from ..settings import Settings
+    from mslesseg_app.core.settings import Settings
+    from mslesseg_app.deploy.hpc.participants import Participant
+    from mslesseg_app.deploy.hpc.resources import Resources
+    from mslesseg_app.deploy.hpc.slurm import ArrayJob
 
 #: Options of the App that the scripts set themselves.
 OURS = {
@@ -81,15 +81,15 @@ def main(arguments: list[str]) -> int:
 
 
 def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
-    from ..hpc.participants import find_participants
-    from ..hpc.slurm import write_scripts
+    from mslesseg_app.deploy.hpc.participants import find_participants
+    from mslesseg_app.deploy.hpc.slurm import write_scripts
 
     settings = _settings(options, rest)
     people = find_participants(settings.bids_dir, options.participant_label, settings.sessions)
     _warn(people)
     _check_model(settings, inside=options.image is not None)
     if not (options.skip_bids_validation or settings.skip_bids_validation):
-        from ..bids.validation import validate
+        from mslesseg_app.bids.validation import validate
 
         if warning := validate(settings.bids_dir):
             print(f'Warning: {warning}', file=sys.stderr)
@@ -104,7 +104,7 @@ def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
 
 def _settings(options: argparse.Namespace, rest: list[str]) -> Settings:
     """Read the options of the App as the App would."""
-    from ..hpc.slurm import check_path
+    from mslesseg_app.deploy.hpc.slurm import check_path
 
     for path in (options.bids_dir, options.output_dir):
         check_path(path.absolute(), contained=options.image is not None)
@@ -150,9 +150,9 @@ def _warn(people: list[Participant]) -> None:
 
 def _check_model(settings: Settings, *, inside: bool) -> None:
     """Find out now, not in ten thousand tasks, that a model does not exist or has no weights."""
-    from ..app import chosen_model
-    from ..inference.ensemble import models_of
-    from ..models.check import check_model
+    from mslesseg_app.models.check import check_model
+    from mslesseg_app.models.prediction.ensemble import models_of
+    from mslesseg_app.participant.run import chosen_model
 
     if inside and settings.model_dir is None:
         return  # the image may have other models than this installation
@@ -163,8 +163,8 @@ def _check_model(settings: Settings, *, inside: bool) -> None:
 def _job(
     options: argparse.Namespace, rest: list[str], settings: Settings, people: list[Participant]
 ) -> ArrayJob:
-    from ..hpc.resources import Resources
-    from ..hpc.slurm import GROUP, ArrayJob, Site
+    from mslesseg_app.deploy.hpc.resources import Resources
+    from mslesseg_app.deploy.hpc.slurm import GROUP, ArrayJob, Site
 
     if options.image is not None and not options.image.is_file():
         raise NoInputError(f'The image {options.image} does not exist.', 'Give the .sif file.')
@@ -206,7 +206,7 @@ def _job(
 
 def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> Resources:
     """Estimate, and put what was said instead of it."""
-    from ..hpc.resources import estimate
+    from mslesseg_app.deploy.hpc.resources import estimate
 
     architectures = _architectures(settings, inside=options.image is not None)
     if options.gpu and set(architectures) == {'hyperintensity'}:
@@ -226,7 +226,7 @@ def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> R
 
 
 def _architectures(settings: Settings, *, inside: bool) -> list[str]:
-    from ..models.registry import get_entry
+    from mslesseg_app.models.registry import get_entry
 
     found = []
     for name in settings.model:
@@ -331,8 +331,8 @@ def _say(job: ArrayJob, written: list[Path]) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     """Print what became of the exams; 0 when all are done, else 1."""
-    from ..files import write_text
-    from ..hpc.status import DONE, FAILED, MISSING, left_over, read_states
+    from mslesseg_app.core.files import write_text
+    from mslesseg_app.deploy.hpc.status import DONE, FAILED, MISSING, left_over, read_states
 
     states = read_states(
         options.bids_dir,
@@ -357,8 +357,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
-    from ..hpc.training import Request, submit
-    from . import train
+    from mslesseg_app.cli import train
+    from mslesseg_app.deploy.hpc.training import Request, submit
 
     if not rest:
         raise UsageError(

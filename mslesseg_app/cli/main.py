@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from ..errors import MSLesSegError, UsageError
-from .terminal import prepare_streams
+from mslesseg_app.cli.terminal import prepare_streams
+from mslesseg_app.core.errors import MSLesSegError, UsageError
 
 #: Verb, the module of its command, and what it does.
 VERBS = {
@@ -71,7 +71,7 @@ def meant_command(arguments: Sequence[str]) -> str:
     """Return which command was probably meant, where the first word is none and no folder."""
     from pathlib import Path
 
-    from ..text import did_you_mean
+    from mslesseg_app.core.text import did_you_mean
 
     word = arguments[0]
     is_app = {'participant', 'group', 'subject', 'dataset'} & set(arguments[1:])
@@ -101,7 +101,7 @@ def guarded(command: Callable[[list[str]], int], arguments: list[str]) -> int:
         ))  # fmt: skip
         return UsageError.exit_code
     except OSError as error:
-        from ..files import explain_os_error
+        from mslesseg_app.core.files import explain_os_error
 
         explained = explain_os_error(error, 'a file')
         _explain(explained)

@@ -9,8 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
-from . import parsing
+from mslesseg_app.cli import parsing
+from mslesseg_app.core.errors import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -105,8 +105,8 @@ def main(arguments: list[str]) -> int:
     """Do what is asked for."""
     options = build_parser().parse_args(arguments)
     if options.action == 'list':
-        from ..models.overview import table
-        from ..models.registry import list_entries
+        from mslesseg_app.models.overview import table
+        from mslesseg_app.models.registry import list_entries
 
         print(table(list_entries(options.model_dir)))
         return 0
@@ -115,16 +115,16 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from ..models.overview import page
-    from ..models.registry import get_entry
+    from mslesseg_app.models.overview import page
+    from mslesseg_app.models.registry import get_entry
 
     print(page(get_entry(options.name, options.model_dir)))
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from ..models.check import check_model
-    from ..models.registry import get_entry
+    from mslesseg_app.models.check import check_model
+    from mslesseg_app.models.registry import get_entry
 
     entry = get_entry(options.name, options.model_dir)
     check_model(entry, thorough=True)
@@ -136,7 +136,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _add(options: argparse.Namespace) -> int:
-    from ..models.store import add_command, add_model
+    from mslesseg_app.models.store import add_command, add_model
 
     folder, wishes = _folder(options), _wishes(options)
     if (options.file is None) == (options.engine_command is None):
@@ -191,9 +191,9 @@ def _option(text: str) -> tuple[str, Any]:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from ..models.check import check_model
-    from ..models.registry import get_entry
-    from ..models.store import fetch_model
+    from mslesseg_app.models.check import check_model
+    from mslesseg_app.models.registry import get_entry
+    from mslesseg_app.models.store import fetch_model
 
     folder = _folder(options)
     entry = get_entry(options.name, folder if folder.is_dir() else None)
@@ -207,7 +207,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _remove(options: argparse.Namespace) -> int:
-    from ..models.store import removable, remove_model
+    from mslesseg_app.models.store import removable, remove_model
 
     folder = _folder(options)
     if sys.stdin.isatty() and not options.yes:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..files import read_any_text
-from ..text import did_you_mean
+from mslesseg_app.core.files import read_any_text
+from mslesseg_app.core.text import did_you_mean
 
 USAGE = 64
 UNKNOWN_LEVEL = 17

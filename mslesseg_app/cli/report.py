@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..errors import UsageError
-from . import parsing
+from mslesseg_app.cli import parsing
+from mslesseg_app.core.errors import UsageError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -38,8 +38,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    from ..reports.tables import NUMBERS, Sources, make_tables
-    from ..reports.tabular import to_markdown, write_table
+    from mslesseg_app.paper.tables import NUMBERS, Sources, make_tables
+    from mslesseg_app.reports.tabular import to_markdown, write_table
 
     which = _numbers(options.which, NUMBERS)
     sources = Sources(
@@ -65,7 +65,7 @@ def _tables(options: argparse.Namespace) -> int:
 
 
 def _figures(options: argparse.Namespace) -> int:
-    from ..reports.paper_figures import NUMBERS, Wanted, make_figures
+    from mslesseg_app.paper.figures import NUMBERS, Wanted, make_figures
 
     wanted = Wanted(
         out=options.out,
@@ -87,7 +87,7 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _dicom(options: argparse.Namespace) -> int:
-    from ..dicom.segmentation import export
+    from mslesseg_app.dicom.export.segmentation import export
 
     written, notes = export(
         options.out,
@@ -105,7 +105,7 @@ def _dicom(options: argparse.Namespace) -> int:
 
 
 def _roi(options: argparse.Namespace) -> int:
-    from ..reports.roi import write_roi
+    from mslesseg_app.reports.roi import write_roi
 
     path = write_roi(options.out, options.exam, options.model, options.output)
     if not options.quiet:

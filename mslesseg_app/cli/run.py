@@ -6,8 +6,8 @@ import argparse
 import shlex
 from pathlib import Path
 
-from . import bids_app, parsing
-from . import convert as convert_cli
+from mslesseg_app.cli import bids_app, parsing
+from mslesseg_app.cli import convert as convert_cli
 
 _MAP = '--subject-map'
 
@@ -53,12 +53,12 @@ def main(arguments: list[str]) -> int:
     options.bids_dir = out / 'rawdata'
     options.output_dir = out / 'derivatives' / 'mslesseg'
     if options.subject_map is None:
-        from ..dicom.private import default_map
+        from mslesseg_app.dicom.deidentify.private_records import default_map
 
         options.subject_map = default_map(out)
     bids_app.to_settings(options, '')  # its complaints before, not after, the conversion
-    from ..dicom.run import convert
-    from ..dicom.tables import warn_of_names
+    from mslesseg_app.dicom.convert.run import convert
+    from mslesseg_app.dicom.convert.tables import warn_of_names
 
     sources = options.places[:-1]
     code = convert(convert_cli.to_request(options, sources, options.bids_dir))

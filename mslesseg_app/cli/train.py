@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import parsing
+from mslesseg_app.cli import parsing
 
 if TYPE_CHECKING:
-    from ..learning.run import Job, Trained
-    from ..training.plan import Plan
+    from mslesseg_app.training.experiments.train import Job, Trained
+    from mslesseg_app.training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
 NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
@@ -137,8 +137,8 @@ def add_cases(parser: argparse.ArgumentParser) -> None:
 def main(arguments: list[str]) -> int:
     """Train, and say what came out."""
     options = build_parser().parse_args(arguments)
-    from ..learning.cases import dataset_licence, find_cases
-    from ..learning.run import hold_out, train_cases
+    from mslesseg_app.training.experiments.labelled_exams import dataset_licence, find_cases
+    from mslesseg_app.training.experiments.train import hold_out, train_cases
 
     plan = make_plan(options, options.network)
     job = make_job(options, options.run_dir, options.name or options.network)
@@ -163,8 +163,8 @@ def main(arguments: list[str]) -> int:
 
 def make_plan(options: argparse.Namespace, network: str) -> Plan:
     """Return the plan that the options ask for."""
-    from ..training.plan import changed, read_settings
-    from ..training.presets import preset
+    from mslesseg_app.training.plan import changed, read_settings
+    from mslesseg_app.training.presets import preset
 
     plan = changed(preset(options.preset, network), read_settings(options.settings))
     return plan if options.random_seed is None else changed(plan, {'seed': options.random_seed})
@@ -172,7 +172,7 @@ def make_plan(options: argparse.Namespace, network: str) -> Plan:
 
 def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
     """Return how it is run."""
-    from ..learning.run import Job
+    from mslesseg_app.training.experiments.train import Job
 
     beside = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
     cores = max(1, len(os.sched_getaffinity(0)) // beside)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -149,7 +149,7 @@ def make_brain(grid: Grid, rng: np.random.Generator) -> Brain:
     """
     from nilearn import datasets
 
-    gm_img: nib.Nifti1Image = datasets.load_mni152_gm_template(resolution=1)
+    gm_img: nb.Nifti1Image = datasets.load_mni152_gm_template(resolution=1)
     maps = [
         np.asarray(image.dataobj, dtype=np.float32)
         for image in (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
@@ -17,7 +17,7 @@ from mslesseg_app import __version__
 from mslesseg_app.demo.lesions import Lesion, in_session
 from mslesseg_app.demo.phantom import Phantom, make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import SESSIONS, session_protocols, sidecar
-from mslesseg_app.errors import DiskError, OutputError, UsageError
+from mslesseg_app.core.errors import DiskError, OutputError, UsageError
 from mslesseg_app.spatial.grids import compressed
 
 GENERATOR = 'mslesseg demo'
@@ -205,7 +205,7 @@ def _write_session(
     dataset.lesions[session] = in_session(phantom.lesions, number)
 
 
-def save_reference(mask: nib.Nifti1Image, manual_dir: Path, flair: Path) -> Path:
+def save_reference(mask: nb.Nifti1Image, manual_dir: Path, flair: Path) -> Path:
     """Write a known mask and its sidecar; ``flair`` is its image, relative to the raw dataset."""
     stem = '_'.join(part for part in flair.name.split('_') if part[:4] in ('sub-', 'ses-'))
     path = manual_dir / flair.parent / f'{stem}_space-orig_label-lesion_mask.nii.gz'
@@ -214,7 +214,7 @@ def save_reference(mask: nib.Nifti1Image, manual_dir: Path, flair: Path) -> Path
     return path
 
 
-def save_nifti(image: nib.Nifti1Image, path: Path) -> None:
+def save_nifti(image: nb.Nifti1Image, path: Path) -> None:
     """Write ``.nii.gz``: same data, same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(compressed(image))

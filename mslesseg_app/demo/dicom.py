@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -80,7 +80,7 @@ class _Slices(NamedTuple):
 
 
 def write_series(
-    image: nib.Nifti1Image,
+    image: nb.Nifti1Image,
     folder: Path,
     *,
     vendor: str,
@@ -165,16 +165,16 @@ def _check(vendor: str, fields: Mapping[str, Any]) -> None:
 # -------------------------------------------------------------------------------- geometry
 
 
-def _slices(image: nib.Nifti1Image) -> _Slices:
+def _slices(image: nb.Nifti1Image) -> _Slices:
     """Turn an image so that its slices lie as a radiologist sees them."""
     if len(image.shape) != 3:
         raise DataError(f'An image of shape {image.shape} cannot be one series.')
-    _, _, towards = nib.aff2axcodes(image.affine)
-    seen = nib.orientations.axcodes2ornt((*_VIEWS[towards], towards))
-    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), seen)
+    _, _, towards = nb.aff2axcodes(image.affine)
+    seen = nb.orientations.axcodes2ornt((*_VIEWS[towards], towards))
+    turn = nb.orientations.ornt_transform(nb.io_orientation(image.affine), seen)
     pixels, slope, intercept = _stored(image)
-    pixels = nib.apply_orientation(pixels, turn)
-    affine = _LPS_FROM_RAS @ image.affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
+    pixels = nb.apply_orientation(pixels, turn)
+    affine = _LPS_FROM_RAS @ image.affine @ nb.orientations.inv_ornt_aff(turn, image.shape)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     axes = affine[:3, :3] / lengths
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4):
@@ -190,10 +190,10 @@ def _slices(image: nib.Nifti1Image) -> _Slices:
     )
 
 
-def _stored(image: nib.Nifti1Image) -> tuple[npt.NDArray[Any], float, float]:
+def _stored(image: nb.Nifti1Image) -> tuple[npt.NDArray[Any], float, float]:
     """The integers of an image, as int16 or uint16, and their scale factors."""
     data: Any = image.dataobj
-    if nib.is_proxy(data):
+    if nb.is_proxy(data):
         stored, factors = data.get_unscaled(), (data.slope, data.inter)
     else:
         stored, factors = np.asanyarray(data), image.header.get_slope_inter()

@@ -10,27 +10,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.demo.anatomy import Brain, Float, Grid, head_grid, make_brain
-from mslesseg_app.demo.contrast import (
-    INTENSITIES,
-    LESION,
-    MODALITIES,
-    Modality,
-    healthy_volumes,
-)
-from mslesseg_app.demo.lesions import (
-    Lesion,
-    in_session,
-    lesion_mask,
-    place_lesions,
-    voxel_shares,
-)
+from mslesseg_app.demo.contrast import INTENSITIES, LESION, MODALITIES, Modality, healthy_volumes
+from mslesseg_app.demo.lesions import Lesion, in_session, lesion_mask, place_lesions, voxel_shares
 
 Affine = npt.NDArray[np.float64]
 
@@ -99,8 +87,8 @@ class Protocol:
     @property
     def affine(self) -> Affine:
         """Voxel to scanner millimetres, 4x4."""
-        directions = nib.orientations.inv_ornt_aff(
-            nib.orientations.axcodes2ornt(self.orientation), (1, 1, 1)
+        directions = nb.orientations.inv_ornt_aff(
+            nb.orientations.axcodes2ornt(self.orientation), (1, 1, 1)
         )[:3, :3].T
         tilted = Rotation.from_euler('x', self.tilt, degrees=True).as_matrix() @ directions
         affine = np.eye(4)
@@ -216,7 +204,7 @@ def lesion_intensity(lesion: Lesion, modality: Modality) -> float:
     return white + change * (lesion.hole if modality == 'T1w' else 1.0)
 
 
-def scan(phantom: Phantom, protocol: Protocol, session: int) -> nib.Nifti1Image:
+def scan(phantom: Phantom, protocol: Protocol, session: int) -> nb.Nifti1Image:
     """Acquire one image.
 
     Parameters
@@ -246,12 +234,12 @@ def scan(phantom: Phantom, protocol: Protocol, session: int) -> nib.Nifti1Image:
     return store(_rician(image, protocol.noise, rng), protocol)
 
 
-def session_mask(phantom: Phantom, protocol: Protocol, session: int) -> nib.Nifti1Image:
+def session_mask(phantom: Phantom, protocol: Protocol, session: int) -> nb.Nifti1Image:
     """The known lesions of a session on the grid of an image (uint8, 0 and 1)."""
     scanner_from_subject = phantom.scanner_from_subject(protocol.modality, session)
     subject_from_voxel = np.linalg.inv(scanner_from_subject) @ protocol.affine
     mask = lesion_mask(in_session(phantom.lesions, session), protocol.shape, subject_from_voxel)
-    return _with_codes(nib.Nifti1Image(mask, protocol.affine))
+    return _with_codes(nb.Nifti1Image(mask, protocol.affine))
 
 
 def coil_shading(shape: tuple[int, int, int], strength: float, rng: np.random.Generator) -> Float:
@@ -278,16 +266,16 @@ def _rician(image: Float, noise: float, rng: np.random.Generator) -> Float:
     return magnitude
 
 
-def store(image: Float, protocol: Protocol) -> nib.Nifti1Image:
+def store(image: Float, protocol: Protocol) -> nb.Nifti1Image:
     """Round to int16 in steps that are finer than the noise, as a scanner would."""
     step = protocol.noise / LEVELS_PER_NOISE[protocol.acquisition]
     levels = np.clip(np.rint(image / np.float32(step)), 0, 32767).astype(np.int16)
-    out = _with_codes(nib.Nifti1Image(levels, protocol.affine))
+    out = _with_codes(nb.Nifti1Image(levels, protocol.affine))
     out.header.set_slope_inter(step * protocol.gain, 0.0)
     return out
 
 
-def _with_codes(image: nib.Nifti1Image) -> nib.Nifti1Image:
+def _with_codes(image: nb.Nifti1Image) -> nb.Nifti1Image:
     """Give an image equal qform and sform of code 1, and its units."""
     image.set_sform(image.affine, 1)
     image.set_qform(image.affine, 1)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mslesseg_app.demo.contrast import Modality
 from mslesseg_app.demo.lesions import in_session, lesion_mask, voxel_shares
 from mslesseg_app.demo.phantom import LESION_EDGE_MM, Phantom, lesion_intensity, make_phantom
-from mslesseg_app.files import write_bytes, write_text
+from mslesseg_app.core.files import write_bytes, write_text
 from mslesseg_app.spatial.grids import compressed, on_template
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
@@ -115,9 +115,9 @@ def make_visit(phantom: Phantom, timepoint: int, seed: Sequence[int]) -> Visit:
 
 
 def _moved(phantom: Phantom, volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    import nibabel as nib
+    import nibabel as nb
 
-    image = nib.Nifti1Image(volume, phantom.grid.affine)
+    image = nb.Nifti1Image(volume, phantom.grid.affine)
     moved = resample(image, TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4), order=1)
     return np.array(moved.dataobj, dtype=np.float32)
 

@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 
 from mslesseg_app import __version__
-from mslesseg_app.errors import DataError, OutputError
-from mslesseg_app.files import explain_os_error, write_json
+from mslesseg_app.core.errors import DataError, OutputError
+from mslesseg_app.core.files import explain_os_error, write_json
 
-from .dataset import ACQUIRED, save_reference, write_manual_description
-from .dicom import Patient, Study, write_series
-from .phantom import make_phantom, scan, session_mask
-from .protocols import SESSIONS, session_protocols
+from mslesseg_app.demo.dataset import ACQUIRED, save_reference, write_manual_description
+from mslesseg_app.demo.dicom import Patient, Study, write_series
+from mslesseg_app.demo.phantom import make_phantom, scan, session_mask
+from mslesseg_app.demo.protocols import SESSIONS, session_protocols
 
 SUBJECT = 'demo'
 VENDORS = ('siemens', 'enhanced')
@@ -107,11 +107,11 @@ def write_references(bids_dir: Path, seed: int, resolution: float) -> Path:
             flair = next((bids_dir / anat).glob('*_FLAIR.nii.gz'), None)
             if flair is None:
                 raise DataError(f'No FLAIR came out of the conversion of session {session}.')
-            save_reference(on_grid_of(mask, nib.load(flair)), manual_dir, anat / flair.name)
+            save_reference(on_grid_of(mask, nb.load(flair)), manual_dir, anat / flair.name)
     return manual_dir
 
 
-def on_grid_of(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> nib.Nifti1Image:
+def on_grid_of(mask: nb.Nifti1Image, image: nb.Nifti1Image) -> nb.Nifti1Image:
     """Return a mask with its axes exchanged and turned round as those of an image are.
 
     Raises
@@ -119,20 +119,20 @@ def on_grid_of(mask: nib.Nifti1Image, image: nib.Nifti1Image) -> nib.Nifti1Image
     DataError
         If the two grids differ by more than the order and direction of their axes (0.01 mm).
     """
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(mask.affine), nib.io_orientation(image.affine)
+    turn = nb.orientations.ornt_transform(
+        nb.io_orientation(mask.affine), nb.io_orientation(image.affine)
     )
-    affine = mask.affine @ nib.orientations.inv_ornt_aff(turn, mask.shape)
-    data = nib.apply_orientation(np.asanyarray(mask.dataobj), turn)
+    affine = mask.affine @ nb.orientations.inv_ornt_aff(turn, mask.shape)
+    data = nb.apply_orientation(np.asanyarray(mask.dataobj), turn)
     if data.shape != image.shape or not np.allclose(affine, image.affine, atol=0.01):
         raise DataError('The converted FLAIR does not lie on the grid on which it was written.')
-    turned = nib.Nifti1Image(np.ascontiguousarray(data), image.affine)
+    turned = nb.Nifti1Image(np.ascontiguousarray(data), image.affine)
     turned.header.set_xyzt_units('mm')
     return turned
 
 
 def _write_study(
-    folder: Path, session: int, images: dict[Any, tuple[nib.Nifti1Image, dict[str, Any]]]
+    folder: Path, session: int, images: dict[Any, tuple[nb.Nifti1Image, dict[str, Any]]]
 ) -> None:
     acquired = dt.datetime.fromisoformat(ACQUIRED[session - 1])
     study = Study(

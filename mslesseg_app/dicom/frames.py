@@ -8,7 +8,7 @@ from typing import Any
 import pydicom
 from pydicom.encaps import encapsulate, generate_frames
 
-from ..errors import DataError
+from mslesseg_app.core.errors import DataError
 
 
 def keep_echo(path: Path, echo: float) -> None:

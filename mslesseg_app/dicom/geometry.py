@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from mslesseg_app.core.errors import DataError
 
 Floats = npt.NDArray[np.float64]
 

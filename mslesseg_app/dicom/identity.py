@@ -16,8 +16,8 @@ from typing import Any
 import pydicom
 from filelock import FileLock, Timeout
 
-from mslesseg_app.errors import BusyError, DataError, UsageError
-from mslesseg_app.files import explain_os_error
+from mslesseg_app.core.errors import BusyError, DataError, UsageError
+from mslesseg_app.core.files import explain_os_error
 
 #: Days by which dates go back: 110 to 150 years, so that all are before 1925, which is how BIDS
 #: marks dates as shifted.

@@ -15,8 +15,8 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 
-from ..errors import DataError, NoInputError
-from .geometry import order_slices
+from mslesseg_app.core.errors import DataError, NoInputError
+from mslesseg_app.dicom.geometry import order_slices
 
 Floats = npt.NDArray[np.float64]
 

@@ -6,13 +6,13 @@ import csv
 import re
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError
-from ..lesions.change_table import SUMMARY_COLUMNS
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.lesions.change_table import SUMMARY_COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..settings import Settings
+    from mslesseg_app.core.settings import Settings
 
 _NAME = re.compile(r'sub-([A-Za-z0-9+]+)_desc-[A-Za-z0-9+]+_changes\.tsv')
 

@@ -6,25 +6,25 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..bids.names import group_path
-from ..reports.charts import Chart
-from ..reports.group_page import Section
-from ..reports.review import Picture
-from ..reports.tabular import Cell, Column, Interval, Spread, Table
-from . import quality, summaries
-from .evaluation import RATER_COLUMNS
-from .gather import STATES
-from .models import SHOWN
-from .progress import PROGRESS_COLUMNS
-from .regions import REGION_COLUMNS, REGIONS
-from .statistics import FEWEST_FOR_TEST, RESAMPLES
+from mslesseg_app.bids.names import group_path
+from mslesseg_app.group import quality, summaries
+from mslesseg_app.group.collect import STATES
+from mslesseg_app.group.evaluation import RATER_COLUMNS
+from mslesseg_app.group.longitudinal import PROGRESS_COLUMNS
+from mslesseg_app.group.models import SHOWN
+from mslesseg_app.group.regions import REGION_COLUMNS, REGIONS
+from mslesseg_app.group.statistics import FEWEST_FOR_TEST, RESAMPLES
+from mslesseg_app.reports.charts import Chart
+from mslesseg_app.reports.group_report import Section
+from mslesseg_app.reports.review import Picture
+from mslesseg_app.reports.tabular import Cell, Column, Interval, Spread, Table
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
 
-    from .frequency import Frequency
+    from mslesseg_app.group.frequency import Frequency
 
 _INTERVALS = (
     f'Intervals are 95 % percentile intervals of {RESAMPLES} resamples of the patients, each with '

@@ -18,17 +18,17 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, DiskError, MSLesSegError, NoInputError
-from ..metrics.consensus import METHODS, consensus, experiments
-from ..metrics.evaluation import evaluate, evaluation_columns
-from ..metrics.exam import voxel_agreement
-from ..metrics.images import check_overlap
-from ..metrics.reference import read_binary
-from ..spatial.checks import UNREADABLE
-from ..spatial.resample import resample
-from ..spatial.template import is_template_grid, same_grid
-from .images import load_whole
-from .kept import read_kept, state_of, write_kept
+from mslesseg_app.core.errors import DataError, DiskError, MSLesSegError, NoInputError
+from mslesseg_app.group.images import load_whole
+from mslesseg_app.group.kept import read_kept, state_of, write_kept
+from mslesseg_app.metrics.consensus import METHODS, consensus, experiments
+from mslesseg_app.metrics.evaluation import evaluate, evaluation_columns
+from mslesseg_app.metrics.exam import voxel_agreement
+from mslesseg_app.metrics.reference import read_binary
+from mslesseg_app.spatial.checks import UNREADABLE
+from mslesseg_app.spatial.masks import check_overlap
+from mslesseg_app.spatial.resample import resample
+from mslesseg_app.spatial.template import is_template_grid, same_grid
 
 Mask = npt.NDArray[np.bool_]
 

@@ -11,11 +11,11 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from ..files import write_bytes, write_json
-from ..reports.slices import bounding_box, grey_window, oriented, to_grey
-from ..spatial.grids import compressed, on_template
-from ..spatial.template import TEMPLATE_NAME, TEMPLATE_SHAPE, load_template
-from .views import View, unpack
+from mslesseg_app.core.files import write_bytes, write_json
+from mslesseg_app.group.thumbnails import View, unpack
+from mslesseg_app.reports.slices import bounding_box, grey_window, oriented, to_grey
+from mslesseg_app.spatial.grids import compressed, on_template
+from mslesseg_app.spatial.template import TEMPLATE_NAME, TEMPLATE_SHAPE, load_template
 
 _SLICES_MM = (-46, -30, -14, 2, 14, 22, 30, 38, 46, 58)
 _COLUMNS = 5
@@ -152,7 +152,7 @@ def _tile(
     window: tuple[float, float],
     top: float,
 ) -> npt.NDArray[np.uint8]:
-    from ..reports.slices import picture
+    from mslesseg_app.reports.slices import picture
 
     drawn = np.repeat(to_grey(picture(grey, 2, index, box), window)[:, :, None], 3, axis=2)
     values = np.asarray(picture(share, 2, index, box))

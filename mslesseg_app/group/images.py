@@ -8,8 +8,8 @@ from pathlib import Path
 
 import nibabel as nb
 
-from ..errors import DataError
-from ..spatial.checks import UNREADABLE
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.spatial.checks import UNREADABLE
 
 
 def load_whole(path: Path) -> nb.spatialimages.SpatialImage:

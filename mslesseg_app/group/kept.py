@@ -15,9 +15,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..errors import MSLesSegError
-from ..files import atomic_path
+from mslesseg_app import __version__
+from mslesseg_app.core.errors import MSLesSegError
+from mslesseg_app.core.files import atomic_path
 
 _TABLE = 'CREATE TABLE kept (name TEXT PRIMARY KEY, state TEXT, value BLOB, checksum INTEGER)'
 

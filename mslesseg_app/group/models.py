@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from ..bids.exams import Exam
-from ..bids.names import output_path
-from ..errors import MSLesSegError
-from ..metrics.consensus import METHODS
-from ..metrics.exam import lesion_agreement, voxel_agreement
-from ..metrics.members import member_masks
-from ..settings import result_name
-from ..spatial.template import same_grid
-from .evaluation import box_of, voxels_of
-from .gather import Holdings, Key
-from .images import load_whole
-from .statistics import summarise
+from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.names import output_path
+from mslesseg_app.core.errors import MSLesSegError
+from mslesseg_app.core.settings import result_name
+from mslesseg_app.group.collect import Holdings, Key
+from mslesseg_app.group.evaluation import box_of, voxels_of
+from mslesseg_app.group.images import load_whole
+from mslesseg_app.group.statistics import summarise
+from mslesseg_app.metrics.consensus import METHODS
+from mslesseg_app.metrics.exam import lesion_agreement, voxel_agreement
+from mslesseg_app.metrics.members import member_masks
+from mslesseg_app.spatial.template import same_grid
 
 #: Shown of each model; rule sets call the same thing by different names.
 SHOWN: dict[str, tuple[str, ...]] = {

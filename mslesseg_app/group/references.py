@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nibabel as nb
 
-from ..errors import NoInputError
-from ..settings import Settings
-from ..spatial.checks import UNREADABLE
-from .gather import Key
+from mslesseg_app.core.errors import NoInputError
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.group.collect import Key
+from mslesseg_app.spatial.checks import UNREADABLE
 
 _LESION = re.compile(r'_label-(lesion|L|WMH)_')
 _SESSION = re.compile(r'_(ses-[A-Za-z0-9+]+)_')

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..reports.charts import Chart, Series, strips
-from .pictures import exam_names
-from .quality import numbers
-from .summaries import by_model
+from mslesseg_app.group.charts import exam_names
+from mslesseg_app.group.quality import numbers
+from mslesseg_app.group.summaries import by_model
+from mslesseg_app.reports.charts import Chart, Series, strips
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,30 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import __version__
-from ..bids.dataset import check_output_folder
-from ..bids.names import group_path
-from ..bids.review import Review, current_review, excluded_exams, keep_review
-from ..errors import NoInputError
-from ..files import atomic_path, write_json, write_text
-from ..lesions.change_table import SUMMARY_COLUMNS
-from ..metrics.columns import metric_columns
-from ..metrics.rules import get_rules
-from ..reports.charts import Chart, Series
-from ..reports.group_page import Fact, Section, write_group_page
-from ..reports.tabular import Table, to_latex, to_markdown, write_records
-from ..settings import Settings
-from . import change, content, models, pictures, progress, quality, regions, summaries
-from .evaluation import (
-    CONSENSUS,
-    RATER_COLUMNS,
-    Outcome,
-    Task,
-    evaluate_all,
-    evaluation_dictionary,
+from mslesseg_app import __version__
+from mslesseg_app.bids.dataset import check_output_folder
+from mslesseg_app.bids.names import group_path
+from mslesseg_app.bids.review import Review, current_review, excluded_exams, keep_review
+from mslesseg_app.core.errors import NoInputError
+from mslesseg_app.core.files import atomic_path, write_json, write_text
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.group import (
+    change,
+    content,
+    models,
+    quality,
+    regions,
+    summaries,
 )
-from .frequency import FrequencySum, write_frequency
-from .gather import (
+from mslesseg_app.group import (
+    charts as pictures,
+)
+from mslesseg_app.group import (
+    longitudinal as progress,
+)
+from mslesseg_app.group.collect import (
     STATES,
     Holdings,
     Key,
@@ -46,9 +44,24 @@ from .gather import (
     join_participants,
     participant_columns,
 )
-from .looks import Looked, review_rows
-from .references import find_references
-from .views import View, make_views, shown_model, view_tasks
+from mslesseg_app.group.evaluation import (
+    CONSENSUS,
+    RATER_COLUMNS,
+    Outcome,
+    Task,
+    evaluate_all,
+    evaluation_dictionary,
+)
+from mslesseg_app.group.frequency import FrequencySum, write_frequency
+from mslesseg_app.group.references import find_references
+from mslesseg_app.group.review_rows import Looked, review_rows
+from mslesseg_app.group.thumbnails import View, make_views, shown_model, view_tasks
+from mslesseg_app.lesions.change_table import SUMMARY_COLUMNS
+from mslesseg_app.metrics.columns import metric_columns
+from mslesseg_app.metrics.rules import get_rules
+from mslesseg_app.reports.charts import Chart, Series
+from mslesseg_app.reports.group_report import Fact, Section, write_group_page
+from mslesseg_app.reports.tabular import Table, to_latex, to_markdown, write_records
 
 if TYPE_CHECKING:
     import pandas as pd

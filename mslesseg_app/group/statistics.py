@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ..errors import UsageError
+from mslesseg_app.core.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .quality import numbers
-from .statistics import (
+from mslesseg_app.group.quality import numbers
+from mslesseg_app.group.statistics import (
     PatientBootstrap,
     bland_altman,
     compare,

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mslesseg_app.errors import NoInputError
-from mslesseg_app.files import package_folder
+from mslesseg_app.core.errors import NoInputError
+from mslesseg_app.core.files import package_folder
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
@@ -79,7 +79,7 @@ def region_atlas() -> RegionAtlas:
         If the atlas is not installed.
     """
     image = resample(
-        nib.load(atlas_file()), TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4), order='nearest'
+        nb.load(atlas_file()), TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4), order='nearest'
     )
     labels = np.asanyarray(image.dataobj)
     fossa = np.isin(labels, _FOSSA)

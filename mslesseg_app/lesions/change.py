@@ -13,14 +13,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.lesions.difference import ChangedRegions, Difference
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
@@ -302,7 +302,7 @@ class Evidence:
 
 
 def _image(session: Session) -> Any:
-    return nib.Nifti1Image(np.asarray(session.labels, dtype=np.int32), session.affine)
+    return nb.Nifti1Image(np.asarray(session.labels, dtype=np.int32), session.affine)
 
 
 def _groups(before: Session, after: Session, move: Affine, near_mm: float) -> list[Group]:
@@ -552,6 +552,6 @@ def native_map(
     pose = pair.after_from_middle if later else pair.before_from_middle
     order: Any = 'nearest' if nearest else 1
     shape: Any = session.labels.shape
-    image = nib.Nifti1Image(data, pair.affine)
+    image = nb.Nifti1Image(data, pair.affine)
     found = resample(image, shape, session.affine, invert(pose), order)
     return np.asarray(found.dataobj)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 
 _RANK = {6: 1, 18: 2, 26: 3}
 CONNECTIVITIES = tuple(_RANK)

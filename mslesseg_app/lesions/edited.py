@@ -10,10 +10,10 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError
-from mslesseg_app.metrics.images import read_mask
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.affines import apply_affine
 from mslesseg_app.spatial.grids import describe_geometry
+from mslesseg_app.spatial.masks import read_mask
 
 Mask = npt.NDArray[np.bool_]
 

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.lesions.topography import region_of
-from mslesseg_app.metrics.surfaces import surface
-from mslesseg_app.models.tissues import (
+from mslesseg_app.spatial.shapes import Box, box_of, dilate
+from mslesseg_app.spatial.surfaces import surface
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, tissue_prior
+from mslesseg_app.spatial.tissues import (
     GM,
     MIX_STEP,
     WM,
@@ -32,8 +34,6 @@ from mslesseg_app.models.tissues import (
     fit_priors,
     template_maps,
 )
-from mslesseg_app.spatial.shapes import Box, box_of, dilate
-from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, tissue_prior
 
 _SAMPLE_MM = 1.0
 _NOISE_SIGMA = 0.6
@@ -115,7 +115,7 @@ def fit_landmarks(
 ) -> Landmarks:
     """Move the landmarks onto an exam and refine them by its own fluid and grey matter.
 
-    The tissue maps are fitted to the images (`mslesseg_app.models.tissues.fit_priors`) and the
+    The tissue maps are fitted to the images (`mslesseg_app.spatial.tissues.fit_priors`) and the
     atlas moves with them. Then the exam's own tissues decide:
 
     - Fluid is what FLAIR and T1w together show nearer to fluid than to tissue; what of it hangs

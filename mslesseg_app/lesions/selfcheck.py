@@ -2,7 +2,7 @@
 
 How much tissue is clearly hyperintense on FLAIR, how much of it does the mask contain, and how
 much of the mask is not hyperintense at all? The check knows no network. Its scale comes from
-tissue that lesions cannot shift (`mslesseg_app.models.tissues.tissue_scale`), so that it also
+tissue that lesions cannot shift (`mslesseg_app.spatial.tissues.tissue_scale`), so that it also
 holds at a high lesion load.
 
 It works on a 2 mm grid. Tissue is searched where the moved tissue maps expect white matter, away
@@ -23,11 +23,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import structure
-from mslesseg_app.models.tissues import SmoothMaps, TissueScale, fit_priors, tissue_scale
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior
+from mslesseg_app.spatial.tissues import SmoothMaps, TissueScale, fit_priors, tissue_scale
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

@@ -11,7 +11,7 @@ from scipy import ndimage
 from scipy.spatial import ConvexHull
 from scipy.spatial.distance import pdist
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.shape import elongation, min_feret_diameter, outer_corners
 from mslesseg_app.lesions.topography import REGIONS
 
@@ -172,7 +172,7 @@ def lesion_table(
     pandas.DataFrame
         The columns of `LESION_COLUMNS`, ordered by ``lesion_id``; no rows without lesions.
         What is unknown (such as MNI coordinates without ``mni_from_native``) is NaN, and so
-        are the columns from ``region`` on, which `mslesseg_app.lesions.describe` completes.
+        are the columns from ``region`` on, which `mslesseg_app.lesions.description` completes.
 
     Raises
     ------

@@ -13,19 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mslesseg_app.errors import DiskError, MSLesSegError
-from mslesseg_app.files import atomic_path, explain_os_error, write_json
+from mslesseg_app.core.errors import DiskError, MSLesSegError
+from mslesseg_app.core.files import atomic_path, explain_os_error, write_json
+from mslesseg_app.core.text import aligned
 from mslesseg_app.metrics.cohort import isbi_score, volume_correlation
 from mslesseg_app.metrics.evaluation import Evaluation, evaluate, evaluation_columns
-from mslesseg_app.metrics.images import (
-    on_grid_of,
-    read_mask,
-    read_probability,
-    voxel_sizes,
-)
 from mslesseg_app.metrics.pairs import Pair
 from mslesseg_app.metrics.rules import RULES, get_rules
-from mslesseg_app.text import aligned
+from mslesseg_app.spatial.masks import on_grid_of, read_mask, read_probability, voxel_sizes
 
 if TYPE_CHECKING:
     import pandas as pd

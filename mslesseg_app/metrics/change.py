@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError, MSLesSegError
-from mslesseg_app.files import explain_os_error
-from mslesseg_app.metrics.images import on_grid_of, read_image, voxel_sizes
+from mslesseg_app.core.errors import DataError, MSLesSegError
+from mslesseg_app.core.files import explain_os_error
 from mslesseg_app.metrics.lesionwise import Side, match_lesions
 from mslesseg_app.metrics.rules import Rules, get_rules
+from mslesseg_app.spatial.masks import on_grid_of, read_image, voxel_sizes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 
 
 def volume_correlation(

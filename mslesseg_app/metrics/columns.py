@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..lesions.dissemination import (
+from mslesseg_app.lesions.dissemination import (
     BRAIN_REGIONS,
     DOMINATING_ML,
     DOMINATING_SHARE,
@@ -14,10 +14,10 @@ from ..lesions.dissemination import (
     NOT_MET,
     SMALLEST_MM,
 )
-from ..lesions.selfcheck import SELFCHECK_COLUMNS
-from ..lesions.topography import REGIONS
-from ..spatial.qc import QC_COLUMNS
-from .exam import METRIC_COLUMNS
+from mslesseg_app.lesions.selfcheck import SELFCHECK_COLUMNS
+from mslesseg_app.lesions.topography import REGIONS
+from mslesseg_app.metrics.exam import METRIC_COLUMNS
+from mslesseg_app.spatial.qc import QC_COLUMNS
 
 
 def metric_columns() -> dict[str, dict[str, Any]]:

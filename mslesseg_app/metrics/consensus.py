@@ -39,7 +39,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.metrics.exam import voxel_agreement
 
 Mask = npt.NDArray[np.bool_]

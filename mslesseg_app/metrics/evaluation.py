@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.metrics.calibration import calibration, calibration_box
-from mslesseg_app.metrics.describe import CALIBRATION, evaluation_columns, nsd_name
+from mslesseg_app.metrics.descriptions import CALIBRATION, evaluation_columns, nsd_name
 from mslesseg_app.metrics.exam import (
     binary_pair,
     bounding_box,
@@ -27,7 +27,7 @@ from mslesseg_app.metrics.exam import (
 )
 from mslesseg_app.metrics.lesionwise import Side, match_lesions
 from mslesseg_app.metrics.rules import STRATA, Rules, get_rules
-from mslesseg_app.metrics.surfaces import SurfaceDistances, surface, surface_distances
+from mslesseg_app.spatial.surfaces import SurfaceDistances, surface, surface_distances
 
 __all__ = ['Evaluation', 'evaluate', 'evaluation_columns']
 

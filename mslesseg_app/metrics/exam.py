@@ -30,9 +30,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.components import structure
-from mslesseg_app.metrics.surfaces import surface, surface_distances
+from mslesseg_app.spatial.surfaces import surface, surface_distances
 
 Mask = npt.NDArray[np.bool_]
 

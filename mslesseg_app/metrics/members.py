@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 
-from mslesseg_app.errors import DataError
-from mslesseg_app.metrics.images import read_image
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.spatial.masks import read_image
 
 
 def member_masks(path: Path) -> dict[str, nb.Nifti1Image]:

@@ -8,8 +8,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from mslesseg_app.errors import DataError, NoInputError, UsageError
-from mslesseg_app.files import read_any_text
+from mslesseg_app.core.errors import DataError, NoInputError, UsageError
+from mslesseg_app.core.files import read_any_text
 
 _ENDINGS = ('.nii.gz', '.nii')
 #: Words at the end of a name that say what a file is, not whose it is.

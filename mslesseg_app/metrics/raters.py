@@ -12,18 +12,14 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError, UsageError
-from mslesseg_app.files import atomic_path
+from mslesseg_app.core.errors import DataError, UsageError
+from mslesseg_app.core.files import atomic_path
 from mslesseg_app.lesions.components import label_lesions
-from mslesseg_app.metrics.consensus import (
-    Consensus,
-    Method,
-    consensus,
-    experiments,
-    leave_one_out,
-)
+from mslesseg_app.metrics.consensus import Consensus, Method, consensus, experiments, leave_one_out
 from mslesseg_app.metrics.exam import voxel_agreement
-from mslesseg_app.metrics.images import (
+from mslesseg_app.metrics.pairs import stem
+from mslesseg_app.spatial.grids import like
+from mslesseg_app.spatial.masks import (
     on_grid_of,
     read_image,
     read_mask,
@@ -31,8 +27,6 @@ from mslesseg_app.metrics.images import (
     voxel_sizes,
     whole_numbers,
 )
-from mslesseg_app.metrics.pairs import stem
-from mslesseg_app.spatial.grids import like
 from mslesseg_app.spatial.reading import open_image
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from ..errors import DataError, MSLesSegError
-from ..spatial.resample import resample
-from ..spatial.template import is_template_grid, same_grid
-from .exam import accuracy
-from .images import check_overlap, read_image, whole_numbers
+from mslesseg_app.core.errors import DataError, MSLesSegError
+from mslesseg_app.metrics.exam import accuracy
+from mslesseg_app.spatial.masks import check_overlap, read_image, whole_numbers
+from mslesseg_app.spatial.resample import resample
+from mslesseg_app.spatial.template import is_template_grid, same_grid
 
 
 def read_binary(path: Path) -> tuple[Any, np.ndarray]:

@@ -24,7 +24,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from mslesseg_app.errors import UsageError
+from mslesseg_app.core.errors import UsageError
 
 #: Lesions are small below the first and large from the second volume on, in mm³. 10 and 50 are
 #: the field's usual bounds, there in voxels (Nair et al., Medical Image Analysis 59:101557,

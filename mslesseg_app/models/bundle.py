@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 
 _CONFIGS = ('inference.json', 'inference.yaml', 'inference.yml')
 _WEIGHTS = ('model.safetensors', 'model.pt')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.registry import ModelEntry, load_engine, load_predictor, verified_files
 
 
@@ -27,8 +27,8 @@ def check_model(entry: ModelEntry, *, thorough: bool = False) -> None:
     ModelError
         With the first thing that is wrong.
     """
-    from mslesseg_app.inference.normalise import METHODS
-    from mslesseg_app.inference.presets import PRESETS, resolve
+    from mslesseg_app.models.prediction.normalise import METHODS
+    from mslesseg_app.models.prediction.presets import PRESETS, resolve
 
     if entry.is_engine:
         verified_files(entry)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.bundle import is_bundle, read_bundle
 
 if TYPE_CHECKING:

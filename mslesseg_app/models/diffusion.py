@@ -45,7 +45,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 
 STEPS = 1000
 """Steps of the whole diffusion."""

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mslesseg_app.errors import BusyError, ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.files import explain_os_error
+from mslesseg_app.core.errors import BusyError, ModelError, MSLesSegError, NoInputError, UsageError
+from mslesseg_app.core.files import explain_os_error
 from mslesseg_app.models.registry import file_sha256
 
 _SCHEMES = ('https', 'http', 'file')

@@ -6,7 +6,7 @@ so figures on these flatter. Steps:
 
 1. The tissue maps of the template are moved onto the brain, and the intensities of white
    matter, grey matter and fluid are learnt from the exam itself, from tissue that lesions cannot
-   shift (`mslesseg_app.models.tissues.tissue_scale`).
+   shift (`mslesseg_app.spatial.tissues.tissue_scale`).
 2. Each voxel gets an evidence in deviations of white matter: how far FLAIR lies above
    it, less what speaks against a lesion there: cortex, fluid (and what lies outside the brain),
    the midline with its septum and falx, and a T1w nearly as dark as fluid.
@@ -25,9 +25,9 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.special import expit
 
-from mslesseg_app.errors import DataError, ModelError
+from mslesseg_app.core.errors import DataError, ModelError
 from mslesseg_app.lesions.components import structure
-from mslesseg_app.models.tissues import (
+from mslesseg_app.spatial.tissues import (
     CSF,
     GM,
     WM,

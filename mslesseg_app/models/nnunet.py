@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from mslesseg_app.errors import ModelError, UsageError
+from mslesseg_app.core.errors import ModelError, UsageError
 from mslesseg_app.models.registry import INPUT_OPTIONS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _LARGEST_TEXT = 50_000_000
 _HEADER = 'nnunet'
 EXPORT_KEY = 'mslesseg'
-"""In ``dataset.json``: how `mslesseg_app.learning.nnunet_export` made the images."""
+"""In ``dataset.json``: how `mslesseg_app.training.experiments.nnunet_export` made the images."""
 _OWN_OPTIONS = ('configuration', 'folds', 'checkpoint', 'lesion', 'mirroring', 'trainer')
 _READERS = ('SimpleITKIO', 'NibabelIO', 'NibabelIOWithReorient')
 _TRUSTED = ('dynamic_network_architectures.', 'torch.nn.')

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,8 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mslesseg_app.errors import ModelError
-from mslesseg_app.text import aligned
+from mslesseg_app.core.errors import ModelError
+from mslesseg_app.core.text import aligned
 
 if TYPE_CHECKING:
     from mslesseg_app.models.registry import ModelEntry

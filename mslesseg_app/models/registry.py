@@ -20,15 +20,15 @@ from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from mslesseg_app.errors import ModelError, UsageError
-from mslesseg_app.settings import MODALITIES, plain_name
-from mslesseg_app.text import did_you_mean
+from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.core.settings import MODALITIES, plain_name
+from mslesseg_app.core.text import did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from mslesseg_app.inference.prediction import Prediction
+    from mslesseg_app.models.prediction.prediction import Prediction
 
 MissingPolicy = Literal['refuse', 'zero', 'ignore']
 
@@ -137,12 +137,12 @@ class ModelEntry:
         What happens without one of the other modalities: an error, an empty channel (for
         networks trained with channel dropout), or a method that uses what is there.
     normalisation : str
-        A method of `mslesseg_app.inference.normalise`.
+        A method of `mslesseg_app.models.prediction.normalise`.
     threshold : float
         Probability from which a voxel is lesion.
     least_white_matter : float
         Findings with a lower mean of the template's white matter are left out
-        (`mslesseg_app.inference.location`); 0 keeps all.
+        (`mslesseg_app.models.prediction.white_matter`); 0 keeps all.
     licence : str
         SPDX name for the model and its weights.
     options : dict
@@ -377,7 +377,7 @@ def load_predictor(
     entry : ModelEntry
         From `get_entry`.
     device : str
-        ``cpu`` or ``cuda:N``, as `mslesseg_app.inference.device.choose_device` gives it.
+        ``cpu`` or ``cuda:N``, as `mslesseg_app.models.prediction.device.choose_device` gives it.
     threads : int
         CPU threads it may use.
     seed : int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import nn

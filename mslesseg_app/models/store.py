@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mslesseg_app.errors import ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.files import atomic_path, explain_os_error, write_text
+from mslesseg_app.core.errors import ModelError, MSLesSegError, NoInputError, UsageError
+from mslesseg_app.core.files import atomic_path, explain_os_error, write_text
+from mslesseg_app.core.settings import plain_name
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.convert import to_safetensors, unpack
 from mslesseg_app.models.fetch import download
@@ -34,7 +35,6 @@ from mslesseg_app.models.registry import (
     read_entry,
     verified_files,
 )
-from mslesseg_app.settings import plain_name
 
 UNKNOWN_LICENCE = 'NOASSERTION'
 """SPDX's word for a licence that nobody stated."""

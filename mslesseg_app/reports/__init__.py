@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .content import (
+from mslesseg_app.reports.content import (
     ExamContent,
     Failure,
     Figure,

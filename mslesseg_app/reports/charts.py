@@ -16,9 +16,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import numpy.typing as npt
 
-from ..files import write_text
-from .svg import SVG, element, number
-from .tabular import exact, write_tsv
+from mslesseg_app.core.files import write_text
+from mslesseg_app.reports.svg import SVG, element, number
+from mslesseg_app.reports.tabular import exact, write_tsv
 
 Floats = npt.NDArray[np.float64]
 

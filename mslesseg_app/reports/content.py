@@ -18,9 +18,9 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
-from ..lesions.selfcheck import NO_LESION, SelfCheck
-from .markup import readable
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.lesions.selfcheck import NO_LESION, SelfCheck
+from mslesseg_app.reports.markup import readable
 
 Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
 

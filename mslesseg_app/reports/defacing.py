@@ -6,15 +6,23 @@ import os
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage as ndi
 
-from ..files import atomic_path
-from ..spatial.deface import deface_file
-from .slices import Volume, foreground, grey_window, oriented, picture, pixel_size, to_grey
+from mslesseg_app.core.files import atomic_path
+from mslesseg_app.reports.slices import (
+    Volume,
+    foreground,
+    grey_window,
+    oriented,
+    picture,
+    pixel_size,
+    to_grey,
+)
+from mslesseg_app.spatial.deface import deface_file
 
 #: Pixels of a millimetre, and of the space between the panels.
 _ZOOM, _SPACE = 1.5, 6
@@ -68,7 +76,7 @@ def draw(before: Volume, after: Volume) -> NDArray[np.uint8]:
 
 
 def _load(path: Path) -> Volume:
-    volume = oriented(nib.funcs.squeeze_image(nib.load(path)))
+    volume = oriented(nb.funcs.squeeze_image(nb.load(path)))
     return Volume(np.array(volume.data), volume.affine, volume.spacing)
 
 

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 from skimage.filters import threshold_multiotsu
 
-from ..errors import DataError
-from ..spatial.shapes import fill_holes
-from . import svg
-from .colours import LESION_COLOUR
-from .content import Figure
-from .labels import Spot, place_labels
-from .slices import (
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.reports import svg
+from mslesseg_app.reports.colours import LESION_COLOUR
+from mslesseg_app.reports.content import Figure
+from mslesseg_app.reports.labels import Spot, place_labels
+from mslesseg_app.reports.slices import (
     PLANES,
     WORLD_AXES,
     Box,
@@ -43,6 +42,7 @@ from .slices import (
     spread,
     to_grey,
 )
+from mslesseg_app.spatial.shapes import fill_holes
 
 #: Colours that stay apart for colour-blind eyes and on grey.
 POSSIBLE_COLOUR = '#4dd2ff'

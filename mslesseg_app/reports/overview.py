@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .content import ExamContent, Verdict
-from .extra import MOVED, REGIONS, Change, Extra
-from .markup import is_number
+from mslesseg_app.reports.content import ExamContent, Verdict
+from mslesseg_app.reports.markup import is_number
+from mslesseg_app.reports.sections import MOVED, REGIONS, Change, Extra
 
 #: A voxel edge that differs by more than this share between sessions is another sequence.
 _OTHER_EDGE = 0.2

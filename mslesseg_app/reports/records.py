@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, MSLesSegError
-from .content import (
+from mslesseg_app.core.errors import DataError, MSLesSegError
+from mslesseg_app.reports.content import (
     ExamContent,
     Failure,
     ImageUsed,
@@ -20,9 +20,9 @@ from .content import (
 )
 
 if TYPE_CHECKING:
-    from ..bids.exams import Exam
-    from ..inference.ensemble import AnyModel
-    from ..settings import Settings
+    from mslesseg_app.bids.exams import Exam
+    from mslesseg_app.core.settings import Settings
+    from mslesseg_app.models.prediction.ensemble import AnyModel
 
 
 def static_content(exam: Exam, settings: Settings, engine: str, entry: AnyModel) -> dict[str, Any]:
@@ -33,8 +33,8 @@ def static_content(exam: Exam, settings: Settings, engine: str, entry: AnyModel)
     engine : {'fsl', 'builtin'}
         The spatial engine.
     """
-    from ..inference.ensemble import final_threshold
-    from ..models.overview import accuracy_in_words
+    from mslesseg_app.models.overview import accuracy_in_words
+    from mslesseg_app.models.prediction.ensemble import final_threshold
 
     content = ExamContent(
         session=exam.session,
@@ -80,8 +80,8 @@ def finished_content(
     """
     import pandas as pd
 
-    from ..lesions.table import LESION_COLUMNS
-    from ..metrics.exam import METRIC_COLUMNS
+    from mslesseg_app.lesions.table import LESION_COLUMNS
+    from mslesseg_app.metrics.exam import METRIC_COLUMNS
 
     grid = {'reference_grid': {'Description': 'Grid of the reference mask.'}}
     content = ExamContent.from_dict(static)
@@ -162,8 +162,8 @@ def read_failure(path: Path) -> str:
 
 
 def _image_used(modality: str, path: Path, settings: Settings) -> ImageUsed:
-    from ..spatial.grids import describe_geometry
-    from ..spatial.reading import open_image
+    from mslesseg_app.spatial.grids import describe_geometry
+    from mslesseg_app.spatial.reading import open_image
 
     try:
         geometry = describe_geometry(open_image(path))

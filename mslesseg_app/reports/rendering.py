@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform, gaussian_filter, map_coordinates
 
-from . import colours
-from .colours import as_rgb
+from mslesseg_app.reports import colours
+from mslesseg_app.reports.colours import as_rgb
 
 Floats = NDArray[np.float32]
 

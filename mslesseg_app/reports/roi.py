@@ -12,12 +12,12 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from ..errors import DataError, NoInputError
-from ..files import write_bytes
-from ..spatial.affines import invert, read_itk
-from ..spatial.checks import UNREADABLE
-from ..spatial.grids import compressed, like
-from ..spatial.resample import restore
+from mslesseg_app.core.errors import DataError, NoInputError
+from mslesseg_app.core.files import write_bytes
+from mslesseg_app.spatial.affines import invert, read_itk
+from mslesseg_app.spatial.checks import UNREADABLE
+from mslesseg_app.spatial.grids import compressed, like
+from mslesseg_app.spatial.resample import restore
 
 _XFM = 'from-{}_to-MNI152NLin6Asym_mode-image_xfm.txt'
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from nibabel.affines import obliquity, voxel_sizes
 from numpy.typing import NDArray
 from skimage.filters import threshold_otsu
 from skimage.measure import find_contours
 
-from ..errors import DataError
+from mslesseg_app.core.errors import DataError
 
 Convention = Literal['radiological', 'neurological']
 Box = tuple[slice, slice, slice]
@@ -62,10 +62,10 @@ class Volume:
         """Scanner coordinate (mm) across slice ``index`` of ``axis``, at its middle."""
         middle = (np.array(self.data.shape) - 1) / 2.0
         middle[axis] = index
-        return float(nib.affines.apply_affine(self.affine, middle)[axis])
+        return float(nb.affines.apply_affine(self.affine, middle)[axis])
 
 
-def oriented(image: nib.spatialimages.SpatialImage) -> Volume:
+def oriented(image: nb.spatialimages.SpatialImage) -> Volume:
     """Reorder an image to the nearest RAS orientation.
 
     Raises
@@ -75,7 +75,7 @@ def oriented(image: nib.spatialimages.SpatialImage) -> Volume:
     """
     if len(image.shape) != 3:
         raise DataError(f'A figure needs a 3D image; this one has the shape {image.shape}.')
-    canonical = nib.as_closest_canonical(image)
+    canonical = nb.as_closest_canonical(image)
     return Volume(
         data=np.asanyarray(canonical.dataobj),
         affine=canonical.affine,
@@ -83,7 +83,7 @@ def oriented(image: nib.spatialimages.SpatialImage) -> Volume:
     )
 
 
-def oriented_like(image: nib.spatialimages.SpatialImage, volume: Volume, what: str) -> Volume:
+def oriented_like(image: nb.spatialimages.SpatialImage, volume: Volume, what: str) -> Volume:
     """Reorder a second image that must lie on the grid of ``volume``.
 
     Raises

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..errors import DataError
-from ..files import write_text
-from .content import Figure
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.core.files import write_text
+from mslesseg_app.reports.content import Figure
 
 SVG = 'http://www.w3.org/2000/svg'
 ET.register_namespace('', SVG)

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..files import write_json, write_text
-from .markup import readable
+from mslesseg_app.core.files import write_json, write_text
+from mslesseg_app.reports.markup import readable
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
-from ..files import package_folder
-from .colours import STATUS_COLOURS
-from .volumes import Packed
+from mslesseg_app.core.files import package_folder
+from mslesseg_app.reports.colours import STATUS_COLOURS
+from mslesseg_app.reports.volumes import Packed
 
 #: The package that carries NiiVue, and its module.
 PACKAGE = 'ipyniivue'

@@ -11,11 +11,11 @@ import zlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from .slices import Volume, grey_window
+from mslesseg_app.reports.slices import Volume, grey_window
 
 #: Grey levels that are tried, and after them larger voxels.
 _LEVELS = (128, 64)
@@ -176,12 +176,12 @@ def _pack(
     slope: float = 1.0,
     intent: int = 0,
 ) -> Packed:
-    header = nib.Nifti1Header()
+    header = nb.Nifti1Header()
     header.set_data_dtype(data.dtype)
     header.set_data_shape(data.shape)
     header.set_sform(affine, code=1)
     header.set_qform(affine, code=0, strip_shears=True)
-    header.set_zooms(nib.affines.voxel_sizes(affine))
+    header.set_zooms(nb.affines.voxel_sizes(affine))
     header.set_xyzt_units('mm')
     header['scl_slope'], header['scl_inter'] = slope, 0
     header['intent_code'] = intent

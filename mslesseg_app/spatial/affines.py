@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from nitransforms.io.fsl import FSLLinearTransform
 
-from mslesseg_app.errors import DataError, DiskError
+from mslesseg_app.core.errors import DataError, DiskError
 
 Affine = npt.NDArray[np.float64]
 

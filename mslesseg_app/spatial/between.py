@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .affines import Affine, apply_affine, compose, invert
-from .pose import nearest_rigid
-from .registration import align
-from .resample import resample
-from .template import load_template
+from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+from mslesseg_app.spatial.pose import nearest_rigid
+from mslesseg_app.spatial.registration import align
+from mslesseg_app.spatial.resample import resample
+from mslesseg_app.spatial.template import load_template
 
 #: Points of the brain at which places are compared: every so many millimetres.
 _STEP_MM = 10

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import BSpline
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 
 #: The field is estimated on voxels of about this size (mm).
 _WORK_MM = 5.0
@@ -38,7 +38,7 @@ def foreground(data: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(data > 0.6 * limit)
 
 
-def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nib.Nifti1Image:
+def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nb.Nifti1Image:
     """Divide an image by the smooth bias field that N4 estimates.
 
     Method: Tustison et al., N4ITK, IEEE Trans Med Imaging 29 (2010). From the same
@@ -70,10 +70,10 @@ def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nib.Nif
         raise DataError('The image is constant: its bias field cannot be estimated.')
     inside = foreground(data) if mask is None else np.asarray(mask.dataobj) > 0
     inside &= data > 0
-    zooms = [float(size) for size in nib.affines.voxel_sizes(img.affine)]
+    zooms = [float(size) for size in nb.affines.voxel_sizes(img.affine)]
     del threads
     corrected = data / _bias_field(data, inside, zooms)
-    return nib.Nifti1Image(corrected.astype(np.float32), img.affine, _float_header(img))
+    return nb.Nifti1Image(corrected.astype(np.float32), img.affine, _float_header(img))
 
 
 def _float_header(img: Any) -> Any:

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.shapes import Bools, dilate, fill_holes, grow, largest_piece
 from mslesseg_app.spatial.similarity import shrink
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, is_template_grid, load_template
@@ -43,7 +43,7 @@ _INSIDE_SHARE = 0.98
 _DARK_SHARE = 0.25
 
 
-def brain_mask(images_on_template: Mapping[str, Any]) -> nib.Nifti1Image:
+def brain_mask(images_on_template: Mapping[str, Any]) -> nb.Nifti1Image:
     """Return the brain mask from one or several aligned images.
 
     Parameters
@@ -73,7 +73,7 @@ def brain_mask(images_on_template: Mapping[str, Any]) -> nib.Nifti1Image:
         mask = _segment(list(data.values()))
     if not mask.any():
         raise DataError('No brain was found in the images.', 'Is the alignment right?')
-    return nib.Nifti1Image(mask.astype(np.uint8), TEMPLATE_AFFINE)
+    return nb.Nifti1Image(mask.astype(np.uint8), TEMPLATE_AFFINE)
 
 
 def looks_stripped(img: Any) -> bool:

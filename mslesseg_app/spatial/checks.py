@@ -9,13 +9,13 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
-from .affines import without_shear
-from .intensity import zero_based
-from .nifti_header import MAX_HEADER_DISAGREEMENT as MAX_HEADER_DISAGREEMENT
-from .nifti_header import UNREADABLE as UNREADABLE
-from .nifti_header import corner_distance, raw_header
-from .reading import open_image, three_dimensional
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.spatial.affines import without_shear
+from mslesseg_app.spatial.intensity import zero_based
+from mslesseg_app.spatial.nifti_header import MAX_HEADER_DISAGREEMENT as MAX_HEADER_DISAGREEMENT
+from mslesseg_app.spatial.nifti_header import UNREADABLE as UNREADABLE
+from mslesseg_app.spatial.nifti_header import corner_distance, raw_header
+from mslesseg_app.spatial.reading import open_image, three_dimensional
 
 #: Fewer slices than this cannot be aligned to the template.
 MIN_SLICES = 8

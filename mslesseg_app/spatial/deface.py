@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from nibabel.filebasedimages import ImageFileError
@@ -22,12 +22,12 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage as ndi
 
-from mslesseg_app.errors import AlignmentError, DataError
-from mslesseg_app.files import atomic_path
+from mslesseg_app.core.errors import AlignmentError, DataError
+from mslesseg_app.core.files import atomic_path
 from mslesseg_app.spatial import quality
 from mslesseg_app.spatial.affines import Affine, invert
 from mslesseg_app.spatial.brain import brain_mask, looks_stripped
-from mslesseg_app.spatial.exam import to_template
+from mslesseg_app.spatial.exam_alignment import to_template
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
 
@@ -79,7 +79,7 @@ def why_not(img: Any) -> str:
     ----------
     img : nibabel image, 3D
     """
-    if sorted(nib.affines.voxel_sizes(img.affine))[1] > COARSEST_MM:
+    if sorted(nb.affines.voxel_sizes(img.affine))[1] > COARSEST_MM:
         return TOO_COARSE
     if looks_stripped(img):
         return 'not defaced: the image holds no more than the brain'
@@ -173,7 +173,7 @@ def face_region() -> Any:
     ears = (np.abs(x) > _EAR_X) & (far > _EAR_FROM_BRAIN_MM)
     for axis, (first, last) in ((y, _EAR_Y), (z, _EAR_Z)):
         ears &= (axis > first) & (axis < last)
-    return nib.Nifti1Image((face | ears).astype(np.uint8), affine)
+    return nb.Nifti1Image((face | ears).astype(np.uint8), affine)
 
 
 def _distance_from_brain(shape: tuple[int, ...], affine: Affine) -> npt.NDArray[np.float64]:
@@ -194,7 +194,7 @@ def _brains(img: Any, moving_from_mni: Affine) -> tuple[Bools, Bools]:
     rim = ndi.distance_transform_edt(~brain) <= _RIM_MM
     both = brain.astype(np.uint8)
     both[rim & (template_far <= _RIM_REACH_MM) & ~brain] = 2
-    carried = _labels(nib.Nifti1Image(both, TEMPLATE_AFFINE), img, moving_from_mni)
+    carried = _labels(nb.Nifti1Image(both, TEMPLATE_AFFINE), img, moving_from_mni)
     return carried > 0, carried == 1
 
 
@@ -231,11 +231,11 @@ def _read(path: Path) -> bytes:
 def _image(raw: bytes, path: Path) -> Any:
     """Return the image in the bytes of a file, of one volume."""
     try:
-        img = nib.Nifti1Image.from_bytes(raw)
+        img = nb.Nifti1Image.from_bytes(raw)
         img.dataobj.get_unscaled()
     except _NO_IMAGE as error:
         raise DataError(f'{path} is no NIfTI image, or a damaged one.') from error
-    img = nib.funcs.squeeze_image(img)
+    img = nb.funcs.squeeze_image(img)
     if len(img.shape) != 3:
         raise DataError(f'{path} has the shape {img.shape}, where a single volume is needed.')
     return img
@@ -243,7 +243,7 @@ def _image(raw: bytes, path: Path) -> Any:
 
 def _without(raw: bytes, mask: Bools) -> bytes:
     """Return the bytes of a NIfTI file in which the voxels of a mask are zero."""
-    header = nib.Nifti1Header(raw[:348], check=False)
+    header = nb.Nifti1Header(raw[:348], check=False)
     changed = bytearray(raw)
     stored: npt.NDArray[Any] = np.ndarray(
         mask.shape, header.get_data_dtype(), changed, int(header['vox_offset']), order='F'

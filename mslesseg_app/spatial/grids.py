@@ -10,7 +10,7 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from .affines import without_shear
+from mslesseg_app.spatial.affines import without_shear
 
 _ALIGNED_CODE = 4
 #: Elements of an affine without shear may differ by this much (mm): ITK accepts it.
@@ -65,7 +65,7 @@ def _complete_header(image: Any) -> None:
 
 def on_template(data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nifti1Image:
     """Make an image on the 1 mm grid of MNI152NLin6Asym, both codes 4 (MNI 152)."""
-    from .template import TEMPLATE_AFFINE
+    from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 
     image = nb.Nifti1Image(np.asarray(data, dtype=dtype), TEMPLATE_AFFINE)
     image.header.set_data_dtype(dtype)

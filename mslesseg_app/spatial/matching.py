@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 from mslesseg_app.spatial.resample import field_of_view, resample
-from mslesseg_app.spatial.subject import part_of_move
+from mslesseg_app.spatial.subject_alignment import part_of_move
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]

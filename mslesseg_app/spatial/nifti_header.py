@@ -17,7 +17,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError, HeaderTypeError, ImageDataError
 from nibabel.wrapstruct import WrapStructError
 
-from ..errors import DataError
+from mslesseg_app.core.errors import DataError
 
 #: What nibabel raises for a file that is no image, or only part of one.
 UNREADABLE = (

@@ -8,9 +8,9 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from .quality import ALIGNMENT_LIMITS
-from .signal import contrast_to_noise, ghosting
-from .template import load_template
+from mslesseg_app.spatial.quality import ALIGNMENT_LIMITS
+from mslesseg_app.spatial.signal import contrast_to_noise, ghosting
+from mslesseg_app.spatial.template import load_template
 
 #: Thicker slices than this, in mm, miss lesions and blur their edges.
 _THICK_MM = 5.0

@@ -8,9 +8,15 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from ..errors import DataError, MSLesSegError, NoInputError
-from .nifti_header import COPY_AGAIN, begins_as_nifti, check_storage, mend_qform, raw_header
-from .nifti_header import UNREADABLE as UNREADABLE
+from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
+from mslesseg_app.spatial.nifti_header import (
+    COPY_AGAIN,
+    begins_as_nifti,
+    check_storage,
+    mend_qform,
+    raw_header,
+)
+from mslesseg_app.spatial.nifti_header import UNREADABLE as UNREADABLE
 
 #: How files begin that only stand for content which is kept elsewhere.
 _POINTERS = {b'/annex/objects/': 'git-annex', b'version https://git-lfs': 'Git LFS'}

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from mslesseg_app.errors import MSLesSegError
+from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.spatial.pose import RADIUS_MM, matrix
 from mslesseg_app.spatial.reading import UNREADABLE, open_image
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, is_template_grid, load_template

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from mslesseg_app.errors import AlignmentError
+from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import check_affine
 from mslesseg_app.spatial.bias import foreground

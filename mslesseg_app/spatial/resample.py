@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, Literal
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
@@ -27,7 +27,7 @@ def resample(
     moving_from_reference: npt.ArrayLike,
     order: Order = 1,
     fill: float = 0.0,
-) -> nib.Nifti1Image:
+) -> nb.Nifti1Image:
     """Resample an image onto the grid of `shape` and `affine` in one interpolation.
 
     A voxel of the target is inside the field of view when its centre lies within the extent
@@ -75,7 +75,7 @@ def resample(
             mode='nearest',
         )
         moved[part][~_inside(index, moved[part].shape, data.shape)] = fill
-    return nib.Nifti1Image(moved, target)
+    return nb.Nifti1Image(moved, target)
 
 
 def _shift(voxels: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -113,7 +113,7 @@ def _inside(
     return inside
 
 
-def restore(prob_on_template: Any, native: Any, native_from_mni: npt.ArrayLike) -> nib.Nifti1Image:
+def restore(prob_on_template: Any, native: Any, native_from_mni: npt.ArrayLike) -> nb.Nifti1Image:
     """Carry a probability map from the template grid back to a subject's own grid.
 
     Each native voxel receives the mean over its extent, sampled about every millimetre
@@ -155,7 +155,7 @@ def restore(prob_on_template: Any, native: Any, native_from_mni: npt.ArrayLike) 
     header = native.header.copy()
     header.set_data_dtype(np.float32)
     header.set_slope_inter(1.0, 0.0)
-    return nib.Nifti1Image(np.clip(total, 0.0, 1.0), native.affine, header)
+    return nb.Nifti1Image(np.clip(total, 0.0, 1.0), native.affine, header)
 
 
 def _voxel_sizes(index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
-from .intensity import zero_based
+from mslesseg_app.spatial.intensity import zero_based
 
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -91,8 +91,8 @@ def ghosting(flair: Any, brain: Any) -> float | None:
 
 def _ordered(flair: Any, brain: Any) -> tuple[Floats, Bools, npt.NDArray[np.float64]]:
     """Return data and mask with the thick axis last, and the edges of a voxel in mm."""
-    image, other = nib.as_closest_canonical(flair), nib.as_closest_canonical(brain)
-    edges = nib.affines.voxel_sizes(image.affine)
+    image, other = nb.as_closest_canonical(flair), nb.as_closest_canonical(brain)
+    edges = nb.affines.voxel_sizes(image.affine)
     thick = int(np.argmax(edges)) if edges.max() > 1.5 * np.median(edges) else 2
     order = [axis for axis in range(3) if axis != thick] + [thick]
     data = zero_based(np.nan_to_num(np.asarray(image.dataobj, dtype=np.float32)))

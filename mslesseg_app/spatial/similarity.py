@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
@@ -88,7 +88,7 @@ def shrink(img: Any, size_mm: float) -> tuple[Floats, Affine]:
     The axes are put in the order of RAS+ first, so that the result does not depend on how the
     image is stored.
     """
-    img = nib.as_closest_canonical(img)
+    img = nb.as_closest_canonical(img)
     data = np.asarray(img.dataobj, dtype=np.float32)
     if not np.isfinite(data.sum()):
         data = np.nan_to_num(data, posinf=0.0, neginf=0.0)

@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import NoInputError
-from mslesseg_app.files import package_folder
+from mslesseg_app.core.errors import NoInputError
+from mslesseg_app.core.files import package_folder
 from mslesseg_app.spatial.shapes import fill_holes, largest_piece
 
 TEMPLATE_NAME = 'MNI152NLin6Asym'
@@ -162,9 +162,9 @@ def _existing_sources() -> Iterator[_Source]:
 
 def _load_on_grid(path: Path) -> npt.NDArray[np.float32] | None:
     """Read an image in LAS order; None when it is not on the template grid."""
-    img = nib.load(path)
-    target = nib.orientations.axcodes2ornt('LAS')
-    turn = nib.orientations.ornt_transform(nib.orientations.io_orientation(img.affine), target)
+    img = nb.load(path)
+    target = nb.orientations.axcodes2ornt('LAS')
+    turn = nb.orientations.ornt_transform(nb.orientations.io_orientation(img.affine), target)
     img = img.as_reoriented(turn)
     if not is_template_grid(img):
         return None
@@ -199,8 +199,8 @@ def load_template() -> Template:
         mask = _brain_mask(source, brain)
         head = source.head if source.head is not None and source.head.is_file() else None
         return Template(
-            nib.Nifti1Image(np.where(mask, brain, np.float32(0)), TEMPLATE_AFFINE),
-            nib.Nifti1Image(mask.astype(np.uint8), TEMPLATE_AFFINE),
+            nb.Nifti1Image(np.where(mask, brain, np.float32(0)), TEMPLATE_AFFINE),
+            nb.Nifti1Image(mask.astype(np.uint8), TEMPLATE_AFFINE),
             head,
             source.name,
             source.licence,
@@ -237,9 +237,9 @@ def _nilearn_map(tissue: Literal['gm', 'wm']) -> npt.NDArray[np.float32]:
     if package is None:
         raise NoInputError('The tissue maps were not found.', 'Install the package nilearn.')
     name = f'mni_icbm152_{tissue}_tal_nlin_sym_09a_converted.nii.gz'
-    stored = nib.load(package / 'datasets' / 'data' / name)
+    stored = nb.load(package / 'datasets' / 'data' / name)
     data = np.asarray(stored.dataobj).astype(np.float32)
-    scaled = nib.Nifti1Image(data / data.max(), stored.affine)
+    scaled = nb.Nifti1Image(data / data.max(), stored.affine)
     moved = resample(scaled, TEMPLATE_SHAPE, TEMPLATE_AFFINE, ICBM2009A_FROM_TEMPLATE)
     return np.clip(np.asarray(moved.dataobj, dtype=np.float32), 0.0, 1.0)
 

@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
-from mslesseg_app.errors import DataError
-from mslesseg_app.inference.normalise import scale_of
-from mslesseg_app.inference.windows import brain_box
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.models.prediction.normalise import scale_of
+from mslesseg_app.models.prediction.windows import brain_box
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
-from mslesseg_app.training.fields import (
+from mslesseg_app.training.patches import Cases, Key, place_seed
+from mslesseg_app.training.plan import Augmentation, Plan
+from mslesseg_app.training.random_fields import (
     Chance,
     blur,
     positions,
@@ -34,8 +36,6 @@ from mslesseg_app.training.fields import (
     thick_slices,
     transform,
 )
-from mslesseg_app.training.patches import Cases, Key, place_seed
-from mslesseg_app.training.plan import Augmentation, Plan
 
 FLAIR = 0
 """Position of FLAIR among the channels."""
@@ -369,7 +369,7 @@ def normalised(
         Values of the whole brain, with its planted lesions.
     present : sequence of bool
     method : str
-        Of `mslesseg_app.inference.normalise`.
+        Of `mslesseg_app.models.prediction.normalise`.
     chance : Chance
         Masks, fields of view and bias change the scale of an exam by some per cent.
     """

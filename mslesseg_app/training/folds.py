@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.training.cases import LabelledCase, Split
 
 FIRST_TEST_PATIENT = 54

@@ -28,16 +28,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from mslesseg_app.errors import BusyError, DataError, MSLesSegError, UsageError
-from mslesseg_app.files import atomic_path, write_json
-from mslesseg_app.inference.windows import free_memory, is_out_of_memory
+from mslesseg_app.core.errors import BusyError, DataError, MSLesSegError, UsageError
+from mslesseg_app.core.files import atomic_path, write_json
 from mslesseg_app.models.networks import build
 from mslesseg_app.models.networks.unet import AUXILIARY
+from mslesseg_app.models.prediction.windows import free_memory, is_out_of_memory
+from mslesseg_app.training.distributed import World
 from mslesseg_app.training.objectives import Objective
 from mslesseg_app.training.patches import EpochOrder, Feed, collate
 from mslesseg_app.training.plan import Plan, rate_factor
 from mslesseg_app.training.tracking import Tracker
-from mslesseg_app.training.workers import World
 
 CHECKPOINT = 'checkpoint.pt'
 BEST = 'best.safetensors'

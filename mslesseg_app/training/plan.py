@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.inference.presets import PRESETS
-from mslesseg_app.settings import MODALITIES
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.core.settings import MODALITIES
+from mslesseg_app.models.prediction.presets import PRESETS
 
 Triple = tuple[int, int, int]
 

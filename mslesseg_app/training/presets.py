@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mslesseg_app.errors import UsageError
+from mslesseg_app.core.errors import UsageError
 from mslesseg_app.models.networks import BUILDERS
 from mslesseg_app.models.registry import ModelEntry, list_entries
 from mslesseg_app.training.plan import Plan

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.files import write_text
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.core.files import write_text
 
 LOG = 'log.csv'
 COLUMNS = (

@@ -17,9 +17,9 @@ from mslesseg_app.bids.dataset import check_output_folder, write_dataset_files
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.bids.sidecars import Sidecars
-from mslesseg_app.errors import InvalidBIDSError, OutputError
+from mslesseg_app.core.errors import InvalidBIDSError, OutputError
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import get_entry
-from mslesseg_app.settings import Settings
 
 ENTRY = get_entry('hyperintensity')
 

@@ -10,7 +10,7 @@ import pytest
 
 from mslesseg_app.bids.edits import with_edits
 from mslesseg_app.bids.exams import Exam
-from mslesseg_app.errors import NoInputError
+from mslesseg_app.core.errors import NoInputError
 
 SHAPE = (12, 14, 10)
 AFFINE = np.array([[-0.9, 0, 0, 5], [0, 1, -0.3, -3], [0, 0.1, 3, 8], [0, 0, 0, 1.0]])

@@ -21,8 +21,8 @@ from mslesseg_app.bids.review import (
     redone,
     write_review,
 )
-from mslesseg_app.errors import DataError, NoInputError
-from mslesseg_app.settings import Settings
+from mslesseg_app.core.errors import DataError, NoInputError
+from mslesseg_app.core.settings import Settings
 
 HEAD = 'participant_id\tsession_id\tmark\tmarked\tnote\n'
 EARLY, LATE = '2026-01-01T10:00:00Z', '2026-01-01T11:00:00Z'

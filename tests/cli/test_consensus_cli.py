@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,15 +28,15 @@ def run(*arguments):
 
 def save(path, data, affine=AFFINE, dtype=np.uint8):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(np.asarray(data, dtype), affine)
+    image = nb.Nifti1Image(np.asarray(data, dtype), affine)
     image.set_qform(affine, 1)
     image.set_sform(affine, 2)
-    nib.save(image, path)
+    nb.save(image, path)
     return path
 
 
 def read(path):
-    return np.asarray(nib.load(path).dataobj)
+    return np.asarray(nb.load(path).dataobj)
 
 
 def table(path):
@@ -75,7 +75,7 @@ def test_every_output(here, masks, method, capsys):
     assert code == 0
     raters = {name: masks[name] for name in RATERS}
     expected = consensus(list(raters.values()), method)
-    image = nib.load('out/c.nii.gz')
+    image = nb.load('out/c.nii.gz')
     assert image.get_data_dtype() == np.uint8
     assert np.array_equal(read('out/c.nii.gz'), expected.mask)
     assert np.array_equal(image.affine, AFFINE)

@@ -9,7 +9,7 @@ import pytest
 
 from mslesseg_app.cli import convert, run
 from mslesseg_app.cli.main import main
-from mslesseg_app.dicom.plan import Request
+from mslesseg_app.dicom.convert.plan import Request
 
 USAGE = 64
 
@@ -30,7 +30,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def request_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Request:
     """What a command line asks for."""
     asked: list[Request] = []
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: asked.append(r) or 0)
+    monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', lambda r: asked.append(r) or 0)
     assert exit_code(['convert', *arguments]) == 0
     return asked[0]
 
@@ -86,7 +86,9 @@ WRONG = [
 def test_wrong_options(
     options: str, verb: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: pytest.fail('it went on'))
+    monkeypatch.setattr(
+        'mslesseg_app.dicom.convert.run.convert', lambda _: pytest.fail('it went on')
+    )
     assert exit_code([verb, 'source', 'out', *options.split()]) == USAGE
     shown = capsys.readouterr()
     assert shown.out == ''
@@ -130,8 +132,10 @@ def test_run_converts_and_then_runs_the_app(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
     done: list[object] = []
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: done.append(r) or 1)
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda s, **_: done.append(s) or 0)
+    monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', lambda r: done.append(r) or 1)
+    monkeypatch.setattr(
+        'mslesseg_app.participant.run.run_participants', lambda s, **_: done.append(s) or 0
+    )
     monkeypatch.setattr('mslesseg_app.group.run_group', lambda s, **_: done.append('group') or 0)
     options = (
         '--session-from order --model unetr --threshold 0.4 --analysis-level participant group'
@@ -154,8 +158,10 @@ def test_the_recorded_command_names_no_source(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path, how: str
 ) -> None:
     done: list[object] = []
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: 0)
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda s, **_: done.append(s) or 0)
+    monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', lambda _: 0)
+    monkeypatch.setattr(
+        'mslesseg_app.participant.run.run_participants', lambda s, **_: done.append(s) or 0
+    )
     sources = ['Doe^Jane 1980/', './Doe^Jane', str(elsewhere / 'Doe.zip')]
     option = how.format('Doe-map/s.json').split()
     assert exit_code(['run', '--session-from', 'order', *sources, 'out', *option]) == 0
@@ -175,8 +181,8 @@ def test_run_warns_of_a_folder_that_names_the_patient(
         (records / 'sub-001.json').write_text('{"identifiers": ["Quaxmann"]}')
         return 0
 
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', converted)
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda *_, **__: 0)
+    monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', converted)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', lambda *_, **__: 0)
     assert exit_code(['run', 'a', 'out-quaxmann', '--subject-map', 'm/s.json']) == 0
     shown = capsys.readouterr().err
     assert 'out-quaxmann may tell who a subject is' in shown
@@ -184,14 +190,18 @@ def test_run_warns_of_a_folder_that_names_the_patient(
 
 
 def test_run_complains_before_it_converts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda _: pytest.fail('it went on'))
+    monkeypatch.setattr(
+        'mslesseg_app.dicom.convert.run.convert', lambda _: pytest.fail('it went on')
+    )
     assert exit_code(['run', 'a', 'out', '-w', 'out/rawdata/work']) == USAGE
     assert exit_code(['run', 'a', 'out', '--derivatives', 'freesurfer=x']) == USAGE
 
 
 def test_a_dry_run_stops_after_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert', lambda r: 0 if r.dry_run else 9)
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda *_, **__: pytest.fail('ran'))
+    monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', lambda r: 0 if r.dry_run else 9)
+    monkeypatch.setattr(
+        'mslesseg_app.participant.run.run_participants', lambda *_, **__: pytest.fail('ran')
+    )
     assert exit_code(['run', 'a', 'out', '--dry-run']) == 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,7 +29,7 @@ def run(*arguments):
 
 def save(path, data, affine=AFFINE, dtype=np.uint8):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nib.save(nib.Nifti1Image(np.asarray(data, dtype), affine), path)
+    nb.save(nb.Nifti1Image(np.asarray(data, dtype), affine), path)
     return path
 
 
@@ -135,9 +135,9 @@ def test_masks_of_other_programs(here, pair):
     whole = evaluate(*masks(), (1, 1, 3)).values['DSC']
     save(here / 'float.nii', prediction, dtype=np.float64)
     save(here / 'four.nii.gz', prediction[..., None])
-    nib.save(nib.MGHImage(prediction.astype(np.float32), AFFINE), here / 'free.mgz')
-    long = nib.Nifti1Image(prediction.astype(np.int64), AFFINE, dtype=np.int64)
-    nib.save(long, here / 'long.nii')
+    nb.save(nb.MGHImage(prediction.astype(np.float32), AFFINE), here / 'free.mgz')
+    long = nb.Nifti1Image(prediction.astype(np.int64), AFFINE, dtype=np.int64)
+    nb.save(long, here / 'long.nii')
     for name in ('float.nii', 'four.nii.gz', 'free.mgz', 'long.nii'):
         assert run(name, pair[1], '-o', 'o.tsv') == 0
         assert table('o.tsv')['DSC'][0] == pytest.approx(whole)
@@ -147,9 +147,9 @@ def test_masks_of_other_programs(here, pair):
 
 
 def test_another_order_of_axes_is_the_same_grid(here, pair):
-    image = nib.load(pair[0])
+    image = nb.load(pair[0])
     turned = image.as_reoriented(np.array([[2, 1], [0, -1], [1, 1]]))
-    nib.save(turned, here / 'turned.nii')
+    nb.save(turned, here / 'turned.nii')
     assert run('turned.nii', pair[1], '-o', 'turned.tsv') == 0
     assert run(*pair, '-o', 'plain.tsv') == 0
     drop = ['name', 'prediction']
@@ -185,8 +185,8 @@ def test_a_sheared_grid_is_refused(here, capsys):
     sheared = AFFINE.copy()
     sheared[0, 1] = 0.2
     save(here / 'p.nii', prediction, sheared)
-    image = nib.Nifti1Image(reference.astype(np.uint8), sheared)
-    nib.save(image, here / 'r.nii')
+    image = nb.Nifti1Image(reference.astype(np.uint8), sheared)
+    nb.save(image, here / 'r.nii')
     assert run('p.nii', 'r.nii', '-o', 'o.tsv') == 65
     assert 'not perpendicular' in capsys.readouterr().err
     oblique = AFFINE.copy()

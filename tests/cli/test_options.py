@@ -9,9 +9,9 @@ import pytest
 
 from mslesseg_app.cli import bids_app
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import UsageError
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.lesions.difference import ChangeLimits
-from mslesseg_app.settings import Settings
 
 USAGE = 64
 
@@ -211,7 +211,8 @@ def test_validation_is_skipped_by_any_of_its_names(alias):
 def test_levels(monkeypatch, levels, called):
     done = []
     monkeypatch.setattr(
-        'mslesseg_app.app.run_participants', lambda *_, **__: done.append('participant') or 0
+        'mslesseg_app.participant.run.run_participants',
+        lambda *_, **__: done.append('participant') or 0,
     )
     monkeypatch.setattr('mslesseg_app.group.run_group', lambda *_, **__: done.append('group') or 0)
     assert exit_code(['/data', '/out', *levels]) == 0
@@ -219,7 +220,7 @@ def test_levels(monkeypatch, levels, called):
 
 
 def test_a_dry_run_does_not_run_the_group_level(monkeypatch):
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda *_, **__: 0)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', lambda *_, **__: 0)
     monkeypatch.setattr('mslesseg_app.group.run_group', lambda *_, **__: pytest.fail('it ran'))
     assert exit_code(['/data', '/out', 'participant', 'group', '--dry-run']) == 0
 
@@ -303,7 +304,7 @@ def odd_files(elsewhere):
 @pytest.mark.parametrize('options', WRONG)
 def test_wrong_options(options, capsys, monkeypatch):
     monkeypatch.setattr(
-        'mslesseg_app.app.run_participants', lambda *_, **__: pytest.fail('it went on')
+        'mslesseg_app.participant.run.run_participants', lambda *_, **__: pytest.fail('it went on')
     )
     assert exit_code(['/data', '/out', 'participant', *options.split()]) == USAGE
     shown = capsys.readouterr()

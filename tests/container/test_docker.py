@@ -51,7 +51,7 @@ def test_build_leaves_no_settings_of_pip(docker: Docker, image: str) -> None:
 
 def test_all_is_there_without_network_for_any_user(docker: Docker, image: str) -> None:
     own = ('--entrypoint', '/opt/venv/bin/python')
-    module = ('-P', '-m', 'mslesseg_app.container.selftest')
+    module = ('-P', '-m', 'mslesseg_app.deploy.container.selftest')
     done = docker.run(image, *module, options=(*STRICT, *own, '--env', 'HOME=/tmp'))
     assert done.returncode == 0, done.stdout + done.stderr
     assert 'FSL: not in this image' in done.stdout

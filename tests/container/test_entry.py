@@ -18,7 +18,7 @@ def entry(
 ) -> subprocess.CompletedProcess[str]:
     root = Path(__file__).resolve().parents[2]
     return subprocess.run(
-        [sys.executable, '-m', 'mslesseg_app.container', *map(str, arguments)],
+        [sys.executable, '-m', 'mslesseg_app.deploy.container', *map(str, arguments)],
         env={**os.environ, 'PYTHONPATH': str(root), **environment},
         cwd=cwd,
         capture_output=True,
@@ -75,7 +75,7 @@ def test_request_to_end_is_heard(tmp_path: Path) -> None:
     pipe = tmp_path / 'notice'
     os.mkfifo(pipe)
     script = (
-        'import sys; from mslesseg_app.container import __main__ as entry\n'
+        'import sys; from mslesseg_app.deploy.container import __main__ as entry\n'
         'def wait(_):\n    print("waiting", flush=True); open(sys.argv[1]).read()\n'
         'entry.check = wait\nsys.exit(entry.main([]))'
     )

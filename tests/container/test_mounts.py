@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.container.mounts import mount_of, parse_mounts, read_mounts
+from mslesseg_app.deploy.container.mounts import mount_of, parse_mounts, read_mounts
 
 LINES = r"""
 22 1 0:51 / / ro,relatime shared:1 - overlay overlay rw,lowerdir=/a,upperdir=/b

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from mslesseg_app.cli.main import VERBS
-from mslesseg_app.container import paths
-from mslesseg_app.container.mounts import Mount
-from mslesseg_app.container.paths import ROLES, Named, check_paths, named_paths
-from mslesseg_app.errors import NoInputError, OutputError
+from mslesseg_app.core.errors import NoInputError, OutputError
+from mslesseg_app.deploy.container import paths
+from mslesseg_app.deploy.container.mounts import Mount
+from mslesseg_app.deploy.container.paths import ROLES, Named, check_paths, named_paths
 
 ROOT = Mount(Path('/'), '/', 'overlay', False)
 

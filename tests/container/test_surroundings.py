@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.container import surroundings
-from mslesseg_app.errors import OutputError, UsageError
+from mslesseg_app.core.errors import OutputError, UsageError
+from mslesseg_app.deploy.container import environment as surroundings
 
 
 @pytest.fixture

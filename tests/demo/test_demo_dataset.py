@@ -11,13 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from mslesseg_app.demo.dataset import DemoDataset, is_demo, make_dataset
-from mslesseg_app.errors import DiskError, OutputError, UsageError
+from mslesseg_app.core.errors import DiskError, OutputError, UsageError
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -50,7 +50,7 @@ def test_expected_files(demo: DemoDataset) -> None:
 
 def test_volume_of_the_masks_is_that_of_the_lesions(demo: DemoDataset) -> None:
     for session in demo.sessions:
-        image = nib.load(demo.masks[session])
+        image = nb.load(demo.masks[session])
         mask = np.asarray(image.dataobj)
         voxel = float(np.prod(image.header.get_zooms()))
         truth = sum(lesion.volume_mm3 for lesion in demo.lesions[session])
@@ -65,11 +65,11 @@ def test_volume_of_the_masks_is_that_of_the_lesions(demo: DemoDataset) -> None:
 def test_masks_lie_where_the_lesions_are(demo: DemoDataset) -> None:
     """Centroids through the affine on disk and the true position of the head."""
     for session in demo.sessions:
-        image = nib.load(demo.masks[session])
+        image = nb.load(demo.masks[session])
         labels, count = ndimage.label(np.asarray(image.dataobj), np.ones((3, 3, 3)))
         voxels = np.array(ndimage.center_of_mass(labels > 0, labels, range(1, count + 1)))
         position = np.linalg.inv(demo.scanner_from_subject[session, 'FLAIR'])
-        subject = nib.affines.apply_affine(position @ image.affine, voxels)
+        subject = nb.affines.apply_affine(position @ image.affine, voxels)
         centres = np.array([lesion.centre for lesion in demo.lesions[session]])
         nearest = np.linalg.norm(subject[:, None] - centres, axis=-1).min(axis=1)
         assert nearest.max() < 2.5
@@ -78,16 +78,16 @@ def test_masks_lie_where_the_lesions_are(demo: DemoDataset) -> None:
 
 def test_masks_are_on_the_grid_of_the_flair(demo: DemoDataset) -> None:
     for session in demo.sessions:
-        mask, flair = nib.load(demo.masks[session]), nib.load(demo.images[session, 'FLAIR'])
+        mask, flair = nb.load(demo.masks[session]), nb.load(demo.images[session, 'FLAIR'])
         assert mask.shape == flair.shape
         assert np.array_equal(mask.affine, flair.affine)
         assert mask.get_data_dtype() == np.uint8
 
 
 def test_grids_differ_and_headers_are_sound(demo: DemoDataset) -> None:
-    images = {key: nib.load(path) for key, path in demo.images.items()}
+    images = {key: nb.load(path) for key, path in demo.images.items()}
     grids = {
-        (key[1], i.shape, nib.aff2axcodes(i.affine), tuple(np.round(i.header.get_zooms(), 3)))
+        (key[1], i.shape, nb.aff2axcodes(i.affine), tuple(np.round(i.header.get_zooms(), 3)))
         for key, i in images.items()
     }
     assert len(grids) == 4  # T1w, T2w, and two kinds of FLAIR
@@ -100,7 +100,7 @@ def test_grids_differ_and_headers_are_sound(demo: DemoDataset) -> None:
         assert image.get_data_dtype() == np.int16
         assert image.header['scl_slope'] not in (0, 1)
         assert image.header.get_xyzt_units()[0] == 'mm'
-    oblique = nib.affines.obliquity(images['1', 'FLAIR'].affine)
+    oblique = nb.affines.obliquity(images['1', 'FLAIR'].affine)
     assert np.degrees(oblique).max() > 3
 
 

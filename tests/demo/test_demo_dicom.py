@@ -8,29 +8,29 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
 
 from mslesseg_app.demo.dicom import VENDORS, Patient, Study, write_series
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 
 PATIENT = Patient('Muster^Änne', 'ID-77', dt.date(1980, 2, 29), 'F', 'Ring 1', '555')
 STUDY = Study(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')
 
 
-def noise(protocol: Any, slope: float = 1.0) -> nib.Nifti1Image:
+def noise(protocol: Any, slope: float = 1.0) -> nb.Nifti1Image:
     """Integers without any symmetry on the coarse grid of a protocol."""
     coarse = protocol.coarser(3.0)
     values = np.random.default_rng(3).integers(0, 4000, coarse.shape, dtype=np.int16)
-    image = nib.Nifti1Image(values, coarse.affine)
+    image = nb.Nifti1Image(values, coarse.affine)
     image.header.set_slope_inter(slope, 0)
     return image
 
 
-def write(image: nib.Nifti1Image, folder: Path, vendor: str, **changes: Any) -> list[Path]:
+def write(image: nb.Nifti1Image, folder: Path, vendor: str, **changes: Any) -> list[Path]:
     arguments: dict[str, Any] = {
         'patient': PATIENT,
         'study': STUDY,
@@ -41,13 +41,13 @@ def write(image: nib.Nifti1Image, folder: Path, vendor: str, **changes: Any) -> 
     return write_series(image, folder, vendor=vendor, **(arguments | changes))
 
 
-def convert(folder: Path, out: Path, venv_bin: Path) -> tuple[nib.Nifti1Image, dict[str, Any]]:
+def convert(folder: Path, out: Path, venv_bin: Path) -> tuple[nb.Nifti1Image, dict[str, Any]]:
     out.mkdir()
     command = [venv_bin / 'dcm2niix', '-b', 'y', '-ba', 'n', '-z', 'n', '-f', 'x', '-o', out]
     done = subprocess.run([*command, folder], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.name for path in out.iterdir()) == ['x.json', 'x.nii'], done.stdout
-    return nib.load(out / 'x.nii'), json.loads((out / 'x.json').read_text())
+    return nb.load(out / 'x.nii'), json.loads((out / 'x.json').read_text())
 
 
 @pytest.mark.parametrize('vendor', VENDORS)
@@ -63,8 +63,8 @@ def test_dcm2niix_gives_voxels_affine_and_physics_back(
     sidecar = {**protocol.sidecar, 'MagneticFieldStrength': 3}
     write(image, tmp_path / 'dicom', vendor, sidecar=sidecar)
     back, said = convert(tmp_path / 'dicom', tmp_path / 'nifti', venv_bin)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(back.affine), nib.io_orientation(image.affine)
+    turn = nb.orientations.ornt_transform(
+        nb.io_orientation(back.affine), nb.io_orientation(image.affine)
     )
     turned = back.as_reoriented(turn)
     np.testing.assert_allclose(turned.affine, image.affine, atol=2e-5)
@@ -135,9 +135,9 @@ def test_fields_are_set_last_and_none_removes(tmp_path: Path) -> None:
 
 def test_a_saved_image_is_written_by_its_stored_integers(tmp_path: Path) -> None:
     image = noise(TSE, 0.25)
-    nib.save(image, tmp_path / 'x.nii')
+    nb.save(image, tmp_path / 'x.nii')
     kept = write(image, tmp_path / 'a', 'philips')
-    saved = write(nib.load(tmp_path / 'x.nii'), tmp_path / 'b', 'philips')
+    saved = write(nb.load(tmp_path / 'x.nii'), tmp_path / 'b', 'philips')
     for one, two in zip(map(pydicom.dcmread, kept), map(pydicom.dcmread, saved), strict=True):
         assert (one.PixelData, one.RescaleSlope) == (two.PixelData, two.RescaleSlope)
         assert one.RescaleSlope == 0.25
@@ -146,13 +146,13 @@ def test_a_saved_image_is_written_by_its_stored_integers(tmp_path: Path) -> None
 def test_what_cannot_be_a_series_is_refused(tmp_path: Path) -> None:
     affine = np.eye(4)
     with pytest.raises(DataError, match='not integers'):
-        write(nib.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), affine), tmp_path, 'ge')
+        write(nb.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), affine), tmp_path, 'ge')
     with pytest.raises(DataError, match='shape'):
-        write(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), affine), tmp_path, 'ge')
+        write(nb.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), affine), tmp_path, 'ge')
     sheared = affine.copy()
     sheared[0, 1] = 0.2
     with pytest.raises(DataError, match='right angles'):
-        write(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), sheared), tmp_path, 'ge')
+        write(nb.Nifti1Image(np.zeros((4, 4, 4), np.int16), sheared), tmp_path, 'ge')
     with pytest.raises(UsageError, match='no vendor'):
         write(noise(TSE), tmp_path, 'canon')
     with pytest.raises(UsageError, match='no keyword'):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scanner import contents
@@ -15,7 +15,7 @@ from mslesseg_app.cli.main import main
 from mslesseg_app.demo.phantom import Phantom, make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import session_protocols
 from mslesseg_app.demo.studies import PERSON, on_grid_of, write_studies
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 
 RESOLUTION = 3.0
 
@@ -35,9 +35,9 @@ def coarse() -> Phantom:
     return make_phantom(1, RESOLUTION)
 
 
-def converted(folder: Path, session: int, modality: str) -> nib.Nifti1Image:
+def converted(folder: Path, session: int, modality: str) -> nb.Nifti1Image:
     (path,) = (folder / 'bids' / 'sub-demo' / f'ses-{session}').rglob(f'*_{modality}.nii.gz')
-    return nib.load(path)
+    return nb.load(path)
 
 
 @pytest.mark.parametrize('session', [1, 2])
@@ -53,7 +53,7 @@ def test_voxels_and_places_are_those_of_the_head(
     assert image.dataobj.slope == pytest.approx(direct.header.get_slope_inter()[0], rel=1e-5)
     np.testing.assert_array_equal(voxels, wanted)  # too coarse to show a face that must go
     np.testing.assert_allclose(
-        sorted(nib.affines.voxel_sizes(image.affine)), sorted(protocol.spacing), rtol=1e-4
+        sorted(nb.affines.voxel_sizes(image.affine)), sorted(protocol.spacing), rtol=1e-4
     )
 
 
@@ -63,12 +63,12 @@ def test_known_masks_lie_on_the_converted_flair(
 ) -> None:
     flair = converted(folder, session, 'FLAIR')
     (path,) = (folder / 'bids' / 'derivatives').rglob(f'*ses-{session}*_mask.nii.gz')
-    mask = nib.load(path)
+    mask = nb.load(path)
     np.testing.assert_array_equal(mask.affine, flair.affine)
     voxels = np.asanyarray(mask.dataobj)
     direct = session_mask(coarse, session_protocols(session, RESOLUTION)['FLAIR'], session)
-    places = nib.affines.apply_affine(mask.affine, np.argwhere(voxels))
-    wanted = nib.affines.apply_affine(direct.affine, np.argwhere(np.asanyarray(direct.dataobj)))
+    places = nb.affines.apply_affine(mask.affine, np.argwhere(voxels))
+    wanted = nb.affines.apply_affine(direct.affine, np.argwhere(np.asanyarray(direct.dataobj)))
     np.testing.assert_allclose(
         sorted(map(tuple, places.round(2))), sorted(map(tuple, wanted.round(2))), atol=0.011
     )
@@ -120,7 +120,7 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 
 
 def test_another_grid_is_refused() -> None:
-    one = nib.Nifti1Image(np.zeros((4, 5, 6), 'u1'), np.diag([1.0, 1, 1, 1]))
-    other = nib.Nifti1Image(np.zeros((4, 5, 6), 'u1'), np.diag([1.0, 1, 2, 1]))
+    one = nb.Nifti1Image(np.zeros((4, 5, 6), 'u1'), np.diag([1.0, 1, 1, 1]))
+    other = nb.Nifti1Image(np.zeros((4, 5, 6), 'u1'), np.diag([1.0, 1, 2, 1]))
     with pytest.raises(DataError, match='grid'):
         on_grid_of(one, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -25,7 +25,7 @@ def tissue(phantom: Phantom, session: int, modality: Modality, name: str) -> npt
     return share > 0.92
 
 
-def mean_of(image: nib.Nifti1Image, mask: npt.NDArray[np.bool_]) -> float:
+def mean_of(image: nb.Nifti1Image, mask: npt.NDArray[np.bool_]) -> float:
     assert mask.sum() > 50
     return float(np.median(np.asanyarray(image.dataobj)[mask]))
 
@@ -34,7 +34,7 @@ def mean_of(image: nib.Nifti1Image, mask: npt.NDArray[np.bool_]) -> float:
 def test_contrast_order(
     demo: DemoDataset, phantom: Phantom, session: int, modality: Modality
 ) -> None:
-    image = nib.load(demo.images[str(session), modality])
+    image = nb.load(demo.images[str(session), modality])
     gm, wm, csf = (
         mean_of(image, tissue(phantom, session, modality, name)) for name in ('gm', 'wm', 'csf')
     )
@@ -48,8 +48,8 @@ def test_contrast_order(
 
 @pytest.mark.parametrize('session', [1, 2])
 def test_lesions_are_bright_on_flair(demo: DemoDataset, phantom: Phantom, session: int) -> None:
-    image = nib.load(demo.images[str(session), 'FLAIR'])
-    mask = np.asarray(nib.load(demo.masks[str(session)]).dataobj) > 0
+    image = nb.load(demo.images[str(session), 'FLAIR'])
+    mask = np.asarray(nb.load(demo.masks[str(session)]).dataobj) > 0
     healthy = tissue(phantom, session, 'FLAIR', 'wm') & ~mask
     wm, gm = mean_of(image, healthy), mean_of(image, tissue(phantom, session, 'FLAIR', 'gm'))
     assert mean_of(image, mask) > 1.35 * wm
@@ -129,7 +129,7 @@ def test_slices_integrate_over_their_thickness() -> None:
 
 
 def test_background_is_rayleigh_noise(demo: DemoDataset) -> None:
-    image = nib.load(demo.images['1', 'FLAIR'])
+    image = nb.load(demo.images['1', 'FLAIR'])
     protocol = session_protocols(1, 2.0)['FLAIR']
     corner = np.asanyarray(image.dataobj)[:8, :8] / protocol.gain
     assert corner.mean() == pytest.approx(protocol.noise * np.sqrt(np.pi / 2), rel=0.05)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
@@ -19,9 +19,9 @@ from pydicom.tag import Tag
 from scanner import FIRST, contents, head, scan
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.dicom.header import Header, read_header
-from mslesseg_app.dicom.verify import verify_image
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.dicom.convert.verify import verify_image
+from mslesseg_app.dicom.fast_header import Header, read_header
 
 NO_SESSION = ('--session-from', 'none')
 
@@ -255,9 +255,9 @@ def test_single_frames_with_functional_groups_are_one_series(tmp_path: Path) -> 
         one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = f'1.2.3.{k}'
         one.save_as(tmp_path / 'source' / f'{k}.dcm')
     assert convert('source', 'bids') == 0
-    (image,) = (nib.load(path) for path in (tmp_path / 'bids').rglob('*_FLAIR.nii.gz'))
-    truth = nib.as_closest_canonical(head(0))
-    mine = nib.as_closest_canonical(image)
+    (image,) = (nb.load(path) for path in (tmp_path / 'bids').rglob('*_FLAIR.nii.gz'))
+    truth = nb.as_closest_canonical(head(0))
+    mine = nb.as_closest_canonical(image)
     np.testing.assert_array_equal(mine.dataobj, truth.dataobj)
     np.testing.assert_allclose(mine.affine, truth.affine, atol=1e-3)
 
@@ -379,7 +379,7 @@ def test_raw_data_and_spectra_are_no_images_and_no_damage(tmp_path: Path) -> Non
 def test_a_program_error_in_one_series_is_its_failure_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mslesseg_app.dicom import conversion, heuristic, series
+    from mslesseg_app.dicom.convert import conversion, heuristic, series
 
     scan(tmp_path / 'source' / '1', 'T1w', number=1)
     for number in (2, 3, 4):
@@ -409,24 +409,24 @@ def test_a_program_error_in_one_series_is_its_failure_alone(
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> tuple[nib.Nifti1Image, list[str]]:
+def pair(tmp_path: Path) -> tuple[nb.Nifti1Image, list[str]]:
     return head(0), [str(path) for path in scan(tmp_path / 'dicom')]
 
 
-def verify(image: nib.Nifti1Image, files: list[str]) -> None:
-    nib.save(image, 'x.nii')
+def verify(image: nb.Nifti1Image, files: list[str]) -> None:
+    nb.save(image, 'x.nii')
     verify_image(Path('x.nii'), files)
 
 
 def test_an_image_of_the_series_passes_in_any_storage_order(
-    pair: tuple[nib.Nifti1Image, list[str]],
+    pair: tuple[nb.Nifti1Image, list[str]],
 ) -> None:
     image, files = pair
     verify(image, files)
-    verify(nib.as_closest_canonical(image), files[::-1])
+    verify(nb.as_closest_canonical(image), files[::-1])
 
 
-def test_another_image_is_refused(pair: tuple[nib.Nifti1Image, list[str]]) -> None:
+def test_another_image_is_refused(pair: tuple[nb.Nifti1Image, list[str]]) -> None:
     image, files = pair
     data = np.asanyarray(image.dataobj)
     shifted, stretched = image.affine.copy(), image.affine.copy()
@@ -435,11 +435,11 @@ def test_another_image_is_refused(pair: tuple[nib.Nifti1Image, list[str]]) -> No
     swapped = data.copy()
     swapped[..., [3, 4]] = data[..., [4, 3]]
     for wrong, message in (
-        (nib.Nifti1Image(data[..., :-1], image.affine), 'its grid is'),
-        (nib.Nifti1Image(data, shifted), 'lies elsewhere'),
-        (nib.Nifti1Image(data, stretched), 'lies elsewhere'),
-        (nib.Nifti1Image(swapped, image.affine), '2 slices lie elsewhere'),
-        (nib.Nifti1Image(data[:, ::-1].copy(), image.affine), '14 slices lie elsewhere'),
+        (nb.Nifti1Image(data[..., :-1], image.affine), 'its grid is'),
+        (nb.Nifti1Image(data, shifted), 'lies elsewhere'),
+        (nb.Nifti1Image(data, stretched), 'lies elsewhere'),
+        (nb.Nifti1Image(swapped, image.affine), '2 slices lie elsewhere'),
+        (nb.Nifti1Image(data[:, ::-1].copy(), image.affine), '14 slices lie elsewhere'),
     ):
         with pytest.raises(DataError, match=message):
             verify(wrong, files)
@@ -448,7 +448,7 @@ def test_another_image_is_refused(pair: tuple[nib.Nifti1Image, list[str]]) -> No
 def test_an_image_without_sidecar_is_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mslesseg_app.dicom import conversion
+    from mslesseg_app.dicom.convert import conversion
 
     plain = conversion._convert
 

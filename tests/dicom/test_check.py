@@ -5,15 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
 from nibabel.nifti1 import Nifti1DicomExtension, Nifti1Extension
 
-from mslesseg_app.dicom.check import check_tree, masked
-from mslesseg_app.dicom.identifiers import Identifiers, date_forms, name_forms
-from mslesseg_app.errors import NoInputError
+from mslesseg_app.core.errors import NoInputError
+from mslesseg_app.dicom.deidentify.identifiers import Identifiers, date_forms, name_forms
+from mslesseg_app.dicom.deidentify.leaks import check_tree, masked
 
 NAME, NUMBER, UID = 'Müller-Lüdenscheidt^Björn', 'QX77123', '1.3.12.2.1107.5.2.43.67093.2.4711'
 IDENTIFIERS = {
@@ -36,7 +36,7 @@ def save(path, content):
 
 
 def save_image(path, descrip='', extension=None, more=b'', name='', seconds=0):
-    image = nib.Nifti1Image(np.arange(512, dtype='i2').reshape(8, 8, 8), np.eye(4))
+    image = nb.Nifti1Image(np.arange(512, dtype='i2').reshape(8, 8, 8), np.eye(4))
     image.header['descrip'] = descrip
     if extension is not None:
         image.header.extensions.append(extension)

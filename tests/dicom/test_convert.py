@@ -14,15 +14,15 @@ import tarfile
 import time
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
 from scanner import ANNA, BERT, FIRST, SECOND, contents, head, scan, states
 
 from mslesseg_app.cli.main import main
+from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.demo.dicom import Patient, Study
-from mslesseg_app.errors import AlignmentError
 
 
 @pytest.fixture(autouse=True)
@@ -52,16 +52,16 @@ def validated(bids: Path) -> list[str]:
     return [f'{i["code"]} {i.get("location")}' for i in issues if i['severity'] == 'error']
 
 
-def by_dcm2niix(files: Path, out: Path) -> nib.Nifti1Image:
+def by_dcm2niix(files: Path, out: Path) -> nb.Nifti1Image:
     """What dcm2niix alone makes of a folder."""
     out.mkdir()
     command = [shutil.which('dcm2niix') or '', '-z', 'y', '-f', 'x', '-o', str(out), str(files)]
     subprocess.run(command, check=True, capture_output=True)
     (image,) = out.glob('*.nii.gz')
-    return nib.load(image)
+    return nb.load(image)
 
 
-def assert_same_image(one: nib.Nifti1Image, other: nib.Nifti1Image) -> None:
+def assert_same_image(one: nb.Nifti1Image, other: nb.Nifti1Image) -> None:
     np.testing.assert_array_equal(np.asanyarray(one.dataobj), np.asanyarray(other.dataobj))
     for field in (
         'qoffset_x',
@@ -125,12 +125,12 @@ def test_images_are_those_of_the_scanner(study: tuple[Path, Path]) -> None:
     _, bids = study
     seeds = {}
     for path in bids.rglob('*.nii.gz'):
-        image = nib.load(path)
+        image = nb.load(path)
         data = np.sort(np.asanyarray(image.dataobj), axis=None)
         seed = next(s for s in range(30) if np.array_equal(data, np.sort(head(s).dataobj, None)))
         seeds[path.name] = seed
-        truth = nib.as_closest_canonical(head(seed))
-        mine = nib.as_closest_canonical(image)
+        truth = nb.as_closest_canonical(head(seed))
+        mine = nb.as_closest_canonical(image)
         np.testing.assert_array_equal(mine.dataobj, truth.dataobj)
         np.testing.assert_allclose(mine.affine, truth.affine, atol=1e-4)
     assert len(set(seeds.values())) == 9
@@ -160,7 +160,7 @@ def test_gzip_and_headers_hold_no_names_and_times(study: tuple[Path, Path]) -> N
         assert raw[:2] == b'\x1f\x8b'
         assert raw[3] == 0  # neither name nor comment
         assert raw[4:8] == bytes(4)
-        header = nib.load(path).header
+        header = nb.load(path).header
         assert [bytes(header[key].tobytes()).strip(b'\0') for key in ('descrip', 'aux_file')] == [
             b'',
             b'',
@@ -193,7 +193,9 @@ def test_a_second_run_does_nothing(
     source, bids = study
     before = states(bids)
     monkeypatch.chdir(bids.parent)
-    monkeypatch.setattr('mslesseg_app.dicom.run.convert_series', lambda _: pytest.fail('it ran'))
+    monkeypatch.setattr(
+        'mslesseg_app.dicom.convert.run.convert_series', lambda _: pytest.fail('it ran')
+    )
     assert convert(source, 'bids') == 0
     assert states(bids) == before
 
@@ -270,7 +272,7 @@ def test_faces_are_removed(tmp_path: Path) -> None:
 
     image = scanned(make_phantom(1, 2.0), session_protocols(1, 2.0)['T1w'], 1)
     write_series(
-        nib.Nifti1Image(np.asanyarray(image.dataobj).astype('i2'), image.affine),
+        nb.Nifti1Image(np.asanyarray(image.dataobj).astype('i2'), image.affine),
         tmp_path / 'source',
         vendor='siemens',
         patient=ANNA,
@@ -281,8 +283,8 @@ def test_faces_are_removed(tmp_path: Path) -> None:
     )
     assert convert('source', 'bids', deface=True) == 0
     assert convert('source', 'faces') == 0
-    (after,) = (nib.load(path) for path in (tmp_path / 'bids').rglob('*.nii.gz'))
-    (before,) = (nib.load(path) for path in (tmp_path / 'faces').rglob('*.nii.gz'))
+    (after,) = (nb.load(path) for path in (tmp_path / 'bids').rglob('*.nii.gz'))
+    (before,) = (nb.load(path) for path in (tmp_path / 'faces').rglob('*.nii.gz'))
     old, new = np.asanyarray(before.dataobj), np.asanyarray(after.dataobj)
     gone = new != old
     assert 0.01 < gone.mean() < 0.3
@@ -321,7 +323,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(
 def test_two_conversions_at_once_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    from mslesseg_app.dicom.private import alone
+    from mslesseg_app.dicom.deidentify.private_records import alone
 
     scan(tmp_path / 'source')
     (tmp_path / 'bids-private').mkdir(mode=0o700)
@@ -459,7 +461,7 @@ def test_vendors_with_every_trap(tmp_path: Path, vendor: str) -> None:
         (row,) = [r for r in table(bids / 'series.tsv') if r['decision'] == 'failed']
         assert row['reason'] == '1 slice is missing between the others'
     plain = by_dcm2niix(source / 'copy', tmp_path / 'plain')
-    assert_same_image(nib.load(next(bids.rglob('*_FLAIR.nii.gz'))), plain)
+    assert_same_image(nb.load(next(bids.rglob('*_FLAIR.nii.gz'))), plain)
 
 
 def test_two_echoes_of_one_multiframe_file(tmp_path: Path) -> None:
@@ -730,7 +732,7 @@ def test_real_series_are_those_of_dcm2niix(tmp_path: Path, real_data: Path) -> N
         if path.is_file() and path.suffix != '.json'
     }
     plain = [by_dcm2niix(folder, tmp_path / f'o{n}') for n, folder in enumerate(sorted(folders))]
-    ours = [nib.load(path) for path in bids.rglob('*_T1w.nii.gz')]
+    ours = [nb.load(path) for path in bids.rglob('*_T1w.nii.gz')]
     assert len(ours) == len(plain) == 4
     sums = {int(np.asanyarray(image.dataobj).astype('i8').sum()): image for image in ours}
     for image in plain:

@@ -8,7 +8,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
@@ -22,10 +22,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from mslesseg_app.dicom.deidentify import deidentify, deidentify_file, shifted_date
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.dicom.deidentify.identifying_text import Speech
+from mslesseg_app.dicom.deidentify.removal import deidentify, deidentify_file, shifted_date
 from mslesseg_app.dicom.identity import Subject
-from mslesseg_app.dicom.speaking import Speech
-from mslesseg_app.errors import DataError
 
 SUBJECT = Subject('007', -45_000, bytes(range(32)))
 OTHER = Subject('008', -50_000, bytes(32))
@@ -574,7 +574,7 @@ def test_real_series_give_the_same_image(real_data, tmp_path, archive, folder):
     for name, source in (('raw', tmp_path / folder), ('deidentified', tmp_path / 'clean')):
         command = [dcm2niix.bin, '-z', 'n', '-f', name, '-o', tmp_path, source]
         subprocess.run(command, check=True, capture_output=True)
-        images[name] = nib.load(tmp_path / f'{name}.nii')
+        images[name] = nb.load(tmp_path / f'{name}.nii')
     before, after = images['raw'], images['deidentified']
     np.testing.assert_array_equal(before.affine, after.affine)
     np.testing.assert_array_equal(np.asarray(before.dataobj), np.asarray(after.dataobj))

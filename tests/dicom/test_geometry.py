@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.dicom.geometry import fault_of, order_slices
-from mslesseg_app.errors import DataError
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 TURN = 0.3

@@ -11,8 +11,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.dicom.identity import SubjectMap, patient_key
-from mslesseg_app.errors import DataError, UsageError
 
 
 def header(**values):

@@ -11,10 +11,10 @@ import pytest
 from scanner import ANNA, BERT, FIRST, SECOND, head, scan
 
 from mslesseg_app.demo.dicom import Patient, write_series
-from mslesseg_app.dicom import index as index_module
-from mslesseg_app.dicom.index import Index
-from mslesseg_app.dicom.progress import Progress
-from mslesseg_app.dicom.series import Series, find_series
+from mslesseg_app.dicom.convert import index as index_module
+from mslesseg_app.dicom.convert.index import Index
+from mslesseg_app.dicom.convert.progress import Progress
+from mslesseg_app.dicom.convert.series import Series, find_series
 
 
 def look(*sources: Path, work: Path) -> Index:
@@ -154,7 +154,7 @@ def test_only_what_is_new_is_read(source: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_damaged_index_is_explained(source: Path) -> None:
-    from mslesseg_app.errors import DiskError
+    from mslesseg_app.core.errors import DiskError
 
     work = source.parent / 'work'
     work.mkdir()

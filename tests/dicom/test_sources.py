@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from scanner import scan, states
 
-from mslesseg_app.dicom import sources
-from mslesseg_app.dicom.sources import Archive, Found, Skipped, unpack, walk
+from mslesseg_app.dicom.convert import sources
+from mslesseg_app.dicom.convert.sources import Archive, Found, Skipped, unpack, walk
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import datetime as dt
 
 import pytest
 
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.dicom.convert.studies import Study, label_sessions
 from mslesseg_app.dicom.identity import Subject
-from mslesseg_app.dicom.studies import Study, label_sessions
-from mslesseg_app.errors import UsageError
 
 SUBJECT = Subject('001', -40_000, bytes(32))
 A = Study('1.1', '20210506', '090000')

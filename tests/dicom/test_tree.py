@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.dicom import tree
-from mslesseg_app.errors import OutputError
+from mslesseg_app.core.errors import OutputError
+from mslesseg_app.dicom.convert import bids_files as tree
 
 
 def test_rows_are_added_and_own_columns_kept(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from grouptree import Tree, make_tree, write_participants
 
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import run_group
-from mslesseg_app.settings import Settings
 
 
 def settings_of(tree: Tree, **changes: Any) -> Settings:

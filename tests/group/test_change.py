@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from grouptree import make_tree
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import run_group
 from mslesseg_app.lesions.change_table import SUMMARY_COLUMNS
-from mslesseg_app.settings import Settings
 
 
 def write(out, subject, sessions, count, columns=SUMMARY_COLUMNS):

@@ -12,13 +12,13 @@ import pytest
 from grouptree import Tree, add_pictures, add_template_mask, make_tree, write_participants
 from PIL import Image
 
-from mslesseg_app.errors import DataError, NoInputError
+from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.group import run_group
+from mslesseg_app.group.collect import Key
 from mslesseg_app.group.frequency import Frequency, FrequencySum, colours, draw
-from mslesseg_app.group.gather import Key
-from mslesseg_app.group.progress import progress_rows, read_changes
+from mslesseg_app.group.longitudinal import progress_rows, read_changes
 from mslesseg_app.group.regions import region_rows
-from mslesseg_app.group.views import View, make_views, pack, unpack, view_tasks
+from mslesseg_app.group.thumbnails import View, make_views, pack, unpack, view_tasks
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 MARKS = 'participant_id\tsession_id\tmark\tmarked\tnote\n'
@@ -97,7 +97,7 @@ def test_equal_content_gives_equal_bytes(tree, run_settings):
 
 
 def test_pictures_outline_the_lesions(tree, run_settings):
-    from mslesseg_app.group.gather import find_holdings
+    from mslesseg_app.group.collect import find_holdings
 
     (label, _), mask = next(iter(tree.predicted.items()))
     add_pictures(tree, label, mask, np.random.default_rng(1))

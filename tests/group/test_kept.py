@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from grouptree import Tree, add_template_mask, make_tree, save
 
-from mslesseg_app.group import evaluation, run_group, views
+from mslesseg_app.group import evaluation, run_group
+from mslesseg_app.group import thumbnails as views
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE
 
 #: What a second run must write with the same bytes.

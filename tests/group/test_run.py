@@ -22,7 +22,7 @@ from grouptree import (
 )
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, NoInputError, OutputError, UsageError
+from mslesseg_app.core.errors import DataError, NoInputError, OutputError, UsageError
 from mslesseg_app.group import run_group
 from mslesseg_app.metrics.evaluation import evaluate
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mslesseg_app.errors import UsageError
+from mslesseg_app.core.errors import UsageError
 from mslesseg_app.group import quality
 from mslesseg_app.group.statistics import (
     PatientBootstrap,

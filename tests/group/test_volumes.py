@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mslesseg_app import group
-from mslesseg_app.errors import DataError, NoInputError
-from mslesseg_app.settings import Settings
+from mslesseg_app.core.errors import DataError, NoInputError
+from mslesseg_app.core.settings import Settings
 
 
 def run_group(out: Path, *, quiet: bool = False) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
@@ -225,13 +225,11 @@ PATIENT = Patient('Doe^Jane', '1', dt.date(1980, 2, 29), 'F')
 STUDY = Study(dt.date(2024, 3, 14))
 
 
-def slab(slices: int = 12) -> nib.Nifti1Image:
+def slab(slices: int = 12) -> nb.Nifti1Image:
     """A tilted image of 2 x 2 x 6 mm that covers 72 mm."""
-    tilt = nib.affines.from_matvec(
-        nib.eulerangles.euler2mat(x=0.1) @ np.diag([2, 2, 6]), [-30] * 3
-    )
+    tilt = nb.affines.from_matvec(nb.eulerangles.euler2mat(x=0.1) @ np.diag([2, 2, 6]), [-30] * 3)
     values = np.random.default_rng(1).integers(0, 900, (20, 22, slices), dtype=np.int16)
-    return nib.Nifti1Image(values, tilt)
+    return nb.Nifti1Image(values, tilt)
 
 
 def write_case(case: Case, folder: Path, number: int, **fields: Any) -> list[Path]:
@@ -451,7 +449,7 @@ def test_a_series_must_look_like_an_anatomical_image(
     heuristic: ModuleType, tmp_path: Path, kind: str, vendor: str
 ) -> None:
     values, reason = PIXELS[kind]
-    image = nib.Nifti1Image(values, np.diag([2.0, 2, 6, 1]))
+    image = nb.Nifti1Image(values, np.diag([2.0, 2, 6, 1]))
     given = case('Ax T2 FLAIR')
     write_series(image, tmp_path, vendor=vendor, description='FLAIR', sidecar=given.sidecar(),
                  patient=PATIENT, study=STUDY, number=3)  # fmt: skip
@@ -465,7 +463,7 @@ def test_compressed_pixels_are_looked_at_or_left_to_others(
 ) -> None:
     """Run-length encoding can be unpacked; of lossless JPEG nothing can be said here."""
     for name, syntax in (('rle', pydicom.uid.RLELossless), ('jpeg', pydicom.uid.JPEGLosslessSV1)):
-        image = nib.Nifti1Image(labels(2), np.diag([2.0, 2, 6, 1]))
+        image = nb.Nifti1Image(labels(2), np.diag([2.0, 2, 6, 1]))
         for path in write_series(
             image, tmp_path / name, vendor='ge', description='FLAIR', patient=PATIENT,
             sidecar=case('Ax T2 FLAIR').sidecar(), study=STUDY, number=3,

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pydicom
 import pytest
@@ -338,6 +338,6 @@ def test_heudiconv_turns_a_real_series_into_bids(
     assert done.returncode == 0, done.stderr[-3000:]
     anat = tmp_path / 'bids' / 'sub-01' / 'anat'
     assert [path.name for path in anat.glob('*.nii.gz')] == ['sub-01_acq-3D_T1w.nii.gz']
-    image = nib.load(anat / 'sub-01_acq-3D_T1w.nii.gz')
+    image = nb.load(anat / 'sub-01_acq-3D_T1w.nii.gz')
     assert np.ptp(np.asanyarray(image.dataobj)) > 0
     assert json.loads((anat / 'sub-01_acq-3D_T1w.json').read_text())['Manufacturer'] == 'GE'

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from skeleton import write_dataset
 
 from mslesseg_app.cli.hpc import _minutes
-from mslesseg_app.errors import InvalidBIDSError, NoInputError, NothingSelectedError
-from mslesseg_app.hpc.participants import Participant, find_participants
-from mslesseg_app.hpc.resources import (
+from mslesseg_app.core.errors import InvalidBIDSError, NoInputError, NothingSelectedError
+from mslesseg_app.deploy.hpc.participants import Participant, find_participants
+from mslesseg_app.deploy.hpc.resources import (
     EXAM_MEMORY,
     EXAM_SECONDS,
     MEMORY_MARGIN,

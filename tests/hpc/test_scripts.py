@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from standin import calls, value
 
-from mslesseg_app.errors import OutputError, UsageError
-from mslesseg_app.hpc.resources import Resources
-from mslesseg_app.hpc.slurm import ArrayJob, Site, render, scratch_expression, write_scripts
+from mslesseg_app.core.errors import OutputError, UsageError
+from mslesseg_app.deploy.hpc.resources import Resources
+from mslesseg_app.deploy.hpc.slurm import ArrayJob, Site, render, scratch_expression, write_scripts
 
 JOB = ArrayJob(
     bids_dir=Path('/data/my bids'),

@@ -14,12 +14,12 @@ import nibabel as nb
 import numpy as np
 import pytest
 
+from mslesseg_app.bids.public.dataset import import_release
+from mslesseg_app.bids.public.layouts import KNOWN, read_release
 from mslesseg_app.bids.validation import find_validator
 from mslesseg_app.cli.dataset_import import LAYOUTS
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, NoInputError, OutputError
-from mslesseg_app.importing.dataset import import_release
-from mslesseg_app.importing.layouts import KNOWN, read_release
+from mslesseg_app.core.errors import DataError, NoInputError, OutputError
 
 SHAPE = (14, 15, 13)
 AFFINE = np.array([[-1, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1.0]])

@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('mslesseg_app.inference.windows.cpu_has_bfloat16', lambda: False)
+    monkeypatch.setattr('mslesseg_app.models.prediction.windows.cpu_has_bfloat16', lambda: False)

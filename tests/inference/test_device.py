@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.inference.device import choose_device
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.prediction.device import choose_device
 
 
 class Number:
@@ -75,7 +75,7 @@ def no_driver(monkeypatch):
     def missing(name):
         raise OSError(f'{name}: cannot open shared object file')
 
-    monkeypatch.setattr('mslesseg_app.inference.device.ctypes.CDLL', missing)
+    monkeypatch.setattr('mslesseg_app.models.prediction.device.ctypes.CDLL', missing)
 
 
 @pytest.fixture(params=sorted(BROKEN))
@@ -122,7 +122,7 @@ def test_other_words_are_refused(word):
 def test_cpu_does_not_import_torch():
     code = (
         'import sys\n'
-        'from mslesseg_app.inference.device import choose_device\n'
+        'from mslesseg_app.models.prediction.device import choose_device\n'
         "assert choose_device('cpu')[0] == 'cpu'\n"
         "sys.exit('torch' in sys.modules)\n"
     )
@@ -137,7 +137,7 @@ def test_hidden_devices_are_told(value, monkeypatch):
 
 
 def test_a_driver_that_does_not_work_is_told_from_a_missing_one(monkeypatch):
-    monkeypatch.setattr('mslesseg_app.inference.device.ctypes.CDLL', lambda name: object())
+    monkeypatch.setattr('mslesseg_app.models.prediction.device.ctypes.CDLL', lambda name: object())
     monkeypatch.setitem(sys.modules, 'torch', fake_torch(available=False, init=old_driver))
     note = choose_device('auto')[1]
     assert 'too old' in note
@@ -158,7 +158,7 @@ def test_a_driver_that_does_not_work_is_told_from_a_missing_one(monkeypatch):
 def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, has) -> None:
     import torch
 
-    from mslesseg_app.inference.device import cpu_has_bfloat16
+    from mslesseg_app.models.prediction.device import cpu_has_bfloat16
 
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: capabilities, raising=False)
     assert cpu_has_bfloat16() is has
@@ -168,7 +168,7 @@ def test_bfloat16_needs_a_processor_that_has_it(monkeypatch, capabilities, has) 
 
 @pytest.mark.skipif(not Path('/proc/cpuinfo').is_file(), reason='no /proc/cpuinfo')
 def test_torch_sees_the_processor_that_the_kernel_sees() -> None:
-    from mslesseg_app.inference.device import cpu_has_bfloat16
+    from mslesseg_app.models.prediction.device import cpu_has_bfloat16
 
     flags = set(Path('/proc/cpuinfo').read_text().split())
     assert cpu_has_bfloat16() == bool({'avx512_bf16', 'amx_bf16'} & flags)

@@ -8,8 +8,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import DataError, UsageError
-from mslesseg_app.inference.ensemble import (
+from mslesseg_app.core.errors import DataError, UsageError
+from mslesseg_app.metrics.consensus import consensus
+from mslesseg_app.models.prediction.ensemble import (
     METHODS,
     Ensemble,
     choose,
@@ -18,8 +19,7 @@ from mslesseg_app.inference.ensemble import (
     model_thresholds,
     models_of,
 )
-from mslesseg_app.inference.prediction import Prediction
-from mslesseg_app.metrics.consensus import consensus
+from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.models.registry import get_entry
 
 BASE = get_entry('hyperintensity')

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError, ModelError
-from mslesseg_app.inference.location import only_in_white_matter
-from mslesseg_app.inference.run import segment_exam
+from mslesseg_app.core.errors import DataError, ModelError
 from mslesseg_app.lesions.atlas import region_atlas
+from mslesseg_app.models.prediction.segment import segment_exam
+from mslesseg_app.models.prediction.white_matter import only_in_white_matter
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior
 
@@ -91,7 +91,7 @@ def test_segmentation_follows_the_description(monkeypatch: pytest.MonkeyPatch) -
     prob = np.zeros(TEMPLATE_SHAPE, np.float32)
     prob[ball(place(white=False), 2) | ball(place(white=True), 2)] = 0.9
     monkeypatch.setattr(
-        'mslesseg_app.inference.run.load_predictor', lambda *_: lambda *_: prob.copy()
+        'mslesseg_app.models.prediction.segment.load_predictor', lambda *_: lambda *_: prob.copy()
     )
     brain = ndimage.binary_dilation(prob > 0, iterations=3)
     flair = np.random.default_rng(0).normal(100, 10, TEMPLATE_SHAPE)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from mslesseg_app.errors import DataError, ModelError
-from mslesseg_app.inference.normalise import JOINT, METHODS, normalise
+from mslesseg_app.core.errors import DataError, ModelError
+from mslesseg_app.models.prediction.normalise import JOINT, METHODS, normalise
 
 BRAIN = np.zeros((8, 9, 10), bool)
 BRAIN[1:7, 1:8, 1:9] = True

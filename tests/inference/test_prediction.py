@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.inference.prediction import Prediction, entropy, pool, uncertainty
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.prediction.prediction import Prediction, entropy, pool, uncertainty
 
 RNG = np.random.default_rng(3)
 PROBS = RNG.random((5, 4, 4, 4)).astype(np.float32)

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from mslesseg_app.errors import BusyError, ModelError
-from mslesseg_app.inference.predictor import NetworkPredictor, PooledPredictor
-from mslesseg_app.inference.windows import window_key
+from mslesseg_app.core.errors import BusyError, ModelError
 from mslesseg_app.models.diffusion import DiffusionSampler
 from mslesseg_app.models.networks import build, load
+from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor
+from mslesseg_app.models.prediction.windows import window_key
 from mslesseg_app.models.registry import ModelEntry
 
 TINY: dict[str, Any] = {

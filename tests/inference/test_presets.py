@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mslesseg_app.errors import ModelError, UsageError
-from mslesseg_app.inference.presets import DIFFUSION_KEYS, KEYS, has_presets, resolve
-from mslesseg_app.inference.run import varies
-from mslesseg_app.inference.windows import Windows
+from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.models.prediction.presets import DIFFUSION_KEYS, KEYS, has_presets, resolve
+from mslesseg_app.models.prediction.segment import varies
+from mslesseg_app.models.prediction.windows import Windows
 from mslesseg_app.models.registry import ModelEntry, get_entry
 
 

@@ -2,7 +2,7 @@
 descriptions of the public code: layout, order, blending, flips, and what decides.
 
 The networks have random weights; what they compute is compared elsewhere. Nothing of
-`mslesseg_app.inference.windows` is used for what is expected.
+`mslesseg_app.models.prediction.windows` is used for what is expected.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from mslesseg_app.inference.predictor import NetworkPredictor
-from mslesseg_app.inference.presets import resolve
-from mslesseg_app.inference.windows import window_key
 from mslesseg_app.models.diffusion import chain_noise
 from mslesseg_app.models.networks import build
+from mslesseg_app.models.prediction.predictor import NetworkPredictor
+from mslesseg_app.models.prediction.presets import resolve
+from mslesseg_app.models.prediction.windows import window_key
 from mslesseg_app.models.registry import ModelEntry, get_entry
 
 OPTIONS: dict[str, dict[str, Any]] = {

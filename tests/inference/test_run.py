@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import DataError, UsageError
-from mslesseg_app.inference import run
-from mslesseg_app.inference.normalise import normalise
+from mslesseg_app.core.errors import DataError, UsageError
+from mslesseg_app.models.prediction import segment as run
+from mslesseg_app.models.prediction.normalise import normalise
 from mslesseg_app.models.registry import ModelEntry
 
 SHAPE = (6, 7, 8)

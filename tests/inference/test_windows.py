@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mslesseg_app.errors import ModelError
-from mslesseg_app.inference.windows import (
+from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.prediction.windows import (
     Windows,
     as_sampler,
     brain_box,
@@ -329,7 +329,9 @@ def test_auto_is_half_precision_where_the_processor_has_it(monkeypatch) -> None:
     channels, brain = _case()
     notes = []
     for has in (False, True):
-        monkeypatch.setattr('mslesseg_app.inference.windows.cpu_has_bfloat16', lambda has=has: has)
+        monkeypatch.setattr(
+            'mslesseg_app.models.prediction.windows.cpu_has_bfloat16', lambda has=has: has
+        )
         for precision in ('auto', 'float32'):
             windows = Windows((64, 64, 64), precision=precision)  # type: ignore[arg-type]
             found = predict_detailed(as_sampler(network), channels, brain, windows)

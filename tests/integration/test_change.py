@@ -15,7 +15,7 @@ import pytest
 from running import QUICK, RESOLUTION, computed_nodes
 from skeleton import path_of
 
-from mslesseg_app.reports.beside import STATUS_COLOURS
+from mslesseg_app.reports.comparison import STATUS_COLOURS
 from mslesseg_app.spatial.resample import resample
 
 #: On voxels of 3 mm noise reaches 5.2 standard deviations here and there.
@@ -243,8 +243,8 @@ def check_marks(out: Path, added: int, removed: int, data: np.ndarray) -> None:
 def check_as_labels(done: Path, out: Path) -> None:
     """Of an output folder only the edited mask is learned from."""
     from mslesseg_app.bids.exams import find_exams
-    from mslesseg_app.learning.cases import _is_label
-    from mslesseg_app.settings import Settings
+    from mslesseg_app.core.settings import Settings
+    from mslesseg_app.training.experiments.labelled_exams import _is_label
 
     settings = Settings(done / 'bids', out, done / 'work', derivatives={'manual': out})
     exams = find_exams(settings)

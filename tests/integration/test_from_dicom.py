@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from running import QUICK, RESOLUTION
@@ -24,7 +24,7 @@ def test_dicom_files_become_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for number, kind in enumerate(('FLAIR', 'T1w'), 2):
         image = scan(subject, protocols[kind], 1)
         write_series(
-            nib.Nifti1Image(np.asanyarray(image.dataobj).astype('i2'), image.affine),
+            nb.Nifti1Image(np.asanyarray(image.dataobj).astype('i2'), image.affine),
             tmp_path / 'source',
             vendor='ge',
             patient=ANNA,
@@ -40,8 +40,8 @@ def test_dicom_files_become_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     raw, derived = tmp_path / 'out' / 'rawdata', tmp_path / 'out' / 'derivatives' / 'mslesseg'
     (flair,) = raw.rglob('*_FLAIR.nii.gz')
     (mask,) = derived.rglob('*_space-orig_label-lesion_desc-hyperintensity_mask.nii.gz')
-    assert nib.load(mask).shape == nib.load(flair).shape
-    assert np.asanyarray(nib.load(mask).dataobj).any()
+    assert nb.load(mask).shape == nb.load(flair).shape
+    assert np.asanyarray(nb.load(mask).dataobj).any()
     with (raw / 'series.tsv').open() as stream:
         assert [r['decision'] for r in csv.DictReader(stream, delimiter='\t')] == ['converted'] * 2
     assert (derived / 'group_lesions.html').is_file()

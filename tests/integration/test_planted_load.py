@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from skeleton import path_of, write_dataset
 
-from mslesseg_app.inference.normalise import normalise
 from mslesseg_app.metrics.exam import accuracy
+from mslesseg_app.models.prediction.normalise import normalise
 from mslesseg_app.spatial.grids import on_template
 
 pytestmark = [pytest.mark.slow, pytest.mark.realdata]
@@ -35,7 +35,7 @@ def planted_exam(data: Path, bids: Path, load_ml: float) -> np.ndarray:
         whole_brain,
     )
     from mslesseg_app.training.cases import LabelledCase, read_case
-    from mslesseg_app.training.fields import Chance
+    from mslesseg_app.training.random_fields import Chance
 
     folder = data / 'mslesseg-more/sub-Dtest/anat'
     images = {name: folder / f'sub-Dtest_{name}.nii.gz' for name in NAMES}

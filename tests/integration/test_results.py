@@ -487,7 +487,7 @@ def test_resources_of_the_nodes_that_work(finished):
 
 
 def test_settings_of_the_run(finished):
-    from mslesseg_app.settings import Settings
+    from mslesseg_app.core.settings import Settings
 
     settings = Settings.from_toml(first_log(finished, '*.toml'))
     assert settings.out_dir == finished.out

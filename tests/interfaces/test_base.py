@@ -11,8 +11,8 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, TraitedSpec, traits
 from nipype.pipeline.engine import Node
 from nipype.pipeline.engine.nodes import NodeExecutionError
 
-from mslesseg_app.errors import DataError, DiskError
-from mslesseg_app.interfaces.base import GuardedInterface, encode_error, error_in
+from mslesseg_app.core.errors import DataError, DiskError
+from mslesseg_app.participant.interfaces.base import GuardedInterface, encode_error, error_in
 
 
 class _Input(BaseInterfaceInputSpec):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mslesseg_app.errors import AlignmentError
-from mslesseg_app.interfaces.change import AlignPair, CompareSessions, WriteChanges
+from mslesseg_app.core.errors import AlignmentError
+from mslesseg_app.participant.interfaces.change import AlignPair, CompareSessions, WriteChanges
 from mslesseg_app.spatial.affines import write_itk
 
 SHAPE = (56, 60, 40)
@@ -195,7 +195,7 @@ def test_what_cannot_be_aligned_is_told(inputs, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise AlignmentError('The image is empty.')
 
-    monkeypatch.setattr('mslesseg_app.spatial.subject.align_pair', fail)
+    monkeypatch.setattr('mslesseg_app.spatial.subject_alignment.align_pair', fail)
     xfm = str(write_itk(tmp_path / 'xfm.txt', np.eye(4)))
     node = AlignPair(
         before_flair=inputs['before_flair'],

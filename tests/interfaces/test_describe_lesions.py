@@ -9,11 +9,11 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.interfaces.lesions import write_tsv
-from mslesseg_app.interfaces.regions import DescribeLesions
-from mslesseg_app.lesions import describe
+from mslesseg_app.lesions import description as describe
 from mslesseg_app.lesions.regions import template_landmarks
 from mslesseg_app.lesions.table import LESION_COLUMNS, lesion_table
+from mslesseg_app.participant.interfaces.lesions import write_tsv
+from mslesseg_app.participant.interfaces.regions import DescribeLesions
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 

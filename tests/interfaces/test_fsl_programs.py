@@ -10,10 +10,10 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import MSLesSegError
-from mslesseg_app.fsl import fsl_version, missing_fsl
-from mslesseg_app.interfaces.base import error_in
-from mslesseg_app.interfaces.fsl_programs import ReportedBET, ReportedFLIRT
+from mslesseg_app.core.errors import MSLesSegError
+from mslesseg_app.core.fsl import fsl_version, missing_fsl
+from mslesseg_app.participant.interfaces.base import error_in
+from mslesseg_app.participant.interfaces.fsl_programs import ReportedBET, ReportedFLIRT
 
 #: The last argument but options decides where results go, as in FSL.
 _COPY_OUT = """

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from fakefsl import flirt, install
 
+from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import session_protocols
-from mslesseg_app.errors import AlignmentError
-from mslesseg_app.interfaces.fsl import JudgeAlignment, StartMatrix, read_matrix
+from mslesseg_app.participant.interfaces.fsl import JudgeAlignment, StartMatrix, read_matrix
 from mslesseg_app.spatial import pose
 from mslesseg_app.spatial.affines import apply_affine, compose, fsl_to_ras, invert, write_itk
-from mslesseg_app.spatial.exam import align_exam
+from mslesseg_app.spatial.exam_alignment import align_exam
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import load_template
 
@@ -79,7 +79,7 @@ def apart(first, second, where):
 
 def run_flirt(folder, dof, **inputs):
     """Run the stand-in with the command line that the workflow's node makes."""
-    from mslesseg_app.workflows.align_fsl import _flirt
+    from mslesseg_app.participant.workflows.align_fsl import _flirt
 
     node = _flirt(dof, **{name: str(value) for name, value in inputs.items()})
     node.inputs.out_file = str(folder / 'out.nii.gz')

@@ -10,14 +10,24 @@ import numpy as np
 import pytest
 from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
-from mslesseg_app.errors import AlignmentError, DataError
-from mslesseg_app.interfaces.fsl import JoinMasks, MaskToBrain, MatrixToTransform, read_matrix
-from mslesseg_app.interfaces.images import ConformImage, RestoreToNative, ToNativeGrid, ToTemplate
-from mslesseg_app.interfaces.lesions import FindLesions, LabelsToMask, label_dtype
-from mslesseg_app.interfaces.sink import DerivativesDataSink
-from mslesseg_app.interfaces.spatial import InvertTransform, write_alignment
+from mslesseg_app.core.errors import AlignmentError, DataError
+from mslesseg_app.participant.interfaces.fsl import (
+    JoinMasks,
+    MaskToBrain,
+    MatrixToTransform,
+    read_matrix,
+)
+from mslesseg_app.participant.interfaces.images import (
+    ConformImage,
+    RestoreToNative,
+    ToNativeGrid,
+    ToTemplate,
+)
+from mslesseg_app.participant.interfaces.lesions import FindLesions, LabelsToMask, label_dtype
+from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
+from mslesseg_app.participant.interfaces.spatial import InvertTransform, write_alignment
 from mslesseg_app.spatial.affines import read_itk, write_itk
-from mslesseg_app.spatial.exam import ExamAlignment
+from mslesseg_app.spatial.exam_alignment import ExamAlignment
 
 SAGITTAL = np.array([[0, 0, 1.2, -30], [-1.0, 0, 0, 40], [0, -1.0, 0, 35], [0, 0, 0, 1]])
 
@@ -287,6 +297,6 @@ def test_importing_the_sink_does_not_touch_templateflow(tmp_path, project_root):
     environment = {k: v for k, v in os.environ.items() if k != 'TEMPLATEFLOW_HOME'}
     environment |= {'HOME': str(home), 'PYTHONPATH': str(project_root)}
     environment |= {'XDG_CACHE_HOME': str(home / 'cache')}
-    code = 'import os, mslesseg_app.workflows.base; assert "TEMPLATEFLOW_HOME" not in os.environ'
+    code = 'import os, mslesseg_app.participant.workflows.base; assert "TEMPLATEFLOW_HOME" not in os.environ'
     subprocess.run([sys.executable, '-c', code], env=environment, check=True)
     assert [path for path in home.rglob('*') if 'templateflow' in path.name.lower()] == []

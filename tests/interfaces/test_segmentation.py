@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
-from mslesseg_app.errors import UsageError
-from mslesseg_app.inference import run
-from mslesseg_app.inference.prediction import Prediction, entropy
-from mslesseg_app.interfaces.lesions import FindLesions, JoinModels, SegmentLesions
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.prediction import segment as run
+from mslesseg_app.models.prediction.prediction import Prediction, entropy
+from mslesseg_app.participant.interfaces.lesions import FindLesions, JoinModels, SegmentLesions
 from mslesseg_app.spatial.affines import write_itk
 
 INSIDE = (slice(60, 90), slice(80, 120), slice(60, 90))

@@ -6,10 +6,10 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import DataError, DiskError, MSLesSegError
-from mslesseg_app.interfaces.spatial import _read_place, _subject_reference
-from mslesseg_app.interfaces.subject import AlignSubject, PrepareAnchor, TakeAnchor
-from mslesseg_app.spatial import subject
+from mslesseg_app.core.errors import DataError, DiskError, MSLesSegError
+from mslesseg_app.participant.interfaces.spatial import _read_place, _subject_reference
+from mslesseg_app.participant.interfaces.subject import AlignSubject, PrepareAnchor, TakeAnchor
+from mslesseg_app.spatial import subject_alignment as subject
 
 SHARED = np.diag([2.0, 2.0, 2.0, 1.0])
 
@@ -113,7 +113,7 @@ def test_nothing_is_said_where_nothing_was_asked():
 
 
 def test_errors_keep_their_words_on_the_way(tmp_path):
-    from mslesseg_app.interfaces.base import decode_error, encode_error
+    from mslesseg_app.participant.interfaces.base import decode_error, encode_error
 
     error = decode_error(encode_error(DataError('It is “broken”.', 'Mend it.')))
     assert (error.message, error.hint, error.exit_code) == ('It is “broken”.', 'Mend it.', 65)

@@ -15,18 +15,18 @@ from tiny_models import save_weights, wishes
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, ModelError, NoInputError, UsageError
-from mslesseg_app.learning import cases as module
-from mslesseg_app.learning.cases import find_cases, scan_digests
-from mslesseg_app.learning.crossval import Study, _judge, gather, missing_folds
-from mslesseg_app.learning.evaluation import COLUMNS, RULES, write_rows
-from mslesseg_app.learning.publish import check_name, join_folds
-from mslesseg_app.learning.run import Job, hold_out
+from mslesseg_app.core.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 from mslesseg_app.models.store import add_model
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.training.cases import LabelledCase, Split
+from mslesseg_app.training.experiments import labelled_exams as module
+from mslesseg_app.training.experiments.crossval import Study, _judge, gather, missing_folds
+from mslesseg_app.training.experiments.labelled_exams import find_cases, scan_digests
+from mslesseg_app.training.experiments.publish import check_name, join_folds
+from mslesseg_app.training.experiments.scoring import COLUMNS, RULES, write_rows
+from mslesseg_app.training.experiments.train import Job, hold_out
 from mslesseg_app.training.folds import Fold
 from mslesseg_app.training.presets import preset
 
@@ -45,7 +45,7 @@ def test_registered_exams_are_taken_as_they_are(tmp_path: Path, monkeypatch) -> 
     def never(*_: object, **__: object) -> int:
         raise AssertionError('the App was started')
 
-    monkeypatch.setattr('mslesseg_app.app.run_participants', never)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', never)
     root = labelled(tmp_path / 'bids', ['sub-P01_ses-1', 'sub-P54_ses-1'])
     write_dataset(root, {'sub-P02_ses-1_FLAIR': TEMPLATE})  # has no mask
     (root / 'participants.tsv').write_text(
@@ -94,7 +94,7 @@ def test_raw_exams_go_through_the_app_once(tmp_path: Path, monkeypatch) -> None:
             nb.save(image, _made(settings, exam, key, **more))
         return 0
 
-    monkeypatch.setattr('mslesseg_app.app.run_participants', app)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', app)
     for _ in range(2):
         (case,) = find_cases(root, tmp_path / 'cache', preprocessed=tmp_path / 'out')
     assert runs == [('01',)]
@@ -114,7 +114,7 @@ def _made(settings: module.Settings, exam: Exam, key: str, **more: str) -> Path:
 
 
 def test_an_exam_that_the_app_cannot_process_is_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr('mslesseg_app.app.run_participants', lambda settings: 1)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', lambda settings: 1)
     root = labelled(tmp_path / 'bids', ['sub-01_ses-1'], 'thin')
     with pytest.raises(DataError, match='could not bring sub-01_ses-1') as caught:
         find_cases(root, tmp_path / 'cache')
@@ -201,7 +201,7 @@ def test_tables_are_gathered_from_all_folds(tmp_path: Path, monkeypatch) -> None
     more = {'model': 'unet ensemble', 'fold': 'n/a', 'name': 'a', 'DSC': '0.8'}
     joint = [row | more | {'rules': rules} for rules in RULES]
     monkeypatch.setattr(
-        'mslesseg_app.learning.crossval.evaluate_cases', lambda *_, **__: iter(joint)
+        'mslesseg_app.training.experiments.crossval.evaluate_cases', lambda *_, **__: iter(joint)
     )
     made = gather(study)
     assert list(made) == list(RULES)
@@ -231,7 +231,7 @@ def test_what_is_trained_as_published_is_tested_as_published(
     def remember(entry: ModelEntry, *_: object) -> None:
         asked.append((entry.patch, entry.sampler))
 
-    monkeypatch.setattr('mslesseg_app.learning.evaluation.load_predictor', remember)
+    monkeypatch.setattr('mslesseg_app.training.experiments.scoring.load_predictor', remember)
     add_fold(base.models, 1)
     plans = {'unet': preset('mended', 'unet')}
     study = replace(base, plans=plans, job=replace(base.job, preset=how))

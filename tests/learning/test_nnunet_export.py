@@ -18,12 +18,12 @@ from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE, path_of, write_dataset
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, OutputError, UsageError
-from mslesseg_app.learning.nnunet_export import Export, check_target, export_nnunet
+from mslesseg_app.core.errors import DataError, OutputError, UsageError
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.store import add_model
-from mslesseg_app.settings import Settings
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.training.cases import LabelledCase
+from mslesseg_app.training.experiments.nnunet_export import Export, check_target, export_nnunet
 
 SHAPE = (24, 28, 20)
 AFFINE = np.array([[-1.0, 0, 0, 11], [0, 0.9, 0, -12], [0, 0, 1.5, -8], [0, 0, 0, 1]])
@@ -181,7 +181,7 @@ def raw(tmp_path: Path, monkeypatch) -> Path:
             save(inside, out / output_path(exam, 'brain_mni'), TEMPLATE_AFFINE)
         return 0
 
-    monkeypatch.setattr('mslesseg_app.app.run_participants', app)
+    monkeypatch.setattr('mslesseg_app.participant.run.run_participants', app)
     return bids
 
 
@@ -220,7 +220,7 @@ def test_a_model_trained_there_comes_back_with_grid_and_skull(cases, tmp_path):
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
     from tiny_nnunet import write_model
 
-    from mslesseg_app.inference.run import segment_exam
+    from mslesseg_app.models.prediction.segment import segment_exam
 
     target = tmp_path / 'Dataset501_MS'
     export_nnunet(cases, Export(target, whole_head=True, count=2))

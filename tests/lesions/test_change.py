@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.change import (
     STATUS_CODES,
     Session,
@@ -30,12 +30,7 @@ from mslesseg_app.lesions.change_table import (
     summary_row,
 )
 from mslesseg_app.lesions.components import label_lesions
-from mslesseg_app.lesions.difference import (
-    ChangedRegions,
-    ChangeLimits,
-    Difference,
-    find_changes,
-)
+from mslesseg_app.lesions.difference import ChangedRegions, ChangeLimits, Difference, find_changes
 from mslesseg_app.spatial.affines import compose, invert
 from mslesseg_app.spatial.matching import HalfWay, Matched
 

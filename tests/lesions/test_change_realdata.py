@@ -6,7 +6,7 @@ neither alignment nor bias correction has to run.
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -29,7 +29,7 @@ class Patient:
         known = root / 'derivatives' / 'reference' / f'sub-{name}'
         stems = [f'sub-{name}_ses-{k}' for k in (1, 2)]
         self.flairs = [
-            nib.load(root / f'sub-{name}' / f'ses-{k}' / 'anat' / f'{stem}_FLAIR.nii.gz')
+            nb.load(root / f'sub-{name}' / f'ses-{k}' / 'anat' / f'{stem}_FLAIR.nii.gz')
             for k, stem in enumerate(stems, start=1)
         ]
         self.from_common = [
@@ -39,8 +39,8 @@ class Patient:
             for k, stem in enumerate(stems, start=1)
         ]
         stem = known / 'anat' / f'sub-{name}_space-common_desc'
-        self.change = nib.load(f'{stem}-lesionchange_mask.nii.gz')
-        common = nib.load(f'{stem}-brain_mask.nii.gz')
+        self.change = nb.load(f'{stem}-lesionchange_mask.nii.gz')
+        common = nb.load(f'{stem}-brain_mask.nii.gz')
         self.brains = [
             resample(common, flair.shape, flair.affine, invert(affine), 'nearest')
             for flair, affine in zip(self.flairs, self.from_common, strict=True)
@@ -56,7 +56,7 @@ class Patient:
     def truth(self, pair: HalfWay) -> np.ndarray:
         mask = (np.asarray(self.change.dataobj) > 0).astype(np.float32)
         common_from_middle = compose(invert(self.from_common[1]), pair.after_from_middle)
-        image = nib.Nifti1Image(mask, self.change.affine)
+        image = nb.Nifti1Image(mask, self.change.affine)
         moved = resample(image, pair.brain.shape, pair.affine, common_from_middle)
         return np.asarray(moved.dataobj) >= 0.5
 
@@ -92,7 +92,7 @@ def test_one_scan_moved_with_noise_and_other_contrast_has_no_change(patients):
     rng = np.random.default_rng(4)
     bent = 2 * level * np.clip(data / level, 0, None) ** 0.9
     noisy = bent + 0.04 * level * rng.standard_normal(data.shape)
-    after = nib.Nifti1Image(noisy.astype(np.float32), flair.affine)
+    after = nb.Nifti1Image(noisy.astype(np.float32), flair.affine)
     mask = resample(brain, flair.shape, flair.affine, invert(move), 'nearest')
     difference = compute_difference(to_half_way(flair, after, brain, mask, move))
     regions = find_changes(difference, ChangeLimits())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from skimage.measure import label as skimage_label
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.lesions.components import label_lesions, smallest_size
 
 MASKS = hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=7))

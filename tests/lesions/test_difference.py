@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.difference import ChangeLimits, compute_difference, find_changes
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.matching import Window, match, robust_spread, to_half_way

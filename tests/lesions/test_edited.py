@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mslesseg_app.errors import DataError, NoInputError
+from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.lesions.edited import describe_edit, read_edited
 
 SHAPE = (12, 14, 10)

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import pdist
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.table import LESION_COLUMNS, feret_diameter, lesion_table
 
 OBLIQUE = np.eye(4)

@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation
 from mslesseg_app.lesions import regions
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import label_lesions
-from mslesseg_app.lesions.describe import describe_lesions, intensity_ratios, on_template
+from mslesseg_app.lesions.description import describe_lesions, intensity_ratios, on_template
 from mslesseg_app.lesions.regions import fit_landmarks, place_lesions, template_landmarks
 from mslesseg_app.lesions.table import LESION_COLUMNS, lesion_table
 from mslesseg_app.lesions.topography import (

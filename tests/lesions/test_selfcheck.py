@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.selfcheck import (
     NO_LESION,
     SELFCHECK_COLUMNS,
@@ -209,11 +209,11 @@ def test_the_record_comes_back_and_fills_the_columns():
 @pytest.mark.realdata
 @pytest.mark.slow
 def test_real_masks_pass_and_damaged_ones_do_not(real_data: Path):
-    import nibabel as nib
+    import nibabel as nb
 
     folder = real_data / 'mslesseg-p14' / 'train' / 'P14' / 'T3'
     paths = [folder / f'P14_T3_{name}.nii.gz' for name in ('FLAIR', 'MASK')]
-    flair, mask = (np.asarray(nib.load(path).dataobj) for path in paths)
+    flair, mask = (np.asarray(nb.load(path).dataobj) for path in paths)
     mask = mask > 0
     picture = tissue_picture(flair, flair > 0)
     good = compare(picture, mask)

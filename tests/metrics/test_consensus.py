@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.metrics import consensus as module
 from mslesseg_app.metrics.consensus import METHODS, consensus, experiments, leave_one_out
 
@@ -300,7 +300,7 @@ def changed(reference):
 @pytest.mark.parametrize('case', REAL)
 @pytest.mark.parametrize('method', METHODS)
 def test_five_changed_masks_recover_the_reference(real_data, case, method):
-    reference = np.asarray(nib.load(real_data / case).dataobj) > 0
+    reference = np.asarray(nb.load(real_data / case).dataobj) > 0
     masks = changed(reference)
     joined = consensus(list(masks.values()), method)
     scores = {name: dice(mask, reference) for name, mask in masks.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
-from mslesseg_app.errors import DataError, UsageError
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.metrics.cohort import isbi_score, volume_correlation
 from mslesseg_app.metrics.evaluation import evaluate, evaluation_columns
 from mslesseg_app.metrics.exam import METRIC_COLUMNS, accuracy
@@ -659,7 +659,7 @@ def test_columns_describe_themselves():
 
 
 def read(path):
-    return np.asarray(nib.load(path).dataobj) > 0
+    return np.asarray(nb.load(path).dataobj) > 0
 
 
 @pytest.mark.realdata

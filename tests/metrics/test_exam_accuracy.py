@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.spatial.distance import cdist
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.metrics.exam import METRIC_COLUMNS, accuracy, unknown
 
 SPACING = (0.5, 1.0, 3.0)
@@ -248,7 +248,7 @@ def test_what_is_no_pair_of_masks_is_refused(prediction, reference, spacing):
 def test_dropped_and_added_lesions_of_a_real_mask(real_data, case):
     from mslesseg_app.lesions.components import label_lesions
 
-    reference = np.asarray(nib.load(real_data / case).dataobj) > 0
+    reference = np.asarray(nb.load(real_data / case).dataobj) > 0
     labels = label_lesions(reference, 1.0)
     count, size = int(labels.max()), int(reference.sum())
     dropped = int((labels == 1).sum())

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, NoInputError
-from mslesseg_app.metrics.images import read_mask, read_probability
+from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.metrics.reference import evaluate, read_binary
+from mslesseg_app.spatial.masks import read_mask, read_probability
 
 AFFINE = np.array([[-1.0, 0, 0, 30], [0, 1, 0, -30], [0, 0, 3, -20], [0, 0, 0, 1]])
 

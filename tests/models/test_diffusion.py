@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.diffusion import (
     DiffusionSampler,
     Fusion,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.errors import BusyError, ModelError, NoInputError, OutputError, UsageError
+from mslesseg_app.core.errors import BusyError, ModelError, NoInputError, OutputError, UsageError
 from mslesseg_app.models.fetch import download
 
 CONTENT = bytes(range(256)) * 4000

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_models import tiny_network
 
-from mslesseg_app.inference.presets import resolve
+from mslesseg_app.models.prediction.presets import resolve
 from mslesseg_app.models.registry import get_entry
 
 

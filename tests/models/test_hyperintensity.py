@@ -12,21 +12,14 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from mslesseg_app.errors import DataError, ModelError
-from mslesseg_app.inference.run import segment_exam
+from mslesseg_app.core.errors import DataError, ModelError
 from mslesseg_app.metrics.exam import accuracy
 from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
+from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, load_predictor
-from mslesseg_app.models.tissues import (
-    GM,
-    WM,
-    PriorFit,
-    SmoothMaps,
-    fit_mixture,
-    fit_priors,
-)
 from mslesseg_app.spatial.shapes import box_of
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
+from mslesseg_app.spatial.tissues import GM, WM, PriorFit, SmoothMaps, fit_mixture, fit_priors
 
 FLAIR, T1W = (1.0, 1.25, 0.3), (1.0, 0.65, 0.2)
 """Intensities of white matter, grey matter and fluid."""
@@ -103,7 +96,7 @@ def test_threads_of_numerical_libraries_do_not_change_a_bit(head, entry, result,
     np.savez(tmp_path / 'head.npz', brain=brain, **images)
     code = (
         'import hashlib, sys, numpy as np\n'
-        'from mslesseg_app.inference.run import segment_exam\n'
+        'from mslesseg_app.models.prediction.segment import segment_exam\n'
         'from mslesseg_app.models.registry import get_entry\n'
         'd = np.load(sys.argv[1])\n'
         "images = {k: d[k] for k in ('FLAIR', 'T1w')}\n"
@@ -124,7 +117,7 @@ def test_torch_is_not_imported():
         'import sys\n'
         'from mslesseg_app.models.registry import get_entry, load_predictor\n'
         "load_predictor(get_entry('hyperintensity'))\n"
-        'import mslesseg_app.inference.run\n'
+        'import mslesseg_app.models.prediction.segment\n'
         "sys.exit('torch' in sys.modules)\n"
     )
     subprocess.run([sys.executable, '-c', code], check=True)
@@ -255,11 +248,11 @@ def test_an_entry_that_does_not_fit_the_method_is_refused(entry, change):
 
 @pytest.mark.realdata
 def test_real_exam_with_clear_lesions(real_data, entry):
-    import nibabel as nib
+    import nibabel as nb
 
     folder = real_data / 'ljubljana-mni' / 'patient26'
     flair, reference = (
-        np.asarray(nib.load(folder / f'{name}.nii.gz').dataobj) for name in ('FLAIR', 'MASK')
+        np.asarray(nb.load(folder / f'{name}.nii.gz').dataobj) for name in ('FLAIR', 'MASK')
     )
     labels, _ = ndimage.label(flair > 0)
     brain = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)

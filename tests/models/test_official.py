@@ -12,7 +12,7 @@ import torch
 from plain_networks import draw, mssegdiff_shapes, transbts_shapes
 from safetensors.torch import save_file
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, fill
 from mslesseg_app.models.official import NAMES, convert, read_checkpoint, rename
 

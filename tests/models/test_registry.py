@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mslesseg_app.errors import ModelError, UsageError
+from mslesseg_app.core.errors import ModelError, UsageError
 from mslesseg_app.models import registry
 from mslesseg_app.models.registry import (
     LOADERS,

@@ -6,13 +6,13 @@ import csv
 import json
 from pathlib import Path
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from mslesseg_app.inference.run import segment_exam
 from mslesseg_app.metrics.exam import accuracy
+from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry
 
 NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1', 'T2w': 'T2'}
@@ -53,10 +53,10 @@ def test_everybody_is_left_out_of_the_run_that_judges_them() -> None:
 @pytest.mark.parametrize('used', [('FLAIR', 'T1w', 'T2w'), ('FLAIR',)])
 def test_an_exam_of_the_training_is_segmented(real_data: Path, used: tuple[str, ...]) -> None:
     folder = real_data / 'ljubljana-mni/patient26'
-    images = {key: np.asarray(nib.load(folder / f'{NAMES[key]}.nii.gz').dataobj) for key in used}
+    images = {key: np.asarray(nb.load(folder / f'{NAMES[key]}.nii.gz').dataobj) for key in used}
     labels, _ = ndimage.label(images['FLAIR'] > 0)
     brain = ndimage.binary_fill_holes(labels == np.argmax(np.bincount(labels.flat)[1:]) + 1)
-    reference = np.asarray(nib.load(folder / 'MASK.nii.gz').dataobj) > 0
+    reference = np.asarray(nb.load(folder / 'MASK.nii.gz').dataobj) > 0
     entry = get_entry('unet')
     prob, _ = segment_exam(entry, images, brain)
     found = accuracy(prob >= entry.threshold, reference, (1, 1, 1))

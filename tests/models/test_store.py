@@ -20,7 +20,7 @@ from tiny_models import (
     zipped,
 )
 
-from mslesseg_app.errors import ModelError, NoInputError, UsageError
+from mslesseg_app.core.errors import ModelError, NoInputError, UsageError
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.registry import (
     file_sha256,

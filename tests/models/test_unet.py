@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, fill, load
 from mslesseg_app.models.networks.unet import (
     AUXILIARY,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
@@ -31,7 +31,7 @@ from mslesseg_app.reports.figures import alignment_flicker, brain_mask_overlay, 
 
 
 @pytest.fixture
-def head() -> Callable[..., tuple[nib.Nifti1Image, nib.Nifti1Image]]:
+def head() -> Callable[..., tuple[nb.Nifti1Image, nb.Nifti1Image]]:
     """Make a head with thick slices and one bright lesion at a point given in mm (RAS)."""
 
     def make(
@@ -39,7 +39,7 @@ def head() -> Callable[..., tuple[nib.Nifti1Image, nib.Nifti1Image]]:
         orientation: str = 'RAS',
         spacing: tuple[float, float, float] = (2.0, 2.0, 4.0),
         angle: float = 0.0,
-    ) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+    ) -> tuple[nb.Nifti1Image, nb.Nifti1Image]:
         shape = np.round(np.array([160.0, 200.0, 140.0]) / spacing).astype(int)
         turn = np.radians(angle)
         rotation = np.array(
@@ -49,18 +49,18 @@ def head() -> Callable[..., tuple[nib.Nifti1Image, nib.Nifti1Image]]:
         affine[:3, :3] = rotation @ np.diag(spacing)
         affine[:3, 3] = -affine[:3, :3] @ ((shape - 1) / 2)
         grid = np.stack(np.indices(shape), axis=-1)
-        world = nib.affines.apply_affine(affine, grid)
+        world = nb.affines.apply_affine(affine, grid)
         radius = np.sqrt(((world / [65.0, 85.0, 60.0]) ** 2).sum(axis=-1))
         data = np.where(radius < 1, 100.0 + 20.0 * world[..., 1] / 85.0, 0.0)
         lesion = ((world - lesion_mm) ** 2).sum(axis=-1) < 6.0**2
         data[lesion] = 300.0
         images = (
-            nib.Nifti1Image(data.astype(np.float32), affine),
-            nib.Nifti1Image(lesion.astype(np.int32) * 7, affine),
+            nb.Nifti1Image(data.astype(np.float32), affine),
+            nb.Nifti1Image(lesion.astype(np.int32) * 7, affine),
         )
-        target = nib.orientations.axcodes2ornt(tuple(orientation))
-        start = nib.io_orientation(affine)
-        change = nib.orientations.ornt_transform(start, target)
+        target = nb.orientations.axcodes2ornt(tuple(orientation))
+        start = nb.io_orientation(affine)
+        change = nb.orientations.ornt_transform(start, target)
         return tuple(image.as_reoriented(change) for image in images)
 
     return make
@@ -117,9 +117,9 @@ def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
 
 
 def _figures(
-    flair: nib.Nifti1Image, labels: nib.Nifti1Image, folder: Path, root: Path
+    flair: nb.Nifti1Image, labels: nb.Nifti1Image, folder: Path, root: Path
 ) -> tuple[Figure, ...]:
-    brain = nib.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
+    brain = nb.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
     made = (
         lesion_contours(flair, labels, folder / 'lesions.svg', brain=brain),
         brain_mask_overlay(flair, brain, folder / 'brain.svg', modality='FLAIR'),

@@ -8,14 +8,14 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from PIL import Image
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.reports import svg
-from mslesseg_app.reports.beside import (
+from mslesseg_app.reports.comparison import (
     MODEL_COLOURS,
     lesion_map,
     lesions_beside,
@@ -46,9 +46,9 @@ def test_outlines_lie_on_the_bright_lesion_of_each_image(
 ) -> None:
     image, labels = head(orientation=orientation)
     inside, lesion = image.get_fdata() > 50, labels.get_fdata() > 0
-    brain = nib.Nifti1Image(inside.astype(np.uint8), image.affine)
+    brain = nb.Nifti1Image(inside.astype(np.uint8), image.affine)
     data = np.where(lesion, 300.0, 100.0 * inside).astype(np.float32)
-    flair = nib.Nifti1Image(data, image.affine)
+    flair = nb.Nifti1Image(data, image.affine)
     drawn = lesions_beside({'FLAIR': flair, 'T1w': flair}, brain, labels)
     assert drawn is not None
     panels = list(drawn.root)
@@ -73,7 +73,7 @@ def test_each_model_has_an_outline_of_its_own_colour() -> None:
     images = pagetree.head(3)
     labels = np.asarray(images['labels'].dataobj)
     masks = {
-        name: nib.Nifti1Image(np.isin(labels, kept).astype(np.uint8), pagetree.affine())
+        name: nb.Nifti1Image(np.isin(labels, kept).astype(np.uint8), pagetree.affine())
         for name, kept in (('unet', (1, 2)), ('floor', (2, 3)), ('none', (9,)))
     }
     drawn = models_beside(images['FLAIR'], images['brain'], masks)
@@ -95,7 +95,7 @@ def test_the_largest_lesions_come_first_and_rows_are_few() -> None:
     drawn = lesions_beside(names, images['brain'], images['labels'], most=4)
     assert drawn is not None
     assert len(list(drawn.root)) == 12
-    empty = nib.Nifti1Image(np.zeros(pagetree.SHAPE, np.int32), pagetree.affine())
+    empty = nb.Nifti1Image(np.zeros(pagetree.SHAPE, np.int32), pagetree.affine())
     assert lesions_beside(names, images['brain'], empty) is None
 
 
@@ -103,12 +103,12 @@ def test_the_zoom_shows_what_changed_first_each_session_with_its_own_mask() -> N
     images = pagetree.head(6)
     labels = np.asarray(images['labels'].dataobj)
     own = [
-        nib.Nifti1Image(np.where(labels == number, code, labels > 0).astype(np.uint8) * keep, a)
+        nb.Nifti1Image(np.where(labels == number, code, labels > 0).astype(np.uint8) * keep, a)
         for number, code, keep, a in (
             (2, 5, (labels != 4), pagetree.affine()), (4, 2, (labels != 2), pagetree.affine()),
         )
     ]  # fmt: skip
-    now = nib.Nifti1Image(np.where(labels == 2, 0, labels), pagetree.affine())
+    now = nb.Nifti1Image(np.where(labels == 2, 0, labels), pagetree.affine())
     shown = {'FLAIR ses-2': images['FLAIR'], 'FLAIR ses-1': images['FLAIR'], 'T1w': images['T1w']}
     drawn = lesions_zoomed(shown, images['brain'], now, (own[0], own[1]), 'FLAIR ses-1')
     assert drawn is not None
@@ -134,16 +134,16 @@ def test_the_zoom_shows_what_changed_first_each_session_with_its_own_mask() -> N
     assert alone.columns == 3, 'three columns with the FLAIR alone'
 
 
-def labels_like(labels: np.ndarray, value: int) -> nib.Nifti1Image:
-    return nib.Nifti1Image(np.full_like(labels, value), pagetree.affine())
+def labels_like(labels: np.ndarray, value: int) -> nb.Nifti1Image:
+    return nb.Nifti1Image(np.full_like(labels, value), pagetree.affine())
 
 
 def test_sessions_side_by_side_show_only_change() -> None:
     images = pagetree.head(5)
     labels = np.asarray(images['labels'].dataobj)
     pair = images['FLAIR'], images['FLAIR'], images['brain']
-    change = nib.Nifti1Image((labels == 3).astype(np.uint8) * 2, pagetree.affine())
-    difference = nib.Nifti1Image((labels == 3).astype(np.float32) * 9, pagetree.affine())
+    change = nb.Nifti1Image((labels == 3).astype(np.uint8) * 2, pagetree.affine())
+    difference = nb.Nifti1Image((labels == 3).astype(np.float32) * 9, pagetree.affine())
     with_it = sessions_beside(*pair, change, ('ses-1', 'ses-2'), difference)
     assert with_it is not None
     assert with_it.columns == 3
@@ -156,7 +156,7 @@ def test_sessions_side_by_side_show_only_change() -> None:
     strokes = {part.get('stroke') for part in second.iter(f'{{{svg.SVG}}}path')}
     assert strokes == {'#ff5c5c'}
     own = [
-        nib.Nifti1Image((labels == number).astype(np.uint8) * code, pagetree.affine())
+        nb.Nifti1Image((labels == number).astype(np.uint8) * code, pagetree.affine())
         for number, code in ((1, 5), (3, 2))
     ]
     apart = sessions_beside(*pair, change, ('ses-1', 'ses-2'), own=(own[0], own[1]))
@@ -167,13 +167,13 @@ def test_sessions_side_by_side_show_only_change() -> None:
     ]
     assert found[0] <= {'#78e678'}, 'the earlier image shows nothing of the later mask'
     assert found[1] == {'#ff5c5c'}
-    stable = nib.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
+    stable = nb.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
     assert sessions_beside(*pair, stable, ('ses-1', 'ses-2')) is None
 
 
 def test_another_grid_is_refused() -> None:
     images = pagetree.head(2)
-    other = nib.Nifti1Image(np.zeros((5, 5, 5), np.int32), np.eye(4))
+    other = nb.Nifti1Image(np.zeros((5, 5, 5), np.int32), np.eye(4))
     with pytest.raises(DataError, match='grid'):
         lesions_beside({'FLAIR': images['FLAIR']}, images['brain'], other)
 
@@ -182,10 +182,10 @@ def test_another_grid_is_refused() -> None:
 def test_the_lesion_map_shows_lesions_where_they_are(right: bool) -> None:
     affine = np.diag([2.0, 2.0, 2.0, 1.0])
     affine[:3, 3] = -50, -60, -45
-    grid = nib.affines.apply_affine(affine, np.stack(np.indices((50, 60, 45)), -1))
+    grid = nb.affines.apply_affine(affine, np.stack(np.indices((50, 60, 45)), -1))
     brain = ((grid / [45, 55, 40]) ** 2).sum(-1) < 1
     spot = ((grid - [30 if right else -30, 30, 20]) ** 2).sum(-1) < 9**2
-    made = [nib.Nifti1Image(part.astype(np.uint8), affine) for part in (100 * brain, brain, spot)]
+    made = [nb.Nifti1Image(part.astype(np.uint8), affine) for part in (100 * brain, brain, spot)]
     drawn = lesion_map(*made)
     assert drawn is not None
     places = []
@@ -198,4 +198,4 @@ def test_the_lesion_map_shows_lesions_where_they_are(right: bool) -> None:
     assert from_right[0] > 0.1
     assert (from_above[0] > 0.1) == right  # x > 0 is the patient's right
     assert from_above[1] < -0.1  # the front is at the top
-    assert lesion_map(made[0], made[1], nib.Nifti1Image(0 * spot.astype(np.uint8), affine)) is None
+    assert lesion_map(made[0], made[1], nb.Nifti1Image(0 * spot.astype(np.uint8), affine)) is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import stat
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,13 +20,13 @@ def ball(shape=(40, 48, 44), spacing=(2.0, 2.0, 2.0)):
         for axis, n, step in zip((x, y, z), shape, spacing, strict=True)
     )
     data = np.where(far < 32**2, 100, 0).astype('i2')
-    return nib.Nifti1Image(data, np.diag([*spacing, 1]))
+    return nb.Nifti1Image(data, np.diag([*spacing, 1]))
 
 
 def without_front(image):
     data = np.asarray(image.dataobj).copy()
     data[:, 30:, :20] = 0
-    return nib.Nifti1Image(data, image.affine, image.header)
+    return nb.Nifti1Image(data, image.affine, image.header)
 
 
 def test_only_what_was_taken_away_differs():
@@ -42,7 +42,7 @@ def test_only_what_was_taken_away_differs():
 def test_a_plane_that_faces_the_viewer_is_evenly_lit():
     data = np.zeros((30, 30, 30), 'i2')
     data[5:25, 5:20, 5:25] = 100
-    volume = oriented(nib.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])))
+    volume = oriented(nb.Nifti1Image(data, np.diag([2.0, 2.0, 2.0, 1.0])))
     shade = defacing._surface(volume, 50)
     middle = shade[shade.shape[0] // 3 : -shade.shape[0] // 3, shade.shape[1] // 3 : -30]
     expected = 255 * 0.82 / np.linalg.norm([0.35, 0.45, 0.82])
@@ -55,7 +55,7 @@ def test_the_file_is_for_its_owner_and_only_made_where_something_went(
     tmp_path, monkeypatch, changes
 ):
     def fake(path, out):
-        image = nib.load(path)
+        image = nb.load(path)
         (without_front(image) if changes else image).to_filename(out)
         return 'said'
 

@@ -7,7 +7,7 @@ import pytest
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.lesions.dissemination import MET
 from mslesseg_app.reports import ExamContent, LesionSummary, QCNumber
-from mslesseg_app.reports.extra import Change, Extra, findings, trust
+from mslesseg_app.reports.sections import Change, Extra, findings, trust
 
 EXAM = ExamContent('1', summary=LesionSummary(3, 1.5, 900.0))
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from PIL import Image
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.reports import figures
 from mslesseg_app.reports.labels import Spot, place_labels
 from mslesseg_app.reports.slices import (
@@ -28,7 +28,7 @@ from mslesseg_app.reports.slices import (
 )
 
 SVG = '{http://www.w3.org/2000/svg}'
-Head = Callable[..., tuple[nib.Nifti1Image, nib.Nifti1Image]]
+Head = Callable[..., tuple[nb.Nifti1Image, nb.Nifti1Image]]
 
 
 def panels_of(path: str) -> list[ET.Element]:
@@ -110,7 +110,7 @@ def test_slice_positions_are_those_of_the_lesion(head: Head, tmp_path: Path) -> 
     texts = [next(panel.iter(f'{SVG}text')).text or '' for panel in panels_of(made.path)]
     found = [float(text.split('=')[1].split()[0].replace('−', '-')) for text in texts]
     index = np.argwhere(np.asarray(labels.dataobj) > 0)
-    expected = np.unique(np.round(nib.affines.apply_affine(labels.affine, index)[:, 2], 1))
+    expected = np.unique(np.round(nb.affines.apply_affine(labels.affine, index)[:, 2], 1))
     assert found == pytest.approx(expected.tolist())
 
 
@@ -156,7 +156,7 @@ def test_all_slices_with_lesions_are_shown(head: Head, tmp_path: Path) -> None:
 
 
 def test_thinned_slices_still_show_every_lesion(head: Head, tmp_path: Path) -> None:
-    flair = nib.Nifti1Image(np.ones((60, 60, 140), np.float32), np.eye(4))
+    flair = nb.Nifti1Image(np.ones((60, 60, 140), np.float32), np.eye(4))
     labels = np.zeros(flair.shape, np.int32)
     labels[40, 30, 20:120] = 1
     for number, level in enumerate((31, 50, 77), 2):
@@ -165,14 +165,14 @@ def test_thinned_slices_still_show_every_lesion(head: Head, tmp_path: Path) -> N
     assert step == 10
     shown = set(np.unique(labels[:, :, chosen]).tolist())
     assert shown == {0, 1, 2, 3, 4}
-    image = nib.Nifti1Image(labels, flair.affine)
+    image = nb.Nifti1Image(labels, flair.affine)
     made = figures.lesion_contours(flair, image, tmp_path / 'a.svg', most_slices=10)
     assert 'of 100 axial slices with lesions (one in 10' in made.caption
 
 
 def test_no_lesion_is_said(head: Head, tmp_path: Path) -> None:
     flair, labels = head()
-    empty = nib.Nifti1Image(np.zeros(labels.shape, np.int32), labels.affine)
+    empty = nb.Nifti1Image(np.zeros(labels.shape, np.int32), labels.affine)
     made = figures.lesion_contours(flair, empty, tmp_path / 'a.svg')
     text = Path(made.path).read_text(encoding='utf-8')
     assert 'no lesion detected' in text
@@ -182,7 +182,7 @@ def test_no_lesion_is_said(head: Head, tmp_path: Path) -> None:
 
 def test_probability_draws_a_second_line(head: Head, tmp_path: Path) -> None:
     flair, labels = head()
-    prob = nib.Nifti1Image((labels.get_fdata() > 0).astype(np.float32), labels.affine)
+    prob = nb.Nifti1Image((labels.get_fdata() > 0).astype(np.float32), labels.affine)
     made = figures.lesion_contours(flair, labels, tmp_path / 'a.svg', prob=prob, possible=0.3)
     assert figures.POSSIBLE_COLOUR in Path(made.path).read_text(encoding='utf-8')
     assert 'probability of 0.3' in made.caption
@@ -190,7 +190,7 @@ def test_probability_draws_a_second_line(head: Head, tmp_path: Path) -> None:
 
 def draw_all(head: Head, folder: Path) -> list[Path]:
     flair, labels = head()
-    brain = nib.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
+    brain = nb.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
     made = [
         figures.lesion_contours(flair, labels, folder / 'lesions.svg', brain=brain),
         figures.brain_mask_overlay(flair, brain, folder / 'brain.svg', modality='FLAIR'),
@@ -230,7 +230,7 @@ def test_planes_of_mask_and_alignment(head: Head, tmp_path: Path) -> None:
 
 def test_the_mask_outline_follows_the_edge(head: Head, tmp_path: Path) -> None:
     flair, _ = head(spacing=(2.0, 2.0, 2.0))
-    brain = nib.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
+    brain = nb.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
     made = figures.brain_mask_overlay(flair, brain, tmp_path / 'a.svg')
     middle = panels_of(made.path)[3]
     spread_mm = np.ptp(points_of(middle), axis=0)
@@ -242,12 +242,12 @@ def test_wrong_input_is_explained(head: Head, tmp_path: Path) -> None:
     moved = labels.affine.copy()
     moved[0, 3] += 5
     with pytest.raises(DataError, match='grid'):
-        figures.lesion_contours(flair, nib.Nifti1Image(labels.dataobj, moved), tmp_path / 'a.svg')
+        figures.lesion_contours(flair, nb.Nifti1Image(labels.dataobj, moved), tmp_path / 'a.svg')
     with pytest.raises(DataError, match='3D'):
-        four = nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4))
+        four = nb.Nifti1Image(np.zeros((4, 4, 4, 2), np.float32), np.eye(4))
         figures.brain_mask_overlay(four, four, tmp_path / 'a.svg')
     with pytest.raises(DataError, match='empty'):
-        none = nib.Nifti1Image(np.zeros(flair.shape, np.uint8), flair.affine)
+        none = nb.Nifti1Image(np.zeros(flair.shape, np.uint8), flair.affine)
         figures.brain_mask_overlay(flair, none, tmp_path / 'a.svg')
     assert not list(tmp_path.iterdir())
 
@@ -255,8 +255,8 @@ def test_wrong_input_is_explained(head: Head, tmp_path: Path) -> None:
 @pytest.mark.parametrize('value', [0.0, 5.0, np.nan])
 def test_constant_and_unreal_images_do_not_break(head: Head, tmp_path: Path, value: float) -> None:
     flair, labels = head()
-    flat = nib.Nifti1Image(np.full(flair.shape, value, np.float32), flair.affine)
-    brain = nib.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
+    flat = nb.Nifti1Image(np.full(flair.shape, value, np.float32), flair.affine)
+    brain = nb.Nifti1Image((flair.get_fdata() > 50).astype(np.uint8), flair.affine)
     figures.lesion_contours(flat, labels, tmp_path / 'a.svg')
     figures.brain_mask_overlay(flat, brain, tmp_path / 'b.svg')
     figures.alignment_flicker(flat, flat, brain, tmp_path / 'c.svg')

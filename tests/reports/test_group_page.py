@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from grouptree import Tree, add_failure, make_tree, write_participants
 
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import run_group
 from mslesseg_app.reports.charts import Series, strips
-from mslesseg_app.reports.group_page import Fact, Section, write_group_page
+from mslesseg_app.reports.group_report import Fact, Section, write_group_page
 from mslesseg_app.reports.tabular import Column, Table
-from mslesseg_app.settings import Settings
 
 
 @pytest.fixture(scope='module')

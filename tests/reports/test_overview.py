@@ -9,8 +9,8 @@ import pytest
 
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.reports import ExamContent, ImageUsed, LesionSummary, QCNumber
-from mslesseg_app.reports.extra import Change, Extra
 from mslesseg_app.reports.overview import overview, region_rows
+from mslesseg_app.reports.sections import Change, Extra
 
 FLAIR = ImageUsed('FLAIR', 'f.nii.gz', '150 × 230 × 224 voxels of 1.2 × 1 × 1 mm')
 THICK = ImageUsed('FLAIR', 'f.nii.gz', '256 × 256 × 48 voxels of 0.9 × 0.9 × 3 mm')

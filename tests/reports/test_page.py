@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from mslesseg_app.errors import DataError, MSLesSegError
+from mslesseg_app.core.errors import DataError, MSLesSegError
 from mslesseg_app.reports import ExamContent, Figure, LesionSummary, SubjectContent
 from mslesseg_app.reports.markup import linked, markdown, readable
-from mslesseg_app.reports.page import write_subject_page
+from mslesseg_app.reports.participant_report import write_subject_page
 
 
 class Reader(HTMLParser):

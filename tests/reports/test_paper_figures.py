@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError
-from mslesseg_app.reports.paper_figures import (
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.paper.figures import (
     FALSE_NEGATIVE_COLOUR,
     FALSE_POSITIVE_COLOUR,
     TRUE_COLOUR,

@@ -12,9 +12,9 @@ import pytest
 from grouptree import Tree, add_failure, add_pictures, make_tree
 
 from mslesseg_app.bids.review import read_review
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import run_group
 from mslesseg_app.reports.review import ReviewRow, in_order
-from mslesseg_app.settings import Settings
 
 ROWS = "[...document.querySelectorAll('table.review tbody tr')]"
 KEYS = {'ArrowDown': 40, 'ArrowUp': 38, 'a': 65, 'r': 82, 'x': 88, 'u': 85, 'n': 78, 'Enter': 13}
@@ -247,7 +247,7 @@ def test_what_has_to_be_reviewed_comes_first_the_worst_leading() -> None:
 def test_pictures_of_many_exams_lie_beside_the_page(
     tree: Tree, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('mslesseg_app.reports.group_page.MOST_EMBEDDED', 7)
+    monkeypatch.setattr('mslesseg_app.reports.group_report.MOST_EMBEDDED', 7)
     path = tree.out / 'group_lesions.html'
     embedded = path.stat().st_size
     try:

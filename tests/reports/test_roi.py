@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import NoInputError
+from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.reports.roi import write_roi
 from mslesseg_app.spatial.affines import write_itk
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from skeleton import write_dataset
 
+from mslesseg_app.bids.public import acquisition
+from mslesseg_app.bids.public.clinical import Cohort, number, read_cohort
 from mslesseg_app.cli.main import main
-from mslesseg_app.errors import DataError, NoInputError
+from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.metrics.consensus import consensus
 from mslesseg_app.metrics.exam import voxel_agreement
-from mslesseg_app.reports import acquisition, paper
-from mslesseg_app.reports.clinical import Cohort, number, read_cohort
-from mslesseg_app.reports.tables import (
+from mslesseg_app.paper import published as paper
+from mslesseg_app.paper.tables import (
     Sources,
     acquisition_table,
     cohort_table,

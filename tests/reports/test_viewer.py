@@ -7,23 +7,31 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import output_path
-from mslesseg_app.extras import (
+from mslesseg_app.reports import (
+    ExamContent,
+    Provenance,
+    SubjectContent,
+    viewer,
+)
+from mslesseg_app.reports import (
+    participant_report as page,
+)
+from mslesseg_app.reports.collect import (
     LEAST_VIEWER,
     VIEWER_LIMIT,
     exam_files,
     gather_extras,
     viewer_room,
 )
-from mslesseg_app.reports import ExamContent, Provenance, SubjectContent, page, viewer
-from mslesseg_app.reports.page import EMBED_LIMIT, write_subject_page
+from mslesseg_app.reports.participant_report import EMBED_LIMIT, write_subject_page
 from mslesseg_app.reports.viewer import Bundle, find_bundle, read_bundle
-from mslesseg_app.scenes import load_exam, viewer_scene
+from mslesseg_app.reports.viewer_data import load_exam, viewer_scene
 from tests.tools import pagetree
 
 needs_package = pytest.mark.skipif(find_spec('ipyniivue') is None, reason='no ipyniivue')
@@ -109,16 +117,16 @@ def test_the_scene_holds_all_that_is_there(tree: Path, exams: tuple[ExamContent,
     assert set(scene.overlays) == {
         'lesions', 'probability', 'uncertainty', 'change', 'outline', 'outline_before',
     }  # fmt: skip
-    labels = nib.load(exam_files(exams[1], '01', tree).labels)
-    before = nib.load(exam_files(exams[0], '01', tree).labels)
+    labels = nb.load(exam_files(exams[1], '01', tree).labels)
+    before = nb.load(exam_files(exams[0], '01', tree).labels)
     assert images.outlines is not None
     for drawn, mask in zip(images.outlines, (before, labels), strict=True):
         own = np.asarray(mask.dataobj) > 0
         assert np.array_equal(np.asarray(drawn.dataobj) > 0, own), 'each its own mask'
     assert scene.before == 'ses-1'
-    labels = nib.load(exam_files(exams[1], '01', tree).labels)
+    labels = nb.load(exam_files(exams[1], '01', tree).labels)
     for value, point in scene.points.items():
-        voxel = np.round(nib.affines.apply_affine(np.linalg.inv(labels.affine), point))
+        voxel = np.round(nb.affines.apply_affine(np.linalg.inv(labels.affine), point))
         assert np.asarray(labels.dataobj)[tuple(voxel.astype(int))] == int(value)
 
 
@@ -139,8 +147,8 @@ def test_images_are_brought_to_the_flair_by_their_transforms(
     files = exam_files(exams[0], '01', tree)
     shift = np.eye(4)
     shift[:3, 3] = 4.0, 0.0, 0.0
-    moved = nib.load(files.images['T1w'])
-    nib.save(nib.Nifti1Image(moved.get_fdata(), shift @ moved.affine), tmp_path / 't1w.nii.gz')
+    moved = nb.load(files.images['T1w'])
+    nb.save(nb.Nifti1Image(moved.get_fdata(), shift @ moved.affine), tmp_path / 't1w.nii.gz')
     write_itk(tmp_path / 'xfm.txt', shift)  # template to image
     other = dataclasses.replace(
         files,
@@ -149,7 +157,7 @@ def test_images_are_brought_to_the_flair_by_their_transforms(
     )
     images = load_exam(other)
     assert images is not None
-    wanted = nib.as_closest_canonical(moved).get_fdata()
+    wanted = nb.as_closest_canonical(moved).get_fdata()
     assert np.allclose(images.images['T1w'].get_fdata(), wanted, atol=1e-3)
 
 
@@ -173,10 +181,10 @@ def test_the_models_of_separate_runs_are_drawn_together(tmp_path: Path) -> None:
     (alone,) = gather_extras((exam,), '01', tmp_path)
     assert 'models' not in [drawing.figure.kind for drawing in alone.drawings]
     labels = pagetree.head(3)['labels']
-    mask = nib.Nifti1Image((np.asarray(labels.dataobj) > 0).astype(np.uint8), labels.affine)
+    mask = nb.Nifti1Image((np.asarray(labels.dataobj) > 0).astype(np.uint8), labels.affine)
     for model in (pagetree.MODEL, 'floor', 'mean'):
         path = output_path(Exam('01', '1', {}), 'lesion_native', desc=model)
-        nib.save(mask, tmp_path / path)
+        nb.save(mask, tmp_path / path)
     (extra,) = gather_extras((exam,), '01', tmp_path)
     (drawn,) = [one.figure for one in extra.drawings if one.figure.kind == 'models']
     assert f'Outlines: floor orange, {pagetree.MODEL} blue.' in drawn.caption

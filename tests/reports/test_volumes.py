@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,14 +17,14 @@ from mslesseg_app.reports.volumes import Packed, pack_image, pack_labels, pack_m
 PLENTY = 10**9
 
 
-def unpack(packed: Packed) -> nib.Nifti1Image:
+def unpack(packed: Packed) -> nb.Nifti1Image:
     """Read a packed image as the script of the page does, but with nibabel."""
-    head = nib.Nifti1Header(base64.b64decode(packed.header)[:348])
+    head = nb.Nifti1Header(base64.b64decode(packed.header)[:348])
     raw = np.frombuffer(zlib.decompress(base64.b64decode(packed.data)), np.uint8)
     if packed.delta:
         raw = np.cumsum(raw, dtype=np.uint8)
     data = raw.view(head.get_data_dtype()).reshape(head.get_data_shape(), order='F')
-    return nib.Nifti1Image(data, head.get_sform(), head)
+    return nb.Nifti1Image(data, head.get_sform(), head)
 
 
 def volume(data: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 3.0)) -> Volume:
@@ -99,7 +99,7 @@ def test_pooling_leaves_things_where_they_are(
 
     def ramp(size: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
         grid = np.stack(np.indices(size), axis=-1)
-        return nib.affines.apply_affine(affine, grid) @ np.array(slope)
+        return nb.affines.apply_affine(affine, grid) @ np.array(slope)
 
     small, affine = pooled(ramp(shape, box.affine), box, factor)
     whole = tuple(size // factor for size in shape[:2])  # blocks that lie within the image
@@ -121,7 +121,7 @@ def test_a_map_keeps_its_values() -> None:
     data = np.linspace(0, 0.5, 6 * 7 * 8).reshape(6, 7, 8)
     packed = pack_map(volume(data), np.ones(data.shape, bool), PLENTY, top=0.5)
     assert packed is not None
-    head = nib.Nifti1Header(base64.b64decode(packed.header)[:348])
+    head = nb.Nifti1Header(base64.b64decode(packed.header)[:348])
     slope = float(head['scl_slope'])
     assert np.abs(np.asarray(unpack(packed).dataobj).astype(float) * slope - data).max() < 0.0041
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mslesseg_app.errors import DataError, DiskError
+from mslesseg_app.core.errors import DataError, DiskError
 from mslesseg_app.spatial import affines, pose
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -22,8 +22,8 @@ def an_affine(seed: int = 0) -> np.ndarray:
     return pose.matrix(random.normal(0, 15, 12), np.zeros(3), np.eye(4))
 
 
-def an_image(affine: np.ndarray, shape: tuple[int, int, int] = (20, 24, 10)) -> nib.Nifti1Image:
-    return nib.Nifti1Image(np.zeros(shape, np.float32), affine)
+def an_image(affine: np.ndarray, shape: tuple[int, int, int] = (20, 24, 10)) -> nb.Nifti1Image:
+    return nb.Nifti1Image(np.zeros(shape, np.float32), affine)
 
 
 def test_written_transform_moves_points_as_in_memory(tmp_path):
@@ -52,12 +52,12 @@ def test_centre_of_rotation_is_honoured(tmp_path):
     np.testing.assert_allclose(affines.apply_affine(affine, point), expected, atol=1e-9)
 
 
-def fsl_coordinates(img: nib.Nifti1Image, mm: np.ndarray) -> np.ndarray:
+def fsl_coordinates(img: nb.Nifti1Image, mm: np.ndarray) -> np.ndarray:
     """FSL's own coordinates: voxel times size, first axis flipped for neurological images."""
     voxel = np.linalg.inv(img.affine) @ np.append(mm, 1.0)
     if np.linalg.det(img.affine[:3, :3]) > 0:
         voxel[0] = img.shape[0] - 1 - voxel[0]
-    return voxel[:3] * nib.affines.voxel_sizes(img.affine)
+    return voxel[:3] * nb.affines.voxel_sizes(img.affine)
 
 
 @pytest.mark.parametrize('moving_sign', [1, -1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mslesseg_app.spatial.between import disagreement
-from mslesseg_app.spatial.exam import search_region
+from mslesseg_app.spatial.exam_alignment import search_region
 from mslesseg_app.spatial.quality import Judgement, beside_flair
 from mslesseg_app.spatial.registered import peak
 from mslesseg_app.spatial.template import load_template

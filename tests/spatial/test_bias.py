@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.bias import correct_bias, foreground
 
 
@@ -21,7 +21,7 @@ def shaded():
     noise = np.random.default_rng(0).normal(0, 2, mask.shape) * mask
     field = np.exp(0.4 * x - 0.3 * y**2)
     data = (np.maximum(tissue + noise, 0) * field).astype(np.float32)
-    return nib.Nifti1Image(data, np.diag([3.0, 3.0, 6.0, 1.0])), tissue, mask
+    return nb.Nifti1Image(data, np.diag([3.0, 3.0, 6.0, 1.0])), tissue, mask
 
 
 def spread(data, tissue, mask):
@@ -42,9 +42,9 @@ def test_shading_is_removed(shaded):
 def test_the_field_is_that_of_itk(shaded):
     """On voxels of 6 mm, which are not thinned out before."""
     img, _, mask = shaded
-    img = nib.Nifti1Image(np.asarray(img.dataobj), np.diag([6.0, 6.0, 6.0, 1.0]))
+    img = nb.Nifti1Image(np.asarray(img.dataobj), np.diag([6.0, 6.0, 6.0, 1.0]))
     mask = mask & (np.asarray(img.dataobj) > 0)
-    fixed = correct_bias(img, nib.Nifti1Image(mask.astype(np.uint8), img.affine))
+    fixed = correct_bias(img, nb.Nifti1Image(mask.astype(np.uint8), img.affine))
     n4 = sitk.N4BiasFieldCorrectionImageFilter()
     n4.SetMaximumNumberOfIterations([30, 25, 20])
     n4.SetConvergenceThreshold(1e-4)
@@ -66,12 +66,12 @@ def test_same_bytes_whatever_the_threads(shaded):
 
 def test_mask_is_used(shaded):
     img, _, mask = shaded
-    given = correct_bias(img, nib.Nifti1Image(mask.astype(np.uint8), img.affine))
+    given = correct_bias(img, nb.Nifti1Image(mask.astype(np.uint8), img.affine))
     assert np.isfinite(given.get_fdata()).all()
 
 
 def test_constant_image_is_refused():
-    flat = nib.Nifti1Image(np.full((10, 10, 10), 5.0, np.float32), np.eye(4))
+    flat = nb.Nifti1Image(np.full((10, 10, 10), 5.0, np.float32), np.eye(4))
     with pytest.raises(DataError, match='constant'):
         correct_bias(flat)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
 from threadpoolctl import threadpool_limits
 
+from mslesseg_app.core.errors import AlignmentError, DataError
 from mslesseg_app.demo import anatomy, contrast
-from mslesseg_app.errors import AlignmentError, DataError
-from mslesseg_app.spatial import brain, exam, pose, quality
+from mslesseg_app.spatial import brain, pose, quality
+from mslesseg_app.spatial import exam_alignment as exam
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template, tissue_prior
 
@@ -20,7 +21,7 @@ DEMO_DICE = {'FLAIR': 0.97, 'T1w': 0.955, 'T2w': 0.955}
 
 
 def on_template(data):
-    return nib.Nifti1Image(data.astype(np.float32), TEMPLATE_AFFINE)
+    return nb.Nifti1Image(data.astype(np.float32), TEMPLATE_AFFINE)
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +120,7 @@ def demo_head():
     grid = TEMPLATE_AFFINE.copy()
     moved = {
         name: resample(
-            nib.Nifti1Image(one.astype(np.float32), made.grid.affine), (182, 218, 182), grid, move
+            nb.Nifti1Image(one.astype(np.float32), made.grid.affine), (182, 218, 182), grid, move
         )
         for name, one in {**volumes, 'brain': made.mask}.items()
     }
@@ -161,16 +162,16 @@ def test_stripped_image_gives_its_own_mask(truth):
 
 def test_heads_and_other_things_do_not_look_stripped(head, truth):
     assert not brain.looks_stripped(head)
-    cut = nib.Nifti1Image(np.asarray(head.dataobj)[10:-10, :, 10:], head.affine)
+    cut = nb.Nifti1Image(np.asarray(head.dataobj)[10:-10, :, 10:], head.affine)
     assert not brain.looks_stripped(cut)
     assert not brain.looks_stripped(on_template(np.zeros(truth.shape)))
     assert not brain.looks_stripped(on_template(np.ones(truth.shape)))
-    assert not brain.looks_stripped(nib.Nifti1Image(np.ones((4, 4, 4, 2)), np.eye(4)))
+    assert not brain.looks_stripped(nb.Nifti1Image(np.ones((4, 4, 4, 2)), np.eye(4)))
 
 
 def test_stripped_image_on_another_grid(truth):
     data = np.asarray(load_template().brain.dataobj)
-    other = nib.Nifti1Image(data[4:, 6:, 2:], np.diag([1.0, 1.0, 1.0, 1.0]))
+    other = nb.Nifti1Image(data[4:, 6:, 2:], np.diag([1.0, 1.0, 1.0, 1.0]))
     assert brain.looks_stripped(other)
 
 
@@ -178,7 +179,7 @@ def test_bad_input_of_the_mask(head):
     with pytest.raises(DataError, match='at least one'):
         brain.brain_mask({})
     with pytest.raises(DataError, match='T2w'):
-        brain.brain_mask({'T2w': nib.Nifti1Image(np.ones((5, 5, 5)), np.eye(4))})
+        brain.brain_mask({'T2w': nb.Nifti1Image(np.ones((5, 5, 5)), np.eye(4))})
     with pytest.raises(DataError, match='No brain'):
         brain.brain_mask({'FLAIR': on_template(np.zeros(head.shape))})
 

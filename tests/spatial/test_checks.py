@@ -9,9 +9,9 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import DataError, NoInputError
-from mslesseg_app.metrics.images import read_mask
+from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.spatial.checks import MAX_HEADER_DISAGREEMENT, MIN_SLICES, check_image
+from mslesseg_app.spatial.masks import read_mask
 from mslesseg_app.spatial.nifti_header import damaged_qform
 from mslesseg_app.spatial.registered import came_registered
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gzip
 
-import nibabel as nib
+import nibabel as nb
 import nibabel.processing
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
+from mslesseg_app.core.errors import AlignmentError, DataError
 from mslesseg_app.demo import protocols
 from mslesseg_app.demo.phantom import make_phantom, sample, scan
-from mslesseg_app.errors import AlignmentError, DataError
 from mslesseg_app.spatial.deface import TOO_COARSE, deface_file, face_region, why_not
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
@@ -41,7 +41,7 @@ def defaced(phantom, tmp_path_factory):
     stored = (np.asarray(image.dataobj) + 20).astype('i2')
     header = image.header.as_byteswapped('>')
     header['descrip'] = b'TE=3'
-    head = nib.Nifti1Image(stored, None, header)
+    head = nb.Nifti1Image(stored, None, header)
     head.header.set_slope_inter(SLOPE, INTERCEPT)
     head.to_filename(folder / 'head.nii')
     remark = deface_file(folder / 'head.nii', folder / 'out' / 'face.nii.gz')
@@ -55,7 +55,7 @@ def voxel(phantom, affine, point):
 
 @pytest.mark.slow
 def test_the_face_is_gone_and_the_rest_is_there(phantom, defaced):
-    before, after = (nib.load(path) for path in defaced[:2])
+    before, after = (nb.load(path) for path in defaced[:2])
     values = after.get_fdata()
     np.testing.assert_array_equal(after.affine, before.affine)
     bright = before.get_fdata() > 0.1 * np.percentile(before.get_fdata(), 99)
@@ -73,7 +73,7 @@ def test_the_face_is_gone_and_the_rest_is_there(phantom, defaced):
 
 @pytest.mark.slow
 def test_no_voxel_of_the_brain_is_touched(phantom, defaced):
-    before, after = (nib.load(path).dataobj.get_unscaled() for path in defaced[:2])
+    before, after = (nb.load(path).dataobj.get_unscaled() for path in defaced[:2])
     protocol = protocols.session_protocols(1, 2.0)['T1w']
     tissue = phantom.brain.gm + phantom.brain.wm
     truth = sample(tissue, phantom.grid, protocol, phantom.scanner_from_subject('T1w', 1)) > 0.5
@@ -106,7 +106,7 @@ def test_the_region_leaves_out_the_brain_of_the_template():
 
 
 def write(path, data, affine):
-    nib.Nifti1Image(data, affine).to_filename(path)
+    nb.Nifti1Image(data, affine).to_filename(path)
     return path
 
 
@@ -126,19 +126,19 @@ def test_thick_slices_lose_the_face_and_keep_the_brain(phantom, tmp_path, thick)
     whole = scan(phantom, protocol, 1)
     zooms = [2.0, 2.0, 2.0]
     zooms[thick] = 4.8
-    sliced = nib.processing.resample_to_output(
-        nib.as_closest_canonical(nib.Nifti1Image(whole.get_fdata(), whole.affine)), zooms, order=1
+    sliced = nb.processing.resample_to_output(
+        nb.as_closest_canonical(nb.Nifti1Image(whole.get_fdata(), whole.affine)), zooms, order=1
     )
     path = write(tmp_path / 'a.nii', np.asarray(sliced.dataobj).astype('i2'), sliced.affine)
     deface_file(path, tmp_path / 'b.nii')
-    before, after = (nib.load(tmp_path / name).get_fdata() for name in ('a.nii', 'b.nii'))
+    before, after = (nb.load(tmp_path / name).get_fdata() for name in ('a.nii', 'b.nii'))
     for name in ('right eye', 'left eye', 'nose', 'mouth', 'chin'):
         assert after[voxel(phantom, sliced.affine, FACE[name])] == 0, name
     where = voxel(phantom, sliced.affine, KEPT['vertex'])
     assert after[where] == before[where] != 0
     tissue = phantom.brain.gm + phantom.brain.wm
     moved = phantom.scanner_from_subject('T1w', 1) @ phantom.grid.affine
-    truth = nib.processing.resample_from_to(nib.Nifti1Image(tissue, moved), sliced, order=1)
+    truth = nb.processing.resample_from_to(nb.Nifti1Image(tissue, moved), sliced, order=1)
     inside = ndi.binary_erosion(truth.get_fdata() > 0.5)
     assert inside.sum() > 10_000
     assert (after[inside] != before[inside]).mean() < 1e-3
@@ -151,7 +151,7 @@ def test_thick_slices_lose_the_face_and_keep_the_brain(phantom, tmp_path, thick)
 )  # fmt: skip
 def test_only_images_without_a_fine_plane_are_left_alone(zooms, left):
     data = np.random.default_rng(0).integers(1, 200, (20, 20, 6)).astype('i2')
-    reason = why_not(nib.Nifti1Image(data, np.diag([*zooms, 1])))
+    reason = why_not(nb.Nifti1Image(data, np.diag([*zooms, 1])))
     assert reason == (TOO_COARSE if left else '')
 
 
@@ -159,7 +159,7 @@ def test_a_brain_alone_is_copied(tmp_path):
     brain = np.asarray(load_template().mask.dataobj).astype('i2') * 100
     path = write(tmp_path / 'a.nii', brain, TEMPLATE_AFFINE)
     assert 'no more than the brain' in deface_file(path, path)
-    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), brain)
+    np.testing.assert_array_equal(np.asarray(nb.load(path).dataobj), brain)
 
 
 @pytest.mark.parametrize('raw', [b'', b'no image', b'\x5c\x01\0\0' + bytes(348)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from itertools import permutations, product
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -16,7 +16,8 @@ from scipy.spatial.transform import Rotation
 
 from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
-from mslesseg_app.spatial import exam, pose, quality
+from mslesseg_app.spatial import exam_alignment as exam
+from mslesseg_app.spatial import pose, quality
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.registration import Pair, Reference
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
@@ -61,7 +62,7 @@ def plain(heads):
 def scans(real_data):
     """The images of a real exam: 2D, slices of 3 to 4 mm, defaced."""
     folder = real_data / 'ljubljana-bids' / 'sub-LJ12' / 'ses-1' / 'anat'
-    return {name: nib.load(folder / f'sub-LJ12_ses-1_{name}.nii.gz') for name in MODALITIES}
+    return {name: nb.load(folder / f'sub-LJ12_ses-1_{name}.nii.gz') for name in MODALITIES}
 
 
 @pytest.fixture(scope='module')
@@ -79,14 +80,14 @@ def turned(img, seed):
     turn = Rotation.from_euler('xyz', random.uniform(-40, 40, 3), degrees=True).as_matrix()
     centre = apply_affine(img.affine, np.array(img.shape) / 2)
     move[:3, :3], move[:3, 3] = turn, centre - turn @ centre + random.uniform(-60, 60, 3)
-    return nib.Nifti1Image(img.get_fdata(dtype=np.float32), move @ img.affine), move
+    return nb.Nifti1Image(img.get_fdata(dtype=np.float32), move @ img.affine), move
 
 
 def shifted(img, seed):
     """Move the origin by 200 mm along an axis."""
     move = np.eye(4)
     move[seed % 3, 3] = 200.0 * (-1) ** seed
-    return nib.Nifti1Image(img.get_fdata(dtype=np.float32), move @ img.affine), move
+    return nb.Nifti1Image(img.get_fdata(dtype=np.float32), move @ img.affine), move
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_displaced_scans_come_back(scans, aligned_scans, brain_points, seed):
 def test_a_displaced_scan_alone_comes_back(real_data, brain_points, stem):
     subject, session, name = stem.split('/')
     folder = real_data / 'ljubljana-bids' / subject / session / 'anat'
-    img = nib.load(folder / f'{subject}_{session}_{name}.nii.gz')
+    img = nb.load(folder / f'{subject}_{session}_{name}.nii.gz')
     lost, move = turned(img, 5)
     found, plain = (exam.align_exam({name: one}) for one in (lost, img))
     back = compose(invert(move), found.moving_from_mni[name])
@@ -229,7 +230,7 @@ def egg():
 def test_what_is_no_head_is_not_trusted(data):
     affine = np.diag([2.5, 2.5, 2.5, 1.0])
     affine[:3, 3] = -1.25 * np.array(data.shape)
-    found = exam.align_exam({'FLAIR': nib.Nifti1Image(data, affine)})
+    found = exam.align_exam({'FLAIR': nb.Nifti1Image(data, affine)})
     assert found.failed == ['FLAIR']
     assert found.reasons['FLAIR']
 

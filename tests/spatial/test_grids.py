@@ -187,7 +187,7 @@ def test_a_grid_with_an_sform_only_opens_in_itk_at_its_size(tmp_path):
 
 @pytest.mark.parametrize('axes', [(1,), (1, 1)])
 def test_maps_come_home_to_images_with_axes_of_length_one(tmp_path, axes):
-    from mslesseg_app.interfaces.images import RestoreToNative, ToNativeGrid
+    from mslesseg_app.participant.interfaces.images import RestoreToNative, ToNativeGrid
     from mslesseg_app.spatial.affines import write_itk
 
     shape, affine = (20, 21, 12), np.diag([4.0, 4, 6, 1])

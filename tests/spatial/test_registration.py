@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
@@ -10,7 +10,7 @@ from scipy.interpolate import BSpline
 from scipy.stats import entropy
 from threadpoolctl import threadpool_limits
 
-from mslesseg_app.errors import AlignmentError
+from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.spatial import pose, search, similarity
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.registration import align
@@ -26,7 +26,7 @@ def texture(seed=0):
     x, y, z = np.moveaxis(np.indices(shape), 0, 0) * zoom + affine[:3, 3][:, None, None, None]
     inside = (x / 60) ** 2 + (y / 75) ** 2 + (z / 55) ** 2 < 1
     data = np.where(inside, 100 + 40 * lumps / lumps.std(), 0).clip(0)
-    return nib.Nifti1Image(data.astype(np.float32), affine), inside
+    return nb.Nifti1Image(data.astype(np.float32), affine), inside
 
 
 def seen_through(img, moving_from_reference, zooms, shape):
@@ -38,7 +38,7 @@ def seen_through(img, moving_from_reference, zooms, shape):
     data = ndi.affine_transform(blurred, index[:3, :3], index[:3, 3], shape, order=1)
     noise = np.random.default_rng(1).normal(0, 1.5, shape)
     contrast = np.where(data > 5, 180 - data + 0.002 * data**2, 0)
-    return nib.Nifti1Image(np.abs(contrast + noise).astype(np.float32), affine)
+    return nb.Nifti1Image(np.abs(contrast + noise).astype(np.float32), affine)
 
 
 def error_mm(found, true):
@@ -51,7 +51,7 @@ def pair():
     img, inside = texture()
     true = pose.matrix(np.array([4.0, -3, 5, 6, -4, 7]), np.zeros(3), np.eye(4))
     moving = seen_through(img, true, (1.0, 1.0, 4.0), (180, 200, 40))
-    mask = nib.Nifti1Image(ndi.binary_dilation(inside, iterations=3).astype(np.uint8), img.affine)
+    mask = nb.Nifti1Image(ndi.binary_dilation(inside, iterations=3).astype(np.uint8), img.affine)
     return moving, img, mask, true
 
 
@@ -68,7 +68,7 @@ def test_rigid_recovery_across_contrasts(pair):
 def test_lost_header_is_searched(pair):
     moving, reference, mask, true = pair
     away = pose.matrix(np.array([90.0, -60, 120, 40, -25, 20]), np.zeros(3), np.eye(4))
-    lost = nib.Nifti1Image(moving.get_fdata(dtype=np.float32), away @ moving.affine)
+    lost = nb.Nifti1Image(moving.get_fdata(dtype=np.float32), away @ moving.affine)
     found = align(lost, reference, dof=6, reference_mask=mask)
     assert error_mm(compose(invert(away), found.moving_from_reference), true) < 0.5
 
@@ -97,12 +97,12 @@ def test_never_worse_than_the_start(pair):
 def test_images_that_cannot_be_aligned_are_named(pair, data):
     _, reference, mask, _ = pair
     with pytest.raises(AlignmentError):
-        align(nib.Nifti1Image(data, np.eye(4)), reference, dof=6, reference_mask=mask)
+        align(nb.Nifti1Image(data, np.eye(4)), reference, dof=6, reference_mask=mask)
 
 
 def test_empty_mask_is_named(pair):
     moving, reference, mask, _ = pair
-    empty = nib.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine)
+    empty = nb.Nifti1Image(np.zeros(mask.shape, np.uint8), mask.affine)
     with pytest.raises(AlignmentError, match='empty'):
         align(moving, reference, dof=6, reference_mask=empty)
 
@@ -191,7 +191,7 @@ def test_samples_depend_on_the_seed_alone(pair):
 
 def test_shrink_keeps_the_mean_and_the_place():
     data = np.arange(8 * 16 * 24, dtype=np.float32).reshape(8, 16, 24)
-    small, affine = similarity.shrink(nib.Nifti1Image(data, np.diag([3.0, 0.75, 0.5, 1])), 1.5)
+    small, affine = similarity.shrink(nb.Nifti1Image(data, np.diag([3.0, 0.75, 0.5, 1])), 1.5)
     assert small.shape == (8, 8, 8)
     assert small.mean() == pytest.approx(data.mean())
     np.testing.assert_allclose(affine[:3, 3], [0, 0.375, 0.5])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy import ndimage as ndi
 
-from mslesseg_app.spatial import exam, pose
+from mslesseg_app.spatial import exam_alignment as exam
+from mslesseg_app.spatial import pose
 from mslesseg_app.spatial.affines import apply_affine, compose, invert, read_itk
 from mslesseg_app.spatial.brain import brain_mask, looks_stripped
 from mslesseg_app.spatial.resample import resample
@@ -25,7 +26,7 @@ def bids(real_data):
 @pytest.fixture(scope='module')
 def images(bids):
     folder = bids / 'sub-LJ12' / 'ses-1' / 'anat'
-    return {name: nib.load(folder / f'{STEM}_{name}.nii.gz') for name in ('FLAIR', 'T1w', 'T2w')}
+    return {name: nb.load(folder / f'{STEM}_{name}.nii.gz') for name in ('FLAIR', 'T1w', 'T2w')}
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +42,7 @@ def reference(bids, name, target):
 @pytest.fixture(scope='module')
 def reference_mask(bids):
     folder = bids / 'derivatives' / 'reference' / 'sub-LJ12' / 'anat'
-    return nib.load(folder / 'sub-LJ12_space-common_desc-brain_mask.nii.gz')
+    return nb.load(folder / 'sub-LJ12_space-common_desc-brain_mask.nii.gz')
 
 
 def test_all_images_pass_with_the_flair_as_anchor(aligned):
@@ -84,7 +85,7 @@ def test_brain_mask_agrees_with_the_authors(aligned, images, bids, reference_mas
 def test_studies_agree_with_the_authors(aligned, bids, reference_mask):
     """FLAIR of one study to FLAIR of the other, through the template."""
     folder = bids / 'sub-LJ12' / 'ses-2' / 'anat'
-    second = nib.load(folder / 'sub-LJ12_ses-2_FLAIR.nii.gz')
+    second = nb.load(folder / 'sub-LJ12_ses-2_FLAIR.nii.gz')
     second_from_mni = exam.align_exam({'FLAIR': second}).moving_from_mni['FLAIR']
     second_from_common = read_itk(
         bids / 'derivatives' / 'reference' / 'sub-LJ12' / 'ses-2' / 'anat'
@@ -101,7 +102,7 @@ def test_studies_agree_with_the_authors(aligned, bids, reference_mask):
 def test_displaced_header_changes_nothing(images, aligned):
     away = pose.matrix(np.array([50.0, -40, 200, 45, 30, -30]), np.zeros(3), np.eye(4))
     flair = images['FLAIR']
-    lost = nib.Nifti1Image(flair.get_fdata(dtype=np.float32), away @ flair.affine)
+    lost = nb.Nifti1Image(flair.get_fdata(dtype=np.float32), away @ flair.affine)
     found = exam.align_exam({'FLAIR': lost})
     points = np.random.default_rng(0).uniform([-60, -90, -40], [60, 60, 70], (100, 3))
     back = compose(invert(away), found.moving_from_mni['FLAIR'])
@@ -112,7 +113,7 @@ def test_displaced_header_changes_nothing(images, aligned):
 
 def test_cut_t1w_alone_is_aligned(bids):
     path = bids / 'sub-LJ01' / 'ses-1' / 'anat' / 'sub-LJ01_ses-1_T1w.nii.gz'
-    found = exam.align_exam({'T1w': nib.load(path)})
+    found = exam.align_exam({'T1w': nb.load(path)})
     assert found.failed == []
     assert 0.8 < found.quality['T1w']['scale_z'] < 0.95
 
@@ -123,7 +124,7 @@ def test_stripped_scans_are_told_from_heads(real_data, images):
         real_data / 'ljubljana-mni' / 'patient07' / 'T2.nii.gz',
     ]
     for path in stripped:
-        img = nib.load(path)
+        img = nb.load(path)
         assert looks_stripped(img)
         mask = np.asarray(brain_mask({'FLAIR': img}).dataobj) > 0
         data = np.asarray(img.dataobj)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import session_protocols
-from mslesseg_app.errors import AlignmentError
-from mslesseg_app.spatial import pose, subject
+from mslesseg_app.spatial import pose
+from mslesseg_app.spatial import subject_alignment as subject
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
 from mslesseg_app.spatial.template import load_template
 
@@ -61,8 +62,8 @@ def test_part_of_a_move():
 
 def test_average_counts_each_image_where_it_was_acquired():
     shape, affine = (10, 10, 10), np.eye(4)
-    whole = nib.Nifti1Image(np.full(shape, 2.0, np.float32), affine)
-    lower = nib.Nifti1Image(np.full((10, 10, 5), 30.0, np.float32), affine)
+    whole = nb.Nifti1Image(np.full(shape, 2.0, np.float32), affine)
+    lower = nb.Nifti1Image(np.full((10, 10, 5), 30.0, np.float32), affine)
     inside = np.ones(shape, dtype=bool)
     eyes = [np.eye(4)] * 2
     average = subject.average_image([whole, lower], eyes, shape, affine, inside).get_fdata()
@@ -86,7 +87,7 @@ def heads():
         phantom.scanner_from_subject('FLAIR', 2), invert(phantom.scanner_from_subject('FLAIR', 1))
     )
     away = rigid((12, -25, 40), (20, -12, 16))
-    second = nib.Nifti1Image(np.asarray(images[1].dataobj), away @ images[1].affine)
+    second = nb.Nifti1Image(np.asarray(images[1].dataobj), away @ images[1].affine)
     return {'1': images[0], '2': second}, compose(away, true)
 
 
@@ -159,7 +160,7 @@ def test_order_and_names_of_sessions_do_not_matter(heads, found, monkeypatch):
 def test_session_that_is_no_head_is_left_out(heads, found, monkeypatch):
     """The rest shares a template; where one session is left, none is shared."""
     images, _ = heads
-    noise = nib.Nifti1Image(
+    noise = nb.Nifti1Image(
         np.random.default_rng(0).uniform(1, 100, (60, 70, 40)).astype(np.float32),
         np.diag([3.0, 3.0, 3.0, 1.0]),
     )

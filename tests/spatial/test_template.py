@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.errors import NoInputError
+from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.spatial import template
 from mslesseg_app.spatial.resample import resample
 
@@ -22,7 +22,7 @@ def test_brain_and_mask_lie_on_the_grid():
     found = template.load_template()
     assert template.is_template_grid(found.brain)
     assert template.is_template_grid(found.mask)
-    assert nib.aff2axcodes(found.brain.affine) == ('L', 'A', 'S')
+    assert nb.aff2axcodes(found.brain.affine) == ('L', 'A', 'S')
     mask = np.asarray(found.mask.dataobj) > 0
     assert 1.7e6 < mask.sum() < 2.0e6
     assert not np.asarray(found.brain.dataobj)[~mask].any()
@@ -51,7 +51,7 @@ def test_tissues_are_shared_and_protected():
 
 
 def test_same_grid_looks_at_shape_and_affine():
-    img = nib.Nifti1Image(np.zeros((2, 3, 4)), np.eye(4))
+    img = nb.Nifti1Image(np.zeros((2, 3, 4)), np.eye(4))
     assert template.same_grid(img, (2, 3, 4), np.eye(4))
     assert not template.same_grid(img, (2, 3, 5), np.eye(4))
     assert not template.same_grid(img, (2, 3, 4), np.diag([1.0, 1.0, 1.1, 1.0]))
@@ -62,8 +62,8 @@ def test_fsl_comes_first(fresh, tmp_path):
     folder = tmp_path / 'data' / 'standard'
     folder.mkdir(parents=True)
     original = template.load_template()
-    nib.save(original.brain, folder / 'MNI152_T1_1mm_brain.nii.gz')
-    nib.save(original.brain, folder / 'MNI152_T1_1mm.nii.gz')
+    nb.save(original.brain, folder / 'MNI152_T1_1mm_brain.nii.gz')
+    nb.save(original.brain, folder / 'MNI152_T1_1mm.nii.gz')
     template.load_template.cache_clear()
     fresh.setenv('FSLDIR', str(tmp_path))
     found = template.load_template()
@@ -75,8 +75,8 @@ def test_templateflow_in_its_own_orientation_is_turned(fresh, tmp_path):
     folder = tmp_path / 'tpl-MNI152NLin6Asym'
     folder.mkdir()
     original = template.load_template()
-    ras = nib.as_closest_canonical(original.brain)
-    nib.save(ras, folder / 'tpl-MNI152NLin6Asym_res-01_desc-brain_T1w.nii.gz')
+    ras = nb.as_closest_canonical(original.brain)
+    nb.save(ras, folder / 'tpl-MNI152NLin6Asym_res-01_desc-brain_T1w.nii.gz')
     template.load_template.cache_clear()
     fresh.delenv('FSLDIR', raising=False)
     fresh.setenv('TEMPLATEFLOW_HOME', str(tmp_path))

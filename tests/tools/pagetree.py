@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 
 from mslesseg_app.bids.exams import Exam
@@ -41,11 +41,11 @@ def affine() -> np.ndarray:
     return made
 
 
-def head(lesions: int, seed: int = 0) -> dict[str, nib.Nifti1Image]:
+def head(lesions: int, seed: int = 0) -> dict[str, nb.Nifti1Image]:
     """Make a head with T1w and T2w of the same grid, and lesions that do not touch."""
     rng = np.random.default_rng(seed)
     grid = np.stack(np.indices(SHAPE), axis=-1)
-    world = nib.affines.apply_affine(affine(), grid)
+    world = nb.affines.apply_affine(affine(), grid)
     radius = np.sqrt(((world / [68.0, 88.0, 64.0]) ** 2).sum(axis=-1))
     brain = radius < 1
     labels = np.zeros(SHAPE, np.int32)
@@ -63,12 +63,12 @@ def head(lesions: int, seed: int = 0) -> dict[str, nib.Nifti1Image]:
         data = np.where(brain, tissue + 6 * np.sin(world[..., 0] / 6), 0.0)
         data = np.where(brain & fluid, water, data)
         data = np.where(labels > 0, lesion, data) + np.where(brain, noise, 0)
-        images[name] = nib.Nifti1Image(data.astype(np.float32), affine())
-    images['brain'] = nib.Nifti1Image(brain.astype(np.uint8), affine())
-    images['labels'] = nib.Nifti1Image(labels, affine())
+        images[name] = nb.Nifti1Image(data.astype(np.float32), affine())
+    images['brain'] = nb.Nifti1Image(brain.astype(np.uint8), affine())
+    images['labels'] = nb.Nifti1Image(labels, affine())
     probability = np.where(labels > 0, 0.9, 0.02 * brain)
-    images['probability'] = nib.Nifti1Image(probability.astype(np.float32), affine())
-    images['uncertainty'] = nib.Nifti1Image((0.3 * probability).astype(np.float32), affine())
+    images['probability'] = nb.Nifti1Image(probability.astype(np.float32), affine())
+    images['uncertainty'] = nb.Nifti1Image((0.3 * probability).astype(np.float32), affine())
     return images
 
 
@@ -93,10 +93,10 @@ def write_exam(
     images = head(lesions)
     exam = Exam('01', session, {name: Path() for name in ('FLAIR', 'T1w', 'T2w')})
 
-    def save(image: nib.Nifti1Image, key: str, **entities: str) -> Path:
+    def save(image: nb.Nifti1Image, key: str, **entities: str) -> Path:
         path = out / output_path(exam, key, **entities)
         path.parent.mkdir(parents=True, exist_ok=True)
-        nib.save(image, path)
+        nb.save(image, path)
         return path
 
     for name in exam.images:
@@ -141,14 +141,14 @@ def failed_exam(session: str) -> ExamContent:
     )
 
 
-def _rows(images: Mapping[str, nib.Nifti1Image]) -> list[dict[str, Any]]:
+def _rows(images: Mapping[str, nb.Nifti1Image]) -> list[dict[str, Any]]:
     labels = np.asarray(images['labels'].dataobj)
     voxel = float(np.prod(EDGES))
     regions = ('periventricular', 'juxtacortical', 'infratentorial', 'deep_white_matter')
     rows = []
     for value in range(1, int(labels.max()) + 1):
         where = np.argwhere(labels == value)
-        x, y, z = nib.affines.apply_affine(affine(), where.mean(axis=0))
+        x, y, z = nb.affines.apply_affine(affine(), where.mean(axis=0))
         rows.append(
             {
                 'lesion_id': value,
@@ -166,11 +166,11 @@ def _rows(images: Mapping[str, nib.Nifti1Image]) -> list[dict[str, Any]]:
 
 
 def _write_change(
-    images: Mapping[str, nib.Nifti1Image], image: Path, table: Path, before: str
+    images: Mapping[str, nb.Nifti1Image], image: Path, table: Path, before: str
 ) -> None:
     labels = np.asarray(images['labels'].dataobj)
     codes = np.where(labels > 0, 1 + (labels - 1) % 5, 0).astype(np.uint8)
-    nib.save(nib.Nifti1Image(codes, affine()), image)
+    nb.save(nb.Nifti1Image(codes, affine()), image)
     words = ('stable', 'new', 'enlarging', 'shrinking', 'resolved')
     lines = ['change_id\tstatus\tlesions_after\tdifference_mm3']
     for value in range(1, int(labels.max()) + 1):
@@ -180,7 +180,7 @@ def _write_change(
     sidecar_of(table).write_text(json.dumps(about.to_metadata()))
 
 
-def _figures(images: Mapping[str, nib.Nifti1Image], out: Path, session: str) -> tuple[Any, ...]:
+def _figures(images: Mapping[str, nb.Nifti1Image], out: Path, session: str) -> tuple[Any, ...]:
     folder = out / 'sub-01' / 'figures'
     folder.mkdir(parents=True, exist_ok=True)
     flair, brain = images['FLAIR'], images['brain']

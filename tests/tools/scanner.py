@@ -7,7 +7,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
+import nibabel as nb
 import numpy as np
 
 from mslesseg_app.demo.dicom import Patient, Study, write_series
@@ -50,7 +50,7 @@ KINDS: dict[str, dict[str, Any]] = {
 NAMES = {'FLAIR': 't2_tirm_tra_dark-fluid', 'T1w': 't1_mprage_sag', 'T2w': 't2_tse_tra'}
 
 
-def head(seed: int = 0, shape: tuple[int, int, int] = (18, 16, 14)) -> nib.Nifti1Image:
+def head(seed: int = 0, shape: tuple[int, int, int] = (18, 16, 14)) -> nb.Nifti1Image:
     """An oblique image of noise: what is compared are voxels and places."""
     rng = np.random.default_rng(seed)
     data = rng.integers(0, 2000, shape, dtype=np.int16)
@@ -58,7 +58,7 @@ def head(seed: int = 0, shape: tuple[int, int, int] = (18, 16, 14)) -> nib.Nifti
     affine = np.eye(4)
     affine[:3, :3] = turn @ np.diag([-1.2, 1.2, 5.0])
     affine[:3, 3] = (11.0, -10.0, -30.0)
-    return nib.Nifti1Image(data, affine)
+    return nb.Nifti1Image(data, affine)
 
 
 def scan(

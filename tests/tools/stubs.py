@@ -19,13 +19,13 @@ from nipype.interfaces.base import (
 from nipype.pipeline.engine import Node, Workflow
 
 from mslesseg_app.bids.exams import Exam
-from mslesseg_app.errors import DataError
-from mslesseg_app.files import publish
-from mslesseg_app.interfaces.base import GuardedInterface
-from mslesseg_app.progress import Progress
-from mslesseg_app.settings import Settings
-from mslesseg_app.workflows.base import keep_crashes
-from mslesseg_app.workflows.names import exam_name, top_name
+from mslesseg_app.bids.workflow_names import exam_name, top_name
+from mslesseg_app.core.errors import DataError
+from mslesseg_app.core.files import publish
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.participant.interfaces.base import GuardedInterface
+from mslesseg_app.participant.progress import Progress
+from mslesseg_app.participant.workflows.base import keep_crashes
 
 
 class _Input(BaseInterfaceInputSpec):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mslesseg_app.errors import DataError
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 from mslesseg_app.training.augmentation import (
     AugmentedFeed,
@@ -23,10 +23,10 @@ from mslesseg_app.training.augmentation import (
     plant,
 )
 from mslesseg_app.training.cases import LabelledCase, read_case
-from mslesseg_app.training.describe import entry_of
-from mslesseg_app.training.fields import Chance
+from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.plan import Augmentation, Plan, changed
 from mslesseg_app.training.presets import preset
+from mslesseg_app.training.random_fields import Chance
 
 PLAN = changed(preset('mended', 'unet'), {'patch': 32})
 ENTRY = entry_of(PLAN)

@@ -11,16 +11,10 @@ import pytest
 import torch
 
 from mslesseg_app.cli.crossval import SCHEMES as NAMES
-from mslesseg_app.errors import DataError, UsageError
-from mslesseg_app.inference.normalise import normalise
-from mslesseg_app.training.cases import (
-    LabelledCase,
-    Split,
-    check_leaks,
-    load_case,
-    scan_digest,
-)
-from mslesseg_app.training.describe import entry_of
+from mslesseg_app.core.errors import DataError, UsageError
+from mslesseg_app.models.prediction.normalise import normalise
+from mslesseg_app.training.cases import LabelledCase, Split, check_leaks, load_case, scan_digest
+from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.folds import SCHEMES, make_folds
 from mslesseg_app.training.patches import (
     CaseFeed,
@@ -336,7 +330,7 @@ def test_slices_across_the_second_axis_have_draws_of_their_own() -> None:
 
 
 def test_exams_are_judged_by_the_sampler_of_the_validation(cases, tmp_path) -> None:
-    from mslesseg_app.training.trial import CaseJudge
+    from mslesseg_app.training.validation import CaseJudge
 
     plan = preset('paper', 'swinunetr')
     feed = CaseFeed(cases[:1], plan, entry_of(plan), tmp_path, judged=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage as ndi
 
-from mslesseg_app.training.fields import (
+from mslesseg_app.training.random_fields import (
     Chance,
     blur,
     positions,

@@ -17,17 +17,17 @@ import pytest
 import torch
 from torch import nn
 
-from mslesseg_app.errors import BusyError, DataError, MSLesSegError, UsageError
+from mslesseg_app.core.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.models.networks import build, fill
 from mslesseg_app.training import loop
 from mslesseg_app.training.cases import LabelledCase
-from mslesseg_app.training.describe import entry_of
+from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.loop import CHECKPOINT, Trainer
 from mslesseg_app.training.patches import CaseFeed
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.tracking import Tracker
-from mslesseg_app.training.trial import CaseJudge
+from mslesseg_app.training.validation import CaseJudge
 
 SIZES: dict[str, dict[str, Any]] = {
     'unet': {'channels': [2, 4]},

@@ -10,11 +10,11 @@ import torch
 
 from mslesseg_app.cli.train import NETWORKS
 from mslesseg_app.cli.train import PRESETS as NAMES
-from mslesseg_app.errors import UsageError
-from mslesseg_app.inference.presets import resolve
+from mslesseg_app.core.errors import UsageError
 from mslesseg_app.models.networks import BUILDERS
+from mslesseg_app.models.prediction.presets import resolve
 from mslesseg_app.models.registry import get_entry
-from mslesseg_app.training.describe import entry_of
+from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.losses import dice_ce
 from mslesseg_app.training.objectives import make_loss
 from mslesseg_app.training.plan import Plan, changed, rate_factor, read_settings

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mslesseg_app.errors import UsageError
+from mslesseg_app.core.errors import UsageError
 from mslesseg_app.training.tracking import COLUMNS, Tracker
 
 ROWS = [

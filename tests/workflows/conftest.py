@@ -12,8 +12,8 @@ from fakefsl import install
 from skeleton import write_dataset
 
 from mslesseg_app.bids.exams import Exam, find_exams
+from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import ModelEntry, get_entry
-from mslesseg_app.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def build(tmp_path: Path) -> Callable[..., Built]:
     ) -> Built:
         from nipype.pipeline.engine.utils import generate_expanded_graph
 
-        from mslesseg_app.workflows.base import init_run_wf
+        from mslesseg_app.participant.workflows.base import init_run_wf
 
         bids_dir = write_dataset(tmp_path / 'bids', names, sidecars)
         settings = Settings(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from nipype import config
 
-from mslesseg_app.settings import Settings
-from mslesseg_app.workflows.base import configured_nipype
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.participant.workflows.base import configured_nipype
 
 _SHOWN = ('hash_method', 'crashfile_format', 'write_provenance', 'poll_sleep_duration')
 

@@ -17,7 +17,7 @@ from nipype.interfaces.base import isdefined
 from skeleton import TEMPLATE, THICK, THIN, files_below, image_bytes, write_dataset
 
 from mslesseg_app.bids.names import expected_outputs
-from mslesseg_app.interfaces.sink import DerivativesDataSink
+from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
 
 FLAIR, T1W, T2W = 'sub-01_FLAIR', 'sub-01_T1w', 'sub-01_T2w'
 ALL = [FLAIR, T1W, T2W]
@@ -395,10 +395,10 @@ def test_crash_files_of_what_is_shared_go_to_the_subjects_log(build):
 def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
     from contextlib import ExitStack
 
-    from mslesseg_app.batch import Batch
-    from mslesseg_app.errors import BusyError
-    from mslesseg_app.interfaces.base import _marked
-    from mslesseg_app.subjects import Subject
+    from mslesseg_app.core.errors import BusyError
+    from mslesseg_app.participant.batch import Batch
+    from mslesseg_app.participant.interfaces.base import _marked
+    from mslesseg_app.participant.subjects import Subject
 
     built = build(TWO, run_uuid='abc', **UNBIASED)
     text = '\n'.join(_marked(BusyError('The machine ran out of memory.')).__notes__)
@@ -464,8 +464,8 @@ def test_crash_files_go_to_the_exams_log(build):
 
 def test_engines_share_inputs_and_outputs(build, fsl):
     """That is the protocol: the rest of the workflow does not know which one it has."""
-    from mslesseg_app.workflows.align import init_builtin_align_wf
-    from mslesseg_app.workflows.align_fsl import init_fsl_align_wf
+    from mslesseg_app.participant.workflows.align import init_builtin_align_wf
+    from mslesseg_app.participant.workflows.align_fsl import init_fsl_align_wf
 
     settings = build(ALL).settings
     for strategy in ('anchored', 'independent'):
@@ -483,7 +483,7 @@ def test_engines_share_inputs_and_outputs(build, fsl):
 
 
 def test_registered_images_are_refused_by_fsl(build):
-    from mslesseg_app.workflows.align_fsl import init_fsl_align_wf
+    from mslesseg_app.participant.workflows.align_fsl import init_fsl_align_wf
 
     with pytest.raises(ValueError, match='not aligned again'):
         init_fsl_align_wf(modalities=('FLAIR',), settings=build([FLAIR]).settings, registered=True)

@@ -14,11 +14,11 @@ from skeleton import THIN, image_bytes
 from mslesseg_app.bids.exams import Exam
 from mslesseg_app.bids.names import expected_outputs
 from mslesseg_app.bids.sidecars import Sidecars
-from mslesseg_app.inference.ensemble import AnyModel, Ensemble
+from mslesseg_app.core.settings import Settings
+from mslesseg_app.models.prediction.ensemble import AnyModel, Ensemble
 from mslesseg_app.models.registry import get_entry
-from mslesseg_app.settings import Settings
-from mslesseg_app.workflows.exam import init_lesion_wf
-from mslesseg_app.workflows.outputs import init_outputs_wf
+from mslesseg_app.participant.workflows.exam import init_lesion_wf
+from mslesseg_app.participant.workflows.outputs import init_outputs_wf
 
 NETWORKS = tuple(get_entry(name) for name in ('unetr', 'swinunetr', 'mssegdiff'))
 

@@ -9,7 +9,7 @@ import pytest
 from nipype import Function, Node
 from stubs import PlainStep, chain
 
-from mslesseg_app.workflows.queue import Job, Resources, Scheduler
+from mslesseg_app.participant.workflows.queue import Job, Resources, Scheduler
 
 
 class Workers:

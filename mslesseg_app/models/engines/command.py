@@ -29,8 +29,8 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.errors import DataError, ModelError
-from mslesseg_app.inference.prediction import Prediction
+from mslesseg_app.core.errors import DataError, ModelError
+from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.spatial.checks import UNREADABLE
 
 if TYPE_CHECKING:

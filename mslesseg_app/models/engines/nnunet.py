@@ -24,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 
-from mslesseg_app.errors import BusyError, DataError, ModelError
-from mslesseg_app.inference.prediction import Prediction
+from mslesseg_app.core.errors import BusyError, DataError, ModelError
 from mslesseg_app.models.nnunet import lesion_names, read_fold
+from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.spatial import grids
 
 if TYPE_CHECKING:
@@ -113,7 +113,11 @@ class NNUNetEngine:
         DataError
             If nnU-Net fails on these images.
         """
-        from mslesseg_app.inference.windows import free_memory, is_out_of_memory, torch_threads
+        from mslesseg_app.models.prediction.windows import (
+            free_memory,
+            is_out_of_memory,
+            torch_threads,
+        )
 
         notes: tuple[str, ...] = ()
         with torch_threads(self.threads), _quiet():
@@ -135,7 +139,7 @@ class NNUNetEngine:
     def _on_cpu(
         self, channels: npt.NDArray[np.float32], affine: npt.NDArray[np.float64]
     ) -> Probabilities:
-        from mslesseg_app.inference.windows import is_out_of_memory
+        from mslesseg_app.models.prediction.windows import is_out_of_memory
 
         usual = self.predictor
         try:

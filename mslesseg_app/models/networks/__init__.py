@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks.edges import RULES
 from mslesseg_app.models.networks.edges import EdgeRule as EdgeRule
 from mslesseg_app.models.networks.edges import edge_rule as edge_rule
@@ -54,7 +54,7 @@ def load(
     """
     if weights is None:
         raise ModelError(f'The model {entry.name!r} needs weights.', 'Train or fetch them.')
-    from mslesseg_app.inference.predictor import NetworkPredictor, PooledPredictor
+    from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor
 
     folds = []
     for path in weights if isinstance(weights, tuple) else (weights,):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 
 Triple = tuple[int, int, int]
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tiny_nnunet import dataset, export, plans, write_model
 
-from mslesseg_app.errors import ModelError
-from mslesseg_app.inference.run import segment_exam
+from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, load_engine
 from mslesseg_app.models.store import add_model
 
@@ -49,7 +49,7 @@ def official(folder: Path, images: np.ndarray, affine: np.ndarray, root: Path, *
     import torch
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from mslesseg_app.inference.windows import torch_threads
+    from mslesseg_app.models.prediction.windows import torch_threads
 
     given = root / 'given'
     given.mkdir()

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import BUILDERS, EdgeRule, build, edge_rule
 from mslesseg_app.models.networks.edges import RULES, triple
 from mslesseg_app.models.networks.heads import lesion_logit

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from plain_networks import draw, plain_swinunetr, plain_unetr
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
 from mslesseg_app.models.networks.swinunetr import MERGING, SwinUnetr
 from mslesseg_app.models.networks.unetr import Unetr

@@ -6,7 +6,7 @@ import pytest
 import torch
 from plain_networks import draw, mssegdiff_shapes, plain_mssegdiff
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
 from mslesseg_app.models.networks.mssegdiff import MSSegDiff
 from mslesseg_app.models.official import NAMES, convert, rename

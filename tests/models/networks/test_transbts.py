@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from plain_networks import draw, plain_transbts, transbts_shapes
 
-from mslesseg_app.errors import ModelError
+from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
 from mslesseg_app.models.networks.transbts import UNUSED, TransBTS
 from mslesseg_app.models.official import NAMES, convert, rename

@@ -1,0 +1,352 @@
+"""Nodes for inference, lesions and their numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nibabel as nb
+import numpy as np
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    InputMultiPath,
+    TraitedSpec,
+    isdefined,
+    traits,
+)
+
+from mslesseg_app.core.settings import MODALITIES
+from mslesseg_app.participant.interfaces.base import GuardedInterface
+from mslesseg_app.spatial import grids
+
+if TYPE_CHECKING:
+    from mslesseg_app.metrics.consensus import Consensus
+    from mslesseg_app.models.prediction.prediction import Prediction
+
+
+class _SegmentInput(BaseInterfaceInputSpec):
+    flair = File(mandatory=True, exists=True, desc='FLAIR on the template grid, or its own')
+    t1w = File(exists=True, desc='T1w on the template grid, or its own')
+    t2w = File(exists=True, desc='T2w on the template grid, or its own')
+    flair_xfm = File(exists=True, desc='ITK affine, template to FLAIR, where on its own grid')
+    t1w_xfm = File(exists=True, desc='ITK affine, template to T1w, where on its own grid')
+    t2w_xfm = File(exists=True, desc='ITK affine, template to T2w, where on its own grid')
+    brain_mask = File(mandatory=True, exists=True, desc='brain on the template grid')
+    model = traits.Str(mandatory=True, desc='name in the registry')
+    model_digest = traits.Str(mandatory=True, desc='SHA256 of description and weights')
+    random_seed = traits.Int(1, usedefault=True)
+    preset = traits.Str('', usedefault=True, desc='of a model that has presets')
+    uncertainty = traits.Enum('none', 'entropy', 'variance', usedefault=True)
+    model_dir = traits.Str('', usedefault=True, nohash=True, desc="folder of the user's models")
+    device = traits.Str('auto', usedefault=True, nohash=True)
+    use_gpu = traits.Bool(False, usedefault=True, nohash=True, desc='takes a GPU slot')
+    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
+
+
+class _SegmentOutput(TraitedSpec):
+    prob_file = File(desc='lesion probability on the template grid')
+    native_file = File(desc='the same on the grid of the FLAIR, of an engine that works there')
+    uncertainty_file = File(desc='uncertainty map on the template grid, if requested')
+    info = traits.Dict(desc='device, modalities used and missing, policy')
+
+
+class SegmentLesions(GuardedInterface):
+    """Run a model; threads and device do not count for the cache."""
+
+    input_spec = _SegmentInput
+    output_spec = _SegmentOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from mslesseg_app.models.registry import get_entry
+
+        folder = Path(self.inputs.model_dir) if self.inputs.model_dir else None
+        entry = get_entry(self.inputs.model, folder)
+        images = self._images()
+        brain = nb.load(self.inputs.brain_mask)
+        how = {
+            'device': self.inputs.device,
+            'threads': self.inputs.num_threads,
+            'seed': self.inputs.random_seed,
+        }
+        if entry.is_native:
+            return self._native(entry, images, brain, how, cwd)
+        return self._on_template(entry, images, brain, how, cwd)
+
+    def _on_template(
+        self, entry: Any, images: dict[str, Any], brain: Any, how: dict[str, Any], cwd: Path
+    ) -> dict[str, Any]:
+        from mslesseg_app.models.prediction.presets import DEFAULT
+        from mslesseg_app.models.prediction.segment import segment_detailed
+
+        found, info = segment_detailed(
+            entry,
+            {name: np.asanyarray(image.dataobj) for name, image in images.items()},
+            np.asanyarray(brain.dataobj) > 0,
+            preset=self.inputs.preset or DEFAULT,
+            **how,
+        )
+        info.pop('seconds')
+        return _maps(found, found.prob, self.inputs.uncertainty, info, cwd)
+
+    def _native(
+        self, entry: Any, images: dict[str, Any], brain: Any, how: dict[str, Any], cwd: Path
+    ) -> dict[str, Any]:
+        from mslesseg_app.models.prediction.native import segment_native
+        from mslesseg_app.spatial.affines import read_itk
+
+        transforms = {
+            name: read_itk(Path(getattr(self.inputs, f'{name.lower()}_xfm'))) for name in images
+        }
+        done = segment_native(entry, images, transforms, brain, **how)
+        done.info.pop('seconds')
+        maps = _maps(done.template, done.template.prob, self.inputs.uncertainty, done.info, cwd)
+        return maps | {'native_file': grids.save(done.native, cwd / 'native.nii.gz')}
+
+    def _images(self) -> dict[str, Any]:
+        """Return the images that the exam has."""
+        paths = {name: getattr(self.inputs, name.lower()) for name in MODALITIES}
+        return {name: nb.load(path) for name, path in paths.items() if isdefined(path)}
+
+
+def _maps(
+    found: Prediction, prob: np.ndarray, kind: str, info: dict[str, Any], cwd: Path
+) -> dict[str, Any]:
+    """Save a probability and, if requested, the uncertainty map."""
+    from mslesseg_app.models.prediction.prediction import uncertainty
+
+    image = grids.on_template(prob, np.float32)
+    outputs = {'prob_file': grids.save(image, cwd / 'probability.nii.gz'), 'info': info}
+    doubt = uncertainty(found, kind, info['model'])
+    if doubt is not None:
+        image = grids.on_template(doubt, np.float32)
+        outputs['uncertainty_file'] = grids.save(image, cwd / 'uncertainty.nii.gz')
+    return outputs
+
+
+class _JoinInput(BaseInterfaceInputSpec):
+    prob_files = InputMultiPath(
+        File(exists=True), mandatory=True, desc='probability of each model on the template grid'
+    )
+    infos = traits.List(traits.Dict(), mandatory=True, desc='what each model used')
+    thresholds = traits.List(traits.Float(), mandatory=True, desc='of each model')
+    method = traits.Enum('mean', 'majority', 'staple', mandatory=True)
+    uncertainty = traits.Enum('none', 'entropy', 'variance', usedefault=True)
+
+
+class JoinModels(GuardedInterface):
+    """Join the probabilities of several models (:func:`mslesseg_app.models.prediction.ensemble.combine`).
+
+    The uncertainty map is that of the mean probability, whatever the method.
+    """
+
+    input_spec = _JoinInput
+    output_spec = _SegmentOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from mslesseg_app.models.prediction.ensemble import combine, models_agreement
+        from mslesseg_app.models.prediction.prediction import Prediction
+
+        found = [
+            Prediction(np.asanyarray(nb.load(path).dataobj, dtype=np.float32))
+            for path in self.inputs.prob_files
+        ]
+        method, thresholds = self.inputs.method, self.inputs.thresholds
+        pooled, joined, agreed = combine(found, thresholds, method)
+        info = _joined_info(method, list(self.inputs.infos), agreed)
+        names = [member['Name'] for member in info['members']]
+        info['agreement'] = models_agreement(names, found, thresholds)
+        return _maps(pooled, joined, self.inputs.uncertainty, info, cwd)
+
+
+def _joined_info(method: str, infos: list[dict[str, Any]], agreed: Consensus) -> dict[str, Any]:
+    """Tell of an ensemble what a model tells of itself, and of each model what is its own."""
+    known = [name for name in MODALITIES if any(name in i['used'] + i['missing'] for i in infos)]
+    used = [name for name in known if any(name in info['used'] for info in infos)]
+    members = []
+    for index, info in enumerate(infos):
+        member = {
+            'Name': info['model'],
+            'Modalities': {'used': info['used'], 'missing': info['missing']},
+        }
+        rates = {'Sensitivity': agreed.sensitivity, 'Specificity': agreed.specificity}
+        for name, values in rates.items():
+            if values:
+                member[name] = round(values[index], 6) if np.isfinite(values[index]) else 'n/a'
+        members.append(member)
+    notes = [f'{info["model"]}: {note}' for info in infos for note in info.get('notes', [])]
+    return {
+        'model': method,
+        'device': ', '.join(dict.fromkeys(info['device'] for info in infos)),
+        'device_note': _worst_note([info['device_note'] for info in infos]),
+        'used': used,
+        'missing': [name for name in known if name not in used],
+        'policy': ', '.join(dict.fromkeys(info['policy'] for info in infos)),
+        'members': members,
+        'notes': notes + ([f'{method}: {agreed.note}'] if agreed.note else []),
+    }
+
+
+def _worst_note(notes: list[str]) -> str:
+    """Return the note that says that a GPU could not be used, if there is one."""
+    return next((note for note in notes if note.startswith('CPU, because')), notes[0])
+
+
+class _LesionsInput(BaseInterfaceInputSpec):
+    prob_file = File(mandatory=True, exists=True, desc='probability on the native grid')
+    transform = File(mandatory=True, exists=True, desc='ITK affine, template to native')
+    threshold = traits.Float(mandatory=True)
+    min_volume = traits.Float(mandatory=True, desc='mm³')
+    connectivity = traits.Enum(6, 18, 26, usedefault=True)
+    uncertainty_file = File(exists=True, desc='uncertainty map on the native grid')
+    model_files = InputMultiPath(
+        File(exists=True), desc='probability of each model of an ensemble on the native grid'
+    )
+    model_thresholds = traits.List(traits.Float(), desc='of each of these models')
+    info = traits.Dict(desc='what the model tells of this exam')
+    edited_file = File(exists=True, desc='mask that a person has edited, on the native grid')
+
+
+class _LesionsOutput(TraitedSpec):
+    mask_file = File(desc='lesion mask, uint8')
+    labels_file = File(desc='lesion instances, int16 or int32')
+    table_file = File(desc='one row a lesion, TSV')
+    summary = traits.Dict(desc='LesionCount, LesionVolume_mm3, LargestLesion_mm3')
+    metadata = traits.Dict(desc='the summary, notes of the model and the models of an ensemble')
+    edit = traits.Dict(desc='that and how the mask was edited')
+    models_file = File(desc='which models of an ensemble mark a voxel: bit n for model n')
+
+
+class FindLesions(GuardedInterface):
+    """Threshold a probability, drop what is too small, number the lesions and measure them.
+
+    An edited mask takes the place of what the model found, as it is: nothing is dropped.
+    """
+
+    input_spec = _LesionsInput
+    output_spec = _LesionsOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        from mslesseg_app.lesions.components import label_lesions
+        from mslesseg_app.lesions.table import lesion_table
+        from mslesseg_app.spatial.affines import invert, read_itk
+
+        image = nb.load(self.inputs.prob_file)
+        prob = np.asanyarray(image.dataobj)
+        voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
+        labels = label_lesions(
+            prob >= self.inputs.threshold,
+            voxel,
+            self.inputs.connectivity,
+            self.inputs.min_volume,
+        )
+        labels, edit = self._edited(image, labels, voxel)
+        mni_from_native = invert(read_itk(Path(self.inputs.transform)))
+        models = self._models()
+        table = lesion_table(
+            labels, image.affine, prob, mni_from_native, self._uncertainty(), models
+        )
+        summary = _summary(labels, voxel)
+        table_file = cwd / 'lesions.tsv'
+        write_tsv(table, table_file)
+        bits = {'models_file': _save_bits(image, models, cwd)} if models else {}
+        return bits | {
+            'mask_file': grids.save(grids.like(image, labels > 0, np.uint8), cwd / 'mask.nii.gz'),
+            'labels_file': grids.save(
+                grids.like(image, labels, label_dtype(labels)), cwd / 'labels.nii.gz'
+            ),
+            'table_file': str(table_file),
+            'summary': summary | edit,
+            'metadata': summary | _noted(self.inputs.info or {}),
+            'edit': edit,
+        }
+
+    def _edited(
+        self, image: Any, labels: np.ndarray, voxel: float
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return the lesions of the edited mask, and how it differs; else what was found."""
+        from mslesseg_app.lesions.components import label_lesions
+        from mslesseg_app.lesions.edited import describe_edit, read_edited
+
+        if not isdefined(self.inputs.edited_file):
+            return labels, {}
+        path = Path(self.inputs.edited_file)
+        mask = read_edited(path, image)
+        difference = describe_edit(mask, labels > 0, voxel)
+        if not difference:
+            return labels, {}
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        edit = {'Edited': True, 'EditedMask': {'Name': path.name, 'SHA256': digest} | difference}
+        return label_lesions(mask, voxel, self.inputs.connectivity), edit
+
+    def _uncertainty(self) -> np.ndarray | None:
+        if not isdefined(self.inputs.uncertainty_file):
+            return None
+        return np.asanyarray(nb.load(self.inputs.uncertainty_file).dataobj)
+
+    def _models(self) -> list[np.ndarray]:
+        if not isdefined(self.inputs.model_files):
+            return []
+        pairs = zip(self.inputs.model_files, self.inputs.model_thresholds, strict=True)
+        return [np.asanyarray(nb.load(path).dataobj) >= limit for path, limit in pairs]
+
+
+def _save_bits(image: Any, models: list[np.ndarray], cwd: Path) -> str:
+    """Save which models mark a voxel, model n by the value of bit n."""
+    bits = np.zeros(image.shape[:3], np.int32)
+    for number, mask in enumerate(models):
+        bits[mask] += 1 << number
+    kind = np.uint8 if len(models) <= 8 else np.int32
+    return grids.save(grids.like(image, bits, kind), cwd / 'models.nii.gz')
+
+
+def _noted(info: dict[str, Any]) -> dict[str, Any]:
+    """Return what a sidecar should tell of a model's work on this exam."""
+    noted: dict[str, Any] = {}
+    if info.get('notes'):
+        noted['Notes'] = list(info['notes'])
+    if info.get('members'):
+        noted['Models'] = list(info['members'])
+    if info.get('agreement'):
+        noted['ModelAgreement'] = dict(info['agreement'])
+    return noted
+
+
+def label_dtype(labels: np.ndarray) -> type[np.signedinteger]:
+    """Return the smallest signed type that holds the labels (int16 is what viewers like)."""
+    return np.int16 if labels.max(initial=0) < 2**15 else np.int32
+
+
+def _summary(labels: np.ndarray, voxel: float) -> dict[str, Any]:
+    sizes = np.bincount(labels.ravel())[1:]
+    return {
+        'LesionCount': len(sizes),
+        'LesionVolume_mm3': round(float(sizes.sum() * voxel), 3),
+        'LargestLesion_mm3': round(float(sizes.max(initial=0) * voxel), 3),
+    }
+
+
+def write_tsv(table: Any, path: Path) -> None:
+    """Write a data frame as BIDS wants it: tabs, ``n/a`` for what is missing, six digits."""
+    table.to_csv(path, sep='\t', index=False, na_rep='n/a', float_format='%.6g')
+
+
+class _BinariseInput(BaseInterfaceInputSpec):
+    in_file = File(mandatory=True, exists=True, desc='labels')
+
+
+class _BinariseOutput(TraitedSpec):
+    out_file = File(desc='uint8 mask of all labels')
+
+
+class LabelsToMask(GuardedInterface):
+    """Make the mask of all labels, with the header of the labels."""
+
+    input_spec = _BinariseInput
+    output_spec = _BinariseOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        image = nb.load(self.inputs.in_file)
+        mask = grids.like(image, np.asanyarray(image.dataobj) > 0, np.uint8)
+        return {'out_file': grids.save(mask, cwd / 'mask.nii.gz')}
