@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mslesseg_app.bids.exams import Exam
+    from mslesseg_app.bids.exam import Exam
     from mslesseg_app.core.settings import Settings
     from mslesseg_app.models.prediction.ensemble import AnyModel
 

@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 from mslesseg_app.cli.completion import SHELLS, script
-
-from . import descriptor, drawings, licences
+from release import descriptor, drawings, licences
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -44,7 +43,7 @@ def read(path: Path) -> str:
 
 def dist(folder: Path) -> int:
     """Build everything into a folder, with checksums."""
-    from . import manuals, sbom
+    from release import manuals, sbom
 
     folder.mkdir(parents=True, exist_ok=True)
     build = [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(folder), str(ROOT)]

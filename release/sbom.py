@@ -17,7 +17,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 from packaging.utils import canonicalize_name
 
-from .licences import closure, field, licence_name, required_by
+from release.licences import closure, field, licence_name, required_by
 
 
 def write(path: Path) -> None:

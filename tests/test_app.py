@@ -252,7 +252,7 @@ def test_an_exam_that_another_run_works_on(bids, capsys):
 
 
 def test_what_a_killed_run_left_is_removed(bids):
-    from mslesseg_app.bids.exams import Exam
+    from mslesseg_app.bids.exam import Exam
     from mslesseg_app.core.settings import Settings
     from mslesseg_app.participant.locks import locked
 

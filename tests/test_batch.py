@@ -13,13 +13,14 @@ from skeleton import write_dataset
 from stubs import Recorder, StubPage, result_of, stub_workflow
 from traits.api import TraitError
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.workflow_names import exam_name
 from mslesseg_app.core.files import write_json
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.participant import subjects
-from mslesseg_app.participant.batch import Batch, Outcome
+from mslesseg_app.participant.batch import Batch
+from mslesseg_app.participant.context import Outcome
 from mslesseg_app.participant.workflows import base
 
 STEPS = ('conform', 'align', 'segment', 'ds_result')

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.core.errors import InvalidBIDSError, MSLesSegError, NoInputError
 from mslesseg_app.lesions.edited import read_edited
 from mslesseg_app.spatial.reading import open_image

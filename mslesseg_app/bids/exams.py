@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import nibabel as nb
 
 from mslesseg_app.bids.choice import choose_image
+from mslesseg_app.bids.edits import with_edits
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.ignore import IgnoredFiles
 from mslesseg_app.bids.layout import MOST_NAMED, open_layout
 from mslesseg_app.bids.metadata import Metadata
+from mslesseg_app.bids.names import expected_outputs
 from mslesseg_app.core.errors import (
     InvalidBIDSError,
     MSLesSegError,
@@ -49,54 +52,6 @@ _SFORM_USED = 'Warning: {}: its qform is damaged (it is no rotation); the sform 
 _LOGGER = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Exam:
-    """One subject in one session, with the image chosen for each modality.
-
-    Attributes
-    ----------
-    subject : str
-        Label without ``sub-``.
-    session : str or None
-        Label without ``ses-``; None where the dataset has no sessions.
-    images : dict
-        Path of the chosen image by modality, in the order FLAIR, T1w, T2w.
-    missing : tuple of str
-        Modalities that the dataset does not hold for this exam.
-    notes : tuple of str
-        What a reader should know of the choice, one sentence each.
-    reference : Path or None
-        Reference lesion mask, where ``--derivatives manual=PATH`` holds one.
-    edited : Path or None
-        Lesion mask that a person has edited, where ``--derivatives edited=PATH`` holds one.
-    registered : bool
-        All images already lie on the 1 mm MNI152 grid: they are not registered again.
-    problem : MSLesSegError or None
-        Why the exam cannot be processed.
-    """
-
-    subject: str
-    session: str | None
-    images: dict[str, Path]
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    reference: Path | None = None
-    edited: Path | None = None
-    registered: bool = False
-    problem: MSLesSegError | None = None
-
-    @property
-    def label(self) -> str:
-        """``sub-01_ses-1``, or ``sub-01`` without sessions."""
-        return f'sub-{self.subject}' + (f'_ses-{self.session}' if self.session else '')
-
-    @property
-    def folder(self) -> Path:
-        """Relative folder of the exam, ``sub-01/ses-1`` or ``sub-01``."""
-        path = Path(f'sub-{self.subject}')
-        return path / f'ses-{self.session}' if self.session else path
-
-
 def find_exams(settings: Settings) -> list[Exam]:
     """Find the exams that the settings select.
 
@@ -125,8 +80,6 @@ def find_exams(settings: Settings) -> list[Exam]:
     if references is not None:
         exams = _with_references(exams, references, settings.participants)
     if (edits := settings.derivatives.get('edited')) is not None:
-        from mslesseg_app.bids.edits import with_edits
-
         exams = with_edits(exams, edits, settings.result_name)
     exams = [_with_name_check(exam, settings) for exam in exams]
     return sorted(exams, key=lambda exam: (exam.subject, exam.session or ''))
@@ -136,8 +89,6 @@ def _with_name_check(exam: Exam, settings: Settings) -> Exam:
     """Give an exam whose outputs would have too long names that problem."""
     if exam.problem is not None or len(exam.label) < _SURELY_SHORT:
         return exam
-    from mslesseg_app.bids.names import expected_outputs
-
     for path in expected_outputs(exam, settings.result_name, settings.uncertainty != 'none'):
         if too_long(path):
             problem = OutputError(

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 
 _SPEC = Path(__file__).with_name('io_spec.json')
 #: Stand for the labels of an exam in a path; no label of a model or modality holds them.

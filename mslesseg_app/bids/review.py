@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import group_path
 from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.core.files import read_any_text, write_json, write_text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.lesions.topography import region_rule
 from mslesseg_app.models.prediction.ensemble import (

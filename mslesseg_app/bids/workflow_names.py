@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mslesseg_app import __version__
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 
 #: First word of a node's name, and the stage that it belongs to.
 STAGES = {

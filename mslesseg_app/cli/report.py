@@ -87,7 +87,7 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _dicom(options: argparse.Namespace) -> int:
-    from mslesseg_app.dicom.export.segmentation import export
+    from mslesseg_app.dicom.export.exam import export
 
     written, notes = export(
         options.out,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.core.settings import result_name

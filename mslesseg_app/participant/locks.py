@@ -9,7 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mslesseg_app.bids.exams import Exam, share_template
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import share_template
 from mslesseg_app.core.errors import BusyError
 from mslesseg_app.core.settings import Settings
 

@@ -9,13 +9,8 @@ import sys
 from typing import Any
 
 from mslesseg_app.bids.dataset import check_output_folder, write_dataset_files
-from mslesseg_app.bids.exams import (
-    Exam,
-    check_dataset,
-    find_exams,
-    share_template,
-    with_reference_notes,
-)
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import check_dataset, find_exams, share_template, with_reference_notes
 from mslesseg_app.bids.names import group_path
 from mslesseg_app.bids.review import Review, current_review, keep_redone, keep_review, marked_exams
 from mslesseg_app.bids.validation import validate

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from mslesseg_app.bids.exams import Exam, share_template
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import share_template
 from mslesseg_app.bids.names import expected_outputs
 from mslesseg_app.bids.workflow_names import change_name, exam_name, subject_name, top_name
 from mslesseg_app.core.errors import BusyError, MSLesSegError, unforeseen
@@ -24,7 +25,7 @@ from mslesseg_app.participant.workflows.queue import Job
 from mslesseg_app.reports.writing import page_path, record_failures, stored_marks, write_pages
 
 if TYPE_CHECKING:
-    from mslesseg_app.participant.batch import Batch
+    from mslesseg_app.participant.context import RunContext
 
 
 class Subject:
@@ -32,7 +33,7 @@ class Subject:
 
     Parameters
     ----------
-    batch : Batch
+    batch : RunContext
     name : str
         Label without ``sub-``.
     exams : list of Exam
@@ -48,7 +49,7 @@ class Subject:
         Whether nothing is left to do.
     """
 
-    def __init__(self, batch: Batch, name: str, exams: list[Exam], locks: ExitStack) -> None:
+    def __init__(self, batch: RunContext, name: str, exams: list[Exam], locks: ExitStack) -> None:
         self.batch = batch
         self.name = name
         self.exams = exams

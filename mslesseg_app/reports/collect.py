@@ -11,7 +11,7 @@ from typing import Any
 import nibabel as nb
 import pandas as pd
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.bids.sidecars import SMALLEST_KEY
 from mslesseg_app.bids.workflow_names import exam_name, stage_of

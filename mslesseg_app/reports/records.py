@@ -20,7 +20,7 @@ from mslesseg_app.reports.content import (
 )
 
 if TYPE_CHECKING:
-    from mslesseg_app.bids.exams import Exam
+    from mslesseg_app.bids.exam import Exam
     from mslesseg_app.core.settings import Settings
     from mslesseg_app.models.prediction.ensemble import AnyModel
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from mslesseg_app import __version__
 from mslesseg_app.bids.dataset import CITATION
 from mslesseg_app.bids.dates import in_order, natural_key, session_date
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import group_path, output_path
 from mslesseg_app.bids.review import current_review
 from mslesseg_app.core.errors import MSLesSegError

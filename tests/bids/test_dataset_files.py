@@ -14,7 +14,7 @@ from skeleton import files_below, write_dataset
 from mslesseg_app import __version__
 from mslesseg_app.bids import validation
 from mslesseg_app.bids.dataset import check_output_folder, write_dataset_files
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.bids.sidecars import Sidecars
 from mslesseg_app.core.errors import InvalidBIDSError, OutputError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mslesseg_app.bids.edits import with_edits
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.core.errors import NoInputError
 
 SHAPE = (12, 14, 10)

@@ -11,7 +11,8 @@ import pytest
 from skeleton import TEMPLATE, THICK, THIN, write_dataset
 
 from mslesseg_app.bids import exams as exams_module
-from mslesseg_app.bids.exams import Exam, find_exams, share_template, with_reference_notes
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import find_exams, share_template, with_reference_notes
 from mslesseg_app.bids.layout import open_layout
 from mslesseg_app.core.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.core.settings import Settings

@@ -17,7 +17,7 @@ from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
 from mslesseg_app.demo.dicom import VENDORS, Patient, Study, write_series
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE
-from mslesseg_app.dicom.export.segmentation import export
+from mslesseg_app.dicom.export.exam import export
 from mslesseg_app.dicom.stack import detail_correlation, make_stack, turned
 from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.table import lesion_table

@@ -297,6 +297,9 @@ def test_importing_the_sink_does_not_touch_templateflow(tmp_path, project_root):
     environment = {k: v for k, v in os.environ.items() if k != 'TEMPLATEFLOW_HOME'}
     environment |= {'HOME': str(home), 'PYTHONPATH': str(project_root)}
     environment |= {'XDG_CACHE_HOME': str(home / 'cache')}
-    code = 'import os, mslesseg_app.participant.workflows.base; assert "TEMPLATEFLOW_HOME" not in os.environ'
+    code = (
+        'import os, mslesseg_app.participant.workflows.base\n'
+        'assert "TEMPLATEFLOW_HOME" not in os.environ'
+    )
     subprocess.run([sys.executable, '-c', code], env=environment, check=True)
     assert [path for path in home.rglob('*') if 'templateflow' in path.name.lower()] == []

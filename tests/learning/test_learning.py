@@ -12,7 +12,7 @@ import pytest
 from skeleton import TEMPLATE, TEMPLATE_AFFINE, TEMPLATE_SHAPE, path_of, write_dataset
 from tiny_models import save_weights, wishes
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import DataError, ModelError, NoInputError, UsageError

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE, path_of, write_dataset
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import DataError, OutputError, UsageError

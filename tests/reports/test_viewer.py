@@ -11,7 +11,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.reports import (
     ExamContent,

@@ -10,7 +10,7 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.reports import (

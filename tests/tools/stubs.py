@@ -18,7 +18,7 @@ from nipype.interfaces.base import (
 )
 from nipype.pipeline.engine import Node, Workflow
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.workflow_names import exam_name, top_name
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.core.files import publish

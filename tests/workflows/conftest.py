@@ -11,7 +11,8 @@ import pytest
 from fakefsl import install
 from skeleton import write_dataset
 
-from mslesseg_app.bids.exams import Exam, find_exams
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import find_exams
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import ModelEntry, get_entry
 

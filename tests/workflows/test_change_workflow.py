@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from skeleton import THIN, image_bytes
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.participant.workflows.change import find_visits, init_change_wf

@@ -11,7 +11,7 @@ import pytest
 from nipype.interfaces.base import isdefined
 from skeleton import THIN, image_bytes
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import expected_outputs
 from mslesseg_app.bids.sidecars import Sidecars
 from mslesseg_app.core.settings import Settings

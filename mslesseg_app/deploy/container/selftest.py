@@ -1,4 +1,4 @@
-"""``python -m mslesseg_app.deploy.container.selftest``: is all there that an exam needs, offline?"""
+"""``python -m mslesseg_app.deploy.container.selftest``: is what an exam needs there, offline?"""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.deploy.hpc.participants import find_participants, sessions_with_flair

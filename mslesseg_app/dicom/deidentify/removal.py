@@ -1,8 +1,8 @@
 """Taking a person's identity out of DICOM files before anything else is done with them.
 
-What becomes of each element is said in :mod:`mslesseg_app.dicom.deidentify.profile`. Pixels are copied byte
-for byte. Values that stay are not decoded and encoded again, but those that are numbers by the
-standard must be numbers, and codes must look like codes.
+What becomes of each element is stated in :mod:`mslesseg_app.dicom.deidentify.profile`. Pixels
+are copied byte for byte. Values that stay are not decoded and encoded again, but those that are
+numbers by the standard must be numbers, and codes must look like codes.
 """
 
 from __future__ import annotations

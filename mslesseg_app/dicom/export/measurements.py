@@ -11,7 +11,7 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.dicom.stack import Stack
 
 if TYPE_CHECKING:
-    from mslesseg_app.dicom.export.segmentation import Identity, Result
+    from mslesseg_app.dicom.export.results import Identity, Result
 
 #: Coding scheme of concepts that no public scheme has.
 SCHEME = '99MSLESSEG'
@@ -64,7 +64,7 @@ def make_report(
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    from mslesseg_app.dicom.export.segmentation import settle
+    from mslesseg_app.dicom.export.results import settle
 
     device = hd.sr.DeviceObserverIdentifyingAttributes(
         uid=identity.uid('device'),

@@ -20,7 +20,7 @@ PRESETS: tuple[str, ...] = get_args(Preset)
 DEFAULT: Preset = 'fast'
 
 DIFFUSION_KEYS = ('chains', 'steps', 'fusion', 'chains_at_once', 'clamp')
-"""What a sampler says of diffusion chains: `mslesseg_app.models.prediction.predictor.ChainSampler`."""
+"""Settings of diffusion chains: `mslesseg_app.models.prediction.predictor.ChainSampler`."""
 
 _WINDOW_KEYS = (
     'overlap', 'blending', 'average', 'batch', 'fit', 'multiple', 'flips', 'crop', 'margin',

@@ -82,8 +82,8 @@ class Windows:
         the end, as MONAI's SlidingWindowInferer lays them.
     precision : {'auto', 'float32', 'bfloat16', 'float16'}
         Of matrix products and convolutions; ``auto`` is half precision on CUDA and on processors
-        that compute bfloat16 themselves (`mslesseg_app.models.prediction.device.cpu_has_bfloat16`),
-        float32 on other CPUs.
+        that compute bfloat16 themselves
+        (`mslesseg_app.models.prediction.device.cpu_has_bfloat16`), float32 on other CPUs.
     """
 
     size: Triple = (96, 96, 96)

@@ -136,7 +136,7 @@ class _JoinInput(BaseInterfaceInputSpec):
 
 
 class JoinModels(GuardedInterface):
-    """Join the probabilities of several models (:func:`mslesseg_app.models.prediction.ensemble.combine`).
+    """Combine models (:func:`mslesseg_app.models.prediction.ensemble.combine`).
 
     The uncertainty map is that of the mean probability, whatever the method.
     """

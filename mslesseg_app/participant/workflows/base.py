@@ -20,7 +20,8 @@ from nipype.pipeline.plugins.tools import report_crash
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from mslesseg_app import __version__
-from mslesseg_app.bids.exams import Exam, share_template
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import share_template
 from mslesseg_app.bids.workflow_names import stage_of, top_name
 from mslesseg_app.core.errors import MSLesSegError, UsageError
 from mslesseg_app.core.files import publish, write_text

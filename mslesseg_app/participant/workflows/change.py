@@ -19,7 +19,7 @@ from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from mslesseg_app.bids.dates import in_order, session_date, years_between
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_entities, output_path, sidecar_of
 from mslesseg_app.bids.sidecars import CONNECTIVITY_KEY, SMALLEST_KEY, THRESHOLD_KEY
 from mslesseg_app.bids.workflow_names import change_name, top_name

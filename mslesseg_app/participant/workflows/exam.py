@@ -6,7 +6,7 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.workflow_names import exam_name
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.prediction.ensemble import (

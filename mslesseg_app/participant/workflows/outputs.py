@@ -8,7 +8,7 @@ from nipype.interfaces.utility import IdentityInterface, Merge
 from nipype.pipeline.engine import Node
 from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
-from mslesseg_app.bids.exams import Exam
+from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_entities
 from mslesseg_app.bids.sidecars import Sidecars
 from mslesseg_app.core.settings import Settings

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mslesseg_app.bids.exams import Exam, find_exams
+from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exams import find_exams
 from mslesseg_app.bids.names import output_path, sidecar_of
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError, UsageError
 from mslesseg_app.core.files import write_bytes, write_json
