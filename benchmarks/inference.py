@@ -74,7 +74,7 @@ def published(
     """Return the mask that the public code of a network would give.
 
     Crop to the foreground, MONAI's inferer, one window at a time, constant blending. What TransBTS
-    and SwinUNETR do otherwise is compared in `tests/inference/test_procedures.py`.
+    and SwinUNETR do otherwise is compared in `tests/models/prediction/test_procedures.py`.
     """
     from monai.inferers import SlidingWindowInferer
 

@@ -21,7 +21,7 @@ def anat(quick_run: Path) -> Path:
 
 
 def test_the_files_are_exactly_those_expected(quick_run):
-    listed = Path(__file__).parents[1] / 'workflows' / 'expected' / 'flair_t1w.txt'
+    listed = Path(__file__).parents[1] / 'participant' / 'workflows' / 'expected' / 'flair_t1w.txt'
     exam = [
         line.replace('sub-01/', 'sub-01/ses-1/', 'figures' not in line).replace(
             'sub-01_', 'sub-01_ses-1_'

@@ -54,7 +54,7 @@ def test_it_ends_with_zero(finished):
 
 
 def test_the_files_are_exactly_those_expected(finished):
-    listed = Path(__file__).parents[1] / 'workflows' / 'expected' / 'session.txt'
+    listed = Path(__file__).parents[1] / 'participant' / 'workflows' / 'expected' / 'session.txt'
     exam = [line.replace('sub-01', 'sub-demo') for line in listed.read_text().split()]
     top = ['.bidsignore', 'README.md', 'dataset_description.json', 'descriptions.tsv']
     tables = (

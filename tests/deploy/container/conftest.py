@@ -62,7 +62,7 @@ def base(place: Path) -> Path:
     """Root file system under the name of FROM, for where no registry is reached."""
     if reason := baseimage.why_not():
         (pytest.fail if demanded('container') else pytest.skip)(reason)
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     return baseimage.make_base(place / 'base', baseimage.codename(baseimage.from_line(root)))
 
 

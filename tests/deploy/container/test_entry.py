@@ -16,7 +16,7 @@ from mslesseg_app import __version__
 def entry(
     *arguments: object, cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     return subprocess.run(
         [sys.executable, '-m', 'mslesseg_app.deploy.container', *map(str, arguments)],
         env={**os.environ, 'PYTHONPATH': str(root), **environment},
@@ -35,7 +35,7 @@ def test_version_and_help_are_those_of_the_command() -> None:
     for arguments in ([], ['demo', '--help'], ['models', 'list'], ['nonsense']):
         plain = subprocess.run(
             [sys.executable, '-m', 'mslesseg_app', *arguments],
-            env={**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parents[2])},
+            env={**os.environ, 'PYTHONPATH': str(Path(__file__).resolve().parents[3])},
             capture_output=True,
             text=True,
             check=False,

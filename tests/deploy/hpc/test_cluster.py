@@ -237,7 +237,7 @@ def test_two_processes_train_one_network(
     cluster: Cluster, exams: Path, tmp_path: Path, project_root: Path
 ) -> None:
     """By torchrun in a job, by the template with srun, and by submitit: the same losses."""
-    script = Path(__file__).parent.parent / 'tools' / 'ddp_job.py'
+    script = Path(__file__).parents[2] / 'tools' / 'ddp_job.py'
     runs = {name: tmp_path / name for name in ('torchrun', 'srun', 'submitit')}
     asked = ('--cpus-per-task=1', '--mem=4000M', f'--output={tmp_path}/%j.log')
 
