@@ -81,7 +81,7 @@ def test_import_of_the_package_loads_nothing_heavy() -> None:
 
 
 def test_numerical_packages_do_not_load_torch_until_it_is_needed() -> None:
-    packages = ('spatial', 'lesions', 'metrics', 'models', 'inference')
+    packages = ('spatial', 'lesions', 'metrics', 'models', 'models.prediction')
     imports = ', '.join(f'mslesseg_app.{name}' for name in packages)
     script = f'import sys, {imports}; print(*sys.modules)'
     done = subprocess.run(
