@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +140,27 @@ def feret_diameter(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64])
     return float(pdist(outline @ np.asarray(affine, dtype=float)[:3, :3].T).max())
 
 
-_SHAPES = (feret_diameter, min_feret_diameter, elongation)
+@dataclass(frozen=True)
+class LesionRow:
+    """What the voxels of one lesion tell; each field is a column of `LESION_COLUMNS`."""
+
+    lesion_id: int
+    volume_mm3: float
+    n_voxels: int
+    max_diameter_mm: float
+    min_diameter_mm: float
+    elongation: float
+    centroid_x: float
+    centroid_y: float
+    centroid_z: float
+    mni_x: float
+    mni_y: float
+    mni_z: float
+    mean_prob: float
+    max_prob: float
+    mean_uncertainty: float
+    n_models_agree: float
+    agreement: float
 
 
 def lesion_table(
@@ -185,13 +206,11 @@ def lesion_table(
     for image in (prob, uncertainty, *models):
         _check_grid(labels, image)
     rows = [
-        _row(labels, number, box, affine, prob, mni_from_native)
-        + _doubt(labels[box] == number, box, uncertainty, models)
+        asdict(_row(labels, number, box, affine, prob, mni_from_native, uncertainty, models))
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]
-    known = list(LESION_COLUMNS)[: list(LESION_COLUMNS).index('region')]
-    table = pd.DataFrame(rows, columns=known, dtype=float).reindex(columns=list(LESION_COLUMNS))
+    table = pd.DataFrame(rows, columns=list(LESION_COLUMNS), dtype=float)
     types: dict[str, Any] = dict.fromkeys(TEXT_COLUMNS, object)
     return table.astype(types | {'lesion_id': np.int64, 'n_voxels': np.int64})
 
@@ -213,7 +232,9 @@ def _row(
     affine: npt.NDArray[np.float64],
     prob: npt.NDArray[np.floating] | None,
     mni_from_native: npt.NDArray[np.float64] | None,
-) -> list[float]:
+    uncertainty: npt.NDArray[np.floating] | None,
+    models: Sequence[npt.NDArray[np.bool_]],
+) -> LesionRow:
     mask = labels[box] == number
     affine = np.asarray(affine, dtype=float)
     size = int(mask.sum())
@@ -222,26 +243,41 @@ def _row(
     mni = np.full(3, np.nan)
     if mni_from_native is not None:
         mni = mni_from_native[:3, :3] @ centre + mni_from_native[:3, 3]
-    mean_prob = max_prob = np.nan
-    if prob is not None:
-        values = np.asarray(prob[box][mask], dtype=np.float64)
-        mean_prob, max_prob = values.mean(), values.max()
-    volume = size * abs(float(np.linalg.det(affine[:3, :3])))
-    shape = [shape_of(mask, affine) for shape_of in _SHAPES]
-    return [number, volume, size, *shape, *centre, *mni, mean_prob, max_prob]
+    probabilities = _inside(prob, box, mask)
+    agreeing, agreement = _models_agreement([model[box][mask] for model in models])
+    return LesionRow(
+        lesion_id=number,
+        volume_mm3=size * abs(float(np.linalg.det(affine[:3, :3]))),
+        n_voxels=size,
+        max_diameter_mm=feret_diameter(mask, affine),
+        min_diameter_mm=min_feret_diameter(mask, affine),
+        elongation=elongation(mask, affine),
+        centroid_x=centre[0],
+        centroid_y=centre[1],
+        centroid_z=centre[2],
+        mni_x=mni[0],
+        mni_y=mni[1],
+        mni_z=mni[2],
+        mean_prob=probabilities.mean(),
+        max_prob=probabilities.max(),
+        mean_uncertainty=_inside(uncertainty, box, mask).mean(),
+        n_models_agree=agreeing,
+        agreement=agreement,
+    )
 
 
-def _doubt(
-    mask: npt.NDArray[np.bool_],
-    box: tuple[slice, ...],
-    uncertainty: npt.NDArray[np.floating] | None,
-    models: Sequence[npt.NDArray[np.bool_]],
-) -> list[float]:
-    """Return mean uncertainty, number of models that meet the lesion, and mean agreement."""
-    mean = np.nan
-    if uncertainty is not None:
-        mean = float(np.asarray(uncertainty[box][mask], dtype=np.float64).mean())
-    if len(models) < 2:
-        return [mean, np.nan, np.nan]
-    shares = [float(model[box][mask].mean()) for model in models]
-    return [mean, sum(share > 0 for share in shares), sum(shares) / len(shares)]
+def _inside(
+    image: npt.NDArray[np.floating] | None, box: tuple[slice, ...], mask: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Return the values of a map in a lesion; NaN without a map."""
+    if image is None:
+        return np.array([np.nan])
+    return np.asarray(image[box][mask], dtype=np.float64)
+
+
+def _models_agreement(marked: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, float]:
+    """Return how many models meet the lesion, and their mean share of it; NaN for one model."""
+    if len(marked) < 2:
+        return np.nan, np.nan
+    shares = [float(one.mean()) for one in marked]
+    return sum(share > 0 for share in shares), sum(shares) / len(shares)

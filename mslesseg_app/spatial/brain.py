@@ -33,6 +33,8 @@ _MOST_EVIDENCE, _NEIGHBOURS = 2.5, 4.0
 _NEIGHBOUR_MM = 1.2
 _ROUNDS = 4
 _BINS = 48
+#: Probability of brain above which a voxel belongs to the mask.
+_THRESHOLD = 0.5
 #: Bridges thinner than twice this (mm) are cut; sulci narrower than twice this are filled.
 _OPEN_MM, _CLOSE_MM = 3.0, 4.0
 #: A stripped image holds a brain (litres) ...
@@ -156,7 +158,7 @@ def _segment(images: list[Floats]) -> Bools:
     seen = [_field_of_view(one) for one in parts]
     probability = _estimate(parts, seen, distance)
     mask = np.zeros(_distance().shape, dtype=bool)
-    mask[box] = _tidy(probability > 0.5, fill_holes(np.any(seen, axis=0)))
+    mask[box] = _tidy(probability > _THRESHOLD, fill_holes(np.any(seen, axis=0)))
     return mask
 
 
