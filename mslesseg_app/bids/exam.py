@@ -54,3 +54,15 @@ class Exam:
         """Relative folder of the exam, ``sub-01/ses-1`` or ``sub-01``."""
         path = Path(f'sub-{self.subject}')
         return path / f'ses-{self.session}' if self.session else path
+
+
+def named_exam(label: str) -> Exam:
+    """Return the exam of a label, without images, to ask for the names of its outputs.
+
+    Parameters
+    ----------
+    label : str
+        ``sub-01_ses-1``, or ``sub-01`` without sessions.
+    """
+    subject, _, session = label.removeprefix('sub-').partition('_ses-')
+    return Exam(subject, session or None, {})

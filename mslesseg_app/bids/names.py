@@ -57,6 +57,23 @@ def _pattern(key: str, has_session: bool, extra: tuple[tuple[str, str], ...]) ->
     return str(path)
 
 
+def files_by_model(out_dir: Path, exam: Exam, key: str) -> dict[str, Path]:
+    """Return the files of one kind that an exam has, by the name of their model.
+
+    Parameters
+    ----------
+    out_dir : Path
+        Output folder of the App.
+    exam : Exam
+    key : str
+        Kind of output whose ``desc`` is the model, a key of ``outputs`` in ``io_spec.json``.
+    """
+    pattern = out_dir / output_path(exam, key, desc='*')
+    start, end = pattern.name.split('*')
+    found = sorted(pattern.parent.glob(pattern.name))
+    return {path.name.removeprefix(start).removesuffix(end): path for path in found}
+
+
 def group_path(key: str) -> Path:
     """Return the path of a file of the group level, relative to the output folder."""
     return Path(io_spec()['group'][key])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import nibabel as nb
 
+from mslesseg_app.bids.exam import named_exam
+from mslesseg_app.bids.names import files_by_model
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.group.collect import Key
@@ -68,9 +70,8 @@ def _masks_of(exam: Key, root: Path, out_dir: Path) -> list[Path]:
 
 def _shape_in(out_dir: Path, exam: Key) -> tuple[int, ...] | None:
     """Return the shape of the exam's native lesion masks."""
-    folder = out_dir / exam.folder / 'anat'
-    names = folder.glob(f'{exam.exam}_space-orig_label-lesion_desc-*_mask.nii*')
-    return next((_shape(path) for path in sorted(names)), None)
+    masks = files_by_model(out_dir, named_exam(exam.exam), 'lesion_native')
+    return next(map(_shape, masks.values()), None)
 
 
 def _shape(path: Path) -> tuple[int, ...] | None:

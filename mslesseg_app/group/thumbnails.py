@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mslesseg_app.bids.exam import named_exam
+from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import DataError, DiskError
 from mslesseg_app.core.files import write_bytes
 from mslesseg_app.group.collect import Holdings, Key
@@ -115,9 +117,9 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
     """
     tasks = []
     for key, masks in sorted(holdings.masks.items()):
-        anat = out / key.folder / 'anat'
-        flair = anat / f'{key.exam}_desc-preproc_FLAIR.nii.gz'
-        brain = anat / f'{key.exam}_desc-brain_mask.nii.gz'
+        exam = named_exam(key.exam)
+        flair = out / output_path(exam, 'preproc_native', suffix='FLAIR')
+        brain = out / output_path(exam, 'brain_native')
         tasks.append(
             ViewTask(
                 key=key,

@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from mslesseg_app.bids.exam import named_exam
+from mslesseg_app.bids.names import files_by_model, output_path
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
 from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.reports import svg
@@ -50,7 +52,6 @@ FALSE_POSITIVE_COLOUR = '#29d96f'
 FALSE_NEGATIVE_COLOUR = '#ff4d4d'
 BOX_COLOUR = '#ffb000'
 
-_SPACE = 'space-MNI152NLin6Asym_res-1'
 _SIDES = "The patient's left (L) is on the right of the picture."
 _MARGIN_MM = 6.0
 #: A box around a lesion stays this far from it, in mm; boxes that touch are joined.
@@ -82,15 +83,9 @@ class Wanted:
     reference: Path | None
     output: Path
 
-    @property
-    def stem(self) -> Path:
-        """Path of the exam's files up to its name."""
-        folder = self.out.joinpath(*self.exam.split('_'))
-        return folder / 'anat' / self.exam
-
-    def file(self, name: str) -> Path:
-        """Return a file of the exam."""
-        return self.stem.with_name(f'{self.exam}_{name}')
+    def file(self, key: str, **extra: str) -> Path:
+        """Return a file of the exam by its kind, see `mslesseg_app.bids.names.output_path`."""
+        return self.out / output_path(named_exam(self.exam), key, **extra)
 
 
 @dataclass(frozen=True)
@@ -213,7 +208,7 @@ def _boxes(plane: NDArray[np.bool_], pixel: tuple[float, float]) -> list[tuple[f
 def _modalities(wanted: Wanted) -> list[Path]:
     images = {}
     for name in ('FLAIR', 'T1w', 'T2w'):
-        path = wanted.file(f'{_SPACE}_desc-preproc_{name}.nii.gz')
+        path = wanted.file('preproc_mni', suffix=name)
         if path.is_file():
             images[name] = read_image(path)
     if not images:
@@ -285,12 +280,9 @@ def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _rendering(wanted: Wanted) -> list[Path]:
-    files = [
-        wanted.file(f'{_SPACE}_desc-preproc_T1w.nii.gz'),
-        wanted.file(f'{_SPACE}_desc-preproc_FLAIR.nii.gz'),
-    ]
+    files = [wanted.file('preproc_mni', suffix=name) for name in ('T1w', 'FLAIR')]
     image = next((path for path in files if path.is_file()), files[-1])
-    brain = wanted.file(f'{_SPACE}_desc-brain_mask.nii.gz')
+    brain = wanted.file('brain_mni')
     lesions, source = _template_lesions(wanted)
     out = wanted.output / 'figure-2.svg'
     brain_and_lesions(read_image(image), read_mask(brain), lesions, out, source)
@@ -414,13 +406,9 @@ def _side_by_side(wanted: Wanted) -> list[Path]:
 # ---------------------------------------------------------------------------- inputs
 
 
-def _models(wanted: Wanted, space: str) -> dict[str, Path]:
+def _models(wanted: Wanted, key: str) -> dict[str, Path]:
     """Return the masks of the models that are wanted, by name."""
-    pattern = f'{wanted.exam}_space-{space}_label-lesion_desc-*_mask.nii.gz'
-    found = {
-        path.name.split('_desc-')[1].split('_')[0]: path
-        for path in sorted(wanted.stem.parent.glob(pattern))
-    }
+    found = files_by_model(wanted.out, named_exam(wanted.exam), key)
     lacking = [name for name in wanted.models if name not in found]
     if lacking:
         raise NoInputError(
@@ -436,7 +424,7 @@ def _template_lesions(wanted: Wanted) -> tuple[Any, str]:
         image = read_mask(wanted.reference)
         if is_template_grid(image):
             return image, 'reference mask'
-    masks = _models(wanted, 'MNI152NLin6Asym_res-1')
+    masks = _models(wanted, 'lesion_mni')
     if not masks:
         raise NoInputError(
             f'{wanted.exam} has no lesion mask on the template grid in {wanted.out}.',
@@ -453,17 +441,17 @@ def _compared(wanted: Wanted) -> tuple[Any, Any, dict[str, Any]]:
             'This figure compares masks with a reference.', 'Give --reference FILE.'
         )
     reference = read_mask(wanted.reference)
-    native = wanted.file('desc-preproc_FLAIR.nii.gz')
+    native = wanted.file('preproc_native', suffix='FLAIR')
     on_template = is_template_grid(reference)
-    path = wanted.file(f'{_SPACE}_desc-preproc_FLAIR.nii.gz') if on_template else native
+    path = wanted.file('preproc_mni', suffix='FLAIR') if on_template else native
     flair = read_image(path)
     if not same_grid(flair, reference.shape, reference.affine):
         raise DataError(
             f'{wanted.reference} lies neither on the grid of {native.name} nor on the template.',
             'Resample it to one of them first.',
         )
-    space = 'MNI152NLin6Asym_res-1' if on_template else 'orig'
-    masks = {name: read_mask(file) for name, file in _models(wanted, space).items()}
+    key = 'lesion_mni' if on_template else 'lesion_native'
+    masks = {name: read_mask(file) for name, file in _models(wanted, key).items()}
     return flair, reference, masks
 
 

@@ -12,7 +12,7 @@ import nibabel as nb
 import pandas as pd
 
 from mslesseg_app.bids.exam import Exam
-from mslesseg_app.bids.names import output_path, sidecar_of
+from mslesseg_app.bids.names import files_by_model, output_path, sidecar_of
 from mslesseg_app.bids.sidecars import SMALLEST_KEY
 from mslesseg_app.bids.workflow_names import exam_name, stage_of
 from mslesseg_app.core.errors import MSLesSegError
@@ -208,9 +208,7 @@ def _model_masks(key: Exam, exam: ExamContent, out_dir: Path) -> dict[str, Any]:
     path = out_dir / output_path(key, 'models_native', desc=exam.model.name)
     if path.is_file():
         return member_masks(path)
-    pattern = output_path(key, 'lesion_native', desc='*')
-    found = sorted((out_dir / pattern.parent).glob(pattern.name))
-    named = {path.name.partition('_desc-')[2].partition('_')[0]: path for path in found}
+    named = files_by_model(out_dir, key, 'lesion_native')
     return {name: nb.load(path) for name, path in named.items() if name not in METHODS}
 
 

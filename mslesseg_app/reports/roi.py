@@ -12,14 +12,14 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
+from mslesseg_app.bids.exam import Exam, named_exam
+from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.core.files import write_bytes
 from mslesseg_app.spatial.affines import invert, read_itk
 from mslesseg_app.spatial.checks import UNREADABLE
 from mslesseg_app.spatial.grids import compressed, like
 from mslesseg_app.spatial.resample import restore
-
-_XFM = 'from-{}_to-MNI152NLin6Asym_mode-image_xfm.txt'
 
 
 def write_roi(out: Path, exam: str, model: str, output: Path) -> Path:
@@ -49,10 +49,10 @@ def write_roi(out: Path, exam: str, model: str, output: Path) -> Path:
     DataError
         If one cannot be read.
     """
-    folder = out.joinpath(*exam.split('_')) / 'anat'
-    mask = _load(folder / f'{exam}_space-orig_label-lesion_desc-{model}_mask.nii.gz')
-    anatomy = _load(folder / f'{exam}_desc-preproc_T1w.nii.gz')
-    t1w_from_mni, flair_from_mni = (_transform(folder, exam, name) for name in ('T1w', 'FLAIR'))
+    named = named_exam(exam)
+    mask = _load(out / output_path(named, 'lesion_native', desc=model))
+    anatomy = _load(out / output_path(named, 'preproc_native', suffix='T1w'))
+    t1w_from_mni, flair_from_mni = (_transform(out, named, name) for name in ('T1w', 'FLAIR'))
     t1w_from_flair = t1w_from_mni @ invert(flair_from_mni)
     share = np.asarray(restore(mask, anatomy, t1w_from_flair).dataobj)
     image = like(anatomy, share >= 0.5, np.uint8)
@@ -61,8 +61,8 @@ def write_roi(out: Path, exam: str, model: str, output: Path) -> Path:
     return path
 
 
-def _transform(folder: Path, exam: str, name: str) -> Any:
-    path = folder / f'{exam}_{_XFM.format(name)}'
+def _transform(out: Path, exam: Exam, name: str) -> Any:
+    path = out / output_path(exam, 'to_mni', **{'from': name})
     if not path.is_file():
         raise NoInputError(f'{path} does not exist.', f'The exam needs an aligned {name}.')
     return read_itk(path)

@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app import __version__
+from mslesseg_app.bids.exam import named_exam
+from mslesseg_app.bids.names import files_by_model, output_path
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
 from mslesseg_app.dicom.stack import Stack
 from mslesseg_app.spatial.checks import UNREADABLE
@@ -81,28 +83,24 @@ def read_result(out: Path, exam: str, model: str = '') -> Result:
     DataError
         If a file cannot be read.
     """
-    folder = out.joinpath(*exam.split('_')) / 'anat'
-    start, end = f'{exam}_space-orig_label-lesion_desc-', '_mask.nii.gz'
-    masks = {
-        path.name[len(start) : -len(end)]: path
-        for path in sorted(folder.glob(f'{start}*{end}'))
-        if not model or path.name == f'{start}{model}{end}'
-    }
+    named = named_exam(exam)
+    found = files_by_model(out, named, 'lesion_native')
+    masks = {name: path for name, path in found.items() if model in ('', name)}
     if not masks:
         what = f' of {model}' if model else ''
-        raise NoInputError(f'{folder} holds no lesion mask{what} of {exam}.', 'Check --exam.')
+        raise NoInputError(f'{out} holds no lesion mask{what} of {exam}.', 'Check --exam.')
     if len(masks) > 1:
         raise UsageError(f'{exam} has masks of {", ".join(masks)}.', 'Choose one with --model.')
     ((name, path),) = masks.items()
-    flair = folder / f'{exam}_desc-preproc_FLAIR.nii.gz'
-    brain = folder / f'{exam}_desc-brain_mask.nii.gz'
+    flair = out / output_path(named, 'preproc_native', suffix='FLAIR')
+    brain = out / output_path(named, 'brain_native')
     return Result(
         exam=exam,
         model=name,
-        version=_model_version(folder.parent / 'log' / f'{exam}_desc-{name}_exam.json'),
+        version=_model_version(out / output_path(named, 'exam', desc=name)),
         mask=_image(path),
-        instances=_image(folder / f'{exam}_space-orig_seg-lesions_desc-{name}_dseg.nii.gz'),
-        table=_table(folder / f'{exam}_desc-{name}_lesions.tsv'),
+        instances=_image(out / output_path(named, 'instances_native', desc=name)),
+        table=_table(out / output_path(named, 'lesions', desc=name)),
         flair=_image(flair) if flair.is_file() else None,
         brain=_image(brain) if brain.is_file() else None,
         path=path,

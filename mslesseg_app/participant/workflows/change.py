@@ -92,9 +92,9 @@ def find_visits(subject: str, settings: Settings, model: str) -> list[Visit]:
 
     An exam whose last run failed does not count, whatever an earlier run left of it.
     """
-    records = (settings.out_dir / f'sub-{subject}').glob(f'ses-*/log/*_desc-{model}_exam.json')
+    records = output_path(Exam(subject, '*', {}), 'exam', desc=model)
     visits = {}
-    for path in sorted(records):
+    for path in sorted(settings.out_dir.glob(str(records))):
         visit = _visit(subject, path, settings, model)
         if visit is not None:
             visits[visit.name] = visit
