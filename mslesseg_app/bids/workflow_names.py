@@ -8,9 +8,7 @@ from mslesseg_app.bids.exam import Exam
 #: First word of a node's name, and the stage that it belongs to.
 STAGES = {
     'conform': 'reading',
-    'bias': 'bias field',
-    'native': 'bias field',
-    'anchor': 'bias field',
+    'anchor': 'reading',
     'align': 'registration',
     'gather': 'registration',
     'place': 'registration',
@@ -61,7 +59,7 @@ def stage_of(node: str) -> str:
 
     Examples
     --------
-    >>> stage_of('bias_t1w')
-    'bias field'
+    >>> stage_of('resample_t1w')
+    'resampling'
     """
     return STAGES.get(node.split('_', 1)[0], 'preparing')

@@ -25,7 +25,7 @@ from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import DataError, DiskError
 from mslesseg_app.core.files import write_bytes
 from mslesseg_app.group.collect import Holdings, Key
-from mslesseg_app.group.images import load_whole
+from mslesseg_app.group.images import load_slices, load_whole
 from mslesseg_app.group.kept import read_kept, state_of, write_kept
 from mslesseg_app.reports.slices import (
     Volume,
@@ -244,31 +244,40 @@ def _montage(
     """Draw three slices with the outlines of the lesions, shape (rows, columns, 3)."""
     lesions = oriented(load_whole(mask_path))
     mask = np.asarray(lesions.data) > 0
-    if flair_path is None:
-        grey, window, inside = np.zeros(mask.shape, np.float32), (0.0, 1.0), mask
-    else:
-        flair = oriented_like(load_whole(flair_path), lesions, flair_path.name)
-        grey = np.asarray(flair.data, dtype=np.float32)
-        inside = _inside(grey, brain_path, lesions)
-        window = grey_window(grey, inside)
-    box = bounding_box(inside, lesions.spacing, 8.0)
     axis = lesions.thick_axis
+    inside = _brain(brain_path, lesions)
+    if inside is None:
+        inside = mask if flair_path is None else foreground(_grey(flair_path, lesions))
+    chosen = _chosen(mask, inside, axis)
+    planes = tuple(chosen if each == axis else slice(None) for each in range(3))
+    if flair_path is None:
+        grey, window = np.zeros(mask.shape, np.float32), (0.0, 1.0)
+    else:
+        grey = _grey(flair_path, lesions, chosen)
+        window = grey_window(grey[planes], inside[planes])
+    box = bounding_box(inside, lesions.spacing, 8.0)
     panels = []
-    for index in _chosen(mask, inside, axis):
+    for index in chosen:
         plane, marked = (picture(volume, axis, index, box) for volume in (grey, mask))
         panels.append(_panel(plane, marked, window, pixel_size(lesions, axis)))
         panels.append(np.zeros((HEIGHT, _GAP, 3), np.uint8))
     return np.concatenate(panels[:-1], axis=1)
 
 
-def _inside(
-    grey: npt.NDArray[np.float32], brain_path: Path | None, lesions: Volume
-) -> npt.NDArray[np.bool_]:
-    if brain_path is not None:
-        brain = oriented_like(load_whole(brain_path), lesions, brain_path.name)
-        if (inside := np.asarray(brain.data) > 0).any():
-            return inside
-    return foreground(grey)
+def _grey(
+    path: Path, lesions: Volume, chosen: Sequence[int] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return the FLAIR; with ``chosen`` at least these slices of it."""
+    image = load_slices(path, lesions.thick_axis, chosen) if chosen else load_whole(path)
+    return np.asarray(oriented_like(image, lesions, path.name).data, dtype=np.float32)
+
+
+def _brain(path: Path | None, lesions: Volume) -> npt.NDArray[np.bool_] | None:
+    """Return the brain mask; None where there is none, or an empty one."""
+    if path is None:
+        return None
+    inside = np.asarray(oriented_like(load_whole(path), lesions, path.name).data) > 0
+    return inside if inside.any() else None
 
 
 def _chosen(mask: npt.NDArray[np.bool_], inside: npt.NDArray[np.bool_], axis: int) -> list[int]:

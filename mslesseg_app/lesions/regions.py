@@ -138,7 +138,9 @@ def fit_landmarks(
         return template_landmarks(lesions, error.message)
     # all that follows happens in and around the brain
     box = box_of(brain | lesions, _CORTEX_REACH, MIX_STEP)
-    moved = np.stack([fit.move(tissue_prior(name), box) for name in ('wm', 'gm', 'csf')])
+    # of fluid only what `fit_mixture` looks at
+    steps = {'wm': 1, 'gm': 1, 'csf': MIX_STEP}
+    moved = np.stack([fit.move(tissue_prior(name), box, step) for name, step in steps.items()])
     fitted = _fitted(fit, moved[WM], brain, lesions, box)
     shown = brain & np.logical_and.reduce([channel != 0 for channel in channels])
     smooth = np.stack(

@@ -21,10 +21,10 @@ from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.core.settings import DEFAULT_MODEL, MODALITIES
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine, invert, read_itk, write_itk
-from mslesseg_app.spatial.bias import correct_bias
 from mslesseg_app.spatial.brain import brain_mask as find_brain
 from mslesseg_app.spatial.checks import check_loaded
 from mslesseg_app.spatial.exam_alignment import ExamAlignment, align_exam, judge_exam
+from mslesseg_app.spatial.prepared import prepare, to_template
 from mslesseg_app.spatial.qc import exam_quality, with_note
 from mslesseg_app.spatial.reading import open_image, three_dimensional
 from mslesseg_app.spatial.resample import resample, restore
@@ -214,14 +214,6 @@ class _Exam:
         found: npt.NDArray[np.float32] = np.asanyarray(image.dataobj)
         return found
 
-    def on_own_grids(self) -> dict[str, nb.Nifti1Image]:
-        """Return the prepared images, each on the grid that it was given on."""
-        given = {name: three_dimensional(image) for name, image in self.raw.items()}
-        return {
-            name: _as_file(grids.like(one, grids.from_ras(self.prepared[name], one), np.float32))
-            for name, one in given.items()
-        }
-
     def like_flair(self, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> nb.Nifti1Image:
         """Make an image on the grid of the FLAIR."""
         return _as_file(grids.like(self.flair, data, dtype))
@@ -238,7 +230,8 @@ def _align(
     """Prepare the images and bring them to the template."""
     registered = all(is_template_grid(image) for image in raw.values())
     correct = bias_correction and strategy != 'independent' and not registered
-    images = {name: _prepare(image, name, correct, threads) for name, image in raw.items()}
+    prepared = {name: _prepare(image, name, correct, threads) for name, image in raw.items()}
+    images = {name: grids.to_ras(image) for name, image in prepared.items()}
     alignment = (
         judge_exam(images, None, dict.fromkeys(images, np.eye(4)))
         if registered
@@ -247,8 +240,8 @@ def _align(
     if on_failed == 'stop':
         alignment.demand_trust()
     transforms = {name: _as_itk(xfm) for name, xfm in alignment.moving_from_mni.items()}
-    mni = {name: _to_template(image, transforms[name]) for name, image in images.items()}
-    return _Exam(raw, images, mni, transforms, alignment)
+    mni = {name: to_template(image, transforms[name]) for name, image in prepared.items()}
+    return _Exam(raw, prepared, mni, transforms, alignment)
 
 
 def _ask(
@@ -259,7 +252,7 @@ def _ask(
     from mslesseg_app.models.prediction.segment import segment_detailed
 
     if entry.is_native:
-        done = segment_native(entry, exam.on_own_grids(), exam.transforms, brain, **how)
+        done = segment_native(entry, exam.prepared, exam.transforms, brain, **how)
         return done.template, np.asanyarray(done.native.dataobj), done.info
     found, info = segment_detailed(
         entry,
@@ -283,10 +276,10 @@ def _load(image: Image, name: str) -> nb.Nifti1Image:
 
 
 def _prepare(image: nb.Nifti1Image, name: str, correct: bool, threads: int) -> nb.Nifti1Image:
-    """Check an image, turn it to RAS and remove its bias field."""
+    """Check an image and remove its bias field; it stays on its own grid."""
     called = Path(image.get_filename() or f'The {name} image')
-    conformed = _as_file(grids.to_ras(check_loaded(image, called)))
-    return _as_file(correct_bias(conformed, threads=threads)) if correct else conformed
+    original, checked = three_dimensional(image), check_loaded(image, called)
+    return _as_file(prepare(checked, original, correct=correct, threads=threads))
 
 
 def _as_file(image: nb.Nifti1Image) -> nb.Nifti1Image:
@@ -300,11 +293,6 @@ def _as_itk(affine: Affine) -> Affine:
         path = Path(folder) / 'xfm.txt'
         write_itk(path, affine)
         return read_itk(path)
-
-
-def _to_template(image: nb.Nifti1Image, transform: Affine) -> nb.Nifti1Image:
-    moved = resample(image, TEMPLATE_SHAPE, TEMPLATE_AFFINE, transform)
-    return grids.on_template(np.asanyarray(moved.dataobj), np.float32)
 
 
 def _load_mask(given: Image, flair: Any) -> nb.Nifti1Image:

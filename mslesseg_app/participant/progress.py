@@ -25,7 +25,7 @@ _SECONDS = {
     'compare': 20.0,
     'restore': 5.0,
     'resample': 4.0,
-    'bias': 3.0,
+    'conform': 3.0,
     'anchor': 3.0,
 }
 _QUICK = frozenset({'ds', 'gather', 'find', 'node', 'describe', 'join', 'labels'})

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from mslesseg_app.core.errors import DataError
-from mslesseg_app.spatial.shapes import Bools, dilate, fill_holes, grow, largest_piece
+from mslesseg_app.spatial.shapes import Bools, box_of, dilate, fill_holes, grow, largest_piece
 from mslesseg_app.spatial.similarity import shrink
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, is_template_grid, load_template
 
@@ -144,8 +144,9 @@ def _union(images: list[Floats]) -> Bools:
 def _distance() -> Floats:
     """Return the distance (mm) to the border of the template's mask, negative inside."""
     mask = np.asarray(load_template().mask.dataobj) > 0
-    outside, inside = ndi.distance_transform_edt(~mask), ndi.distance_transform_edt(mask)
-    distance = np.asarray(outside - inside, dtype=np.float32)
+    distance = np.asarray(ndi.distance_transform_edt(~mask), dtype=np.float32)
+    box = box_of(mask, 1)  # the border is nowhere farther than its surface
+    distance[box] -= ndi.distance_transform_edt(mask[box])
     distance.flags.writeable = False
     return distance
 

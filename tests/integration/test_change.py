@@ -203,7 +203,7 @@ def test_correction_loop(done, run, tmp_path):
     assert finished.code == 0, finished.stderr
     now = computed_nodes(done / 'work')
     again = {key for key in now if before.get(key) != now[key]}
-    assert not {'segment', 'align', 'bias_flair', 'restore_prob', 'align_1_2'} & again
+    assert not {'segment', 'align', 'conform_flair', 'restore_prob', 'align_1_2'} & again
     assert np.array_equal(nb.load(file(out, 'sub-demo_ses-2', f'{MASK}.nii.gz')).dataobj, data)
     check_marks(out, added, removed, data)
     found = statuses(out, 'sub-demo_ses-2')

@@ -97,7 +97,7 @@ def test_a_worker_that_is_killed(quick, start, run, tmp_path):
     out = tmp_path / 'out'
     command = [quick, out, 'participant', '-w', tmp_path / 'work', *QUICK]
     process = start(*command)
-    wait_for(process, tmp_path / 'work', 'resample_')
+    wait_for(process, tmp_path / 'work', 'align')
     for worker in workers_of(process):
         worker.send_signal(signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=PATIENCE_S)
@@ -121,7 +121,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
 )
 def test_interrupted(quick, start, tmp_path, number):
     process = start(quick, tmp_path / 'out', 'participant', '-w', tmp_path / 'work', *QUICK)
-    wait_for(process, tmp_path / 'work', 'resample_')
+    wait_for(process, tmp_path / 'work', 'align')
     workers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, number)
     _, stderr = process.communicate(timeout=PATIENCE_S)

@@ -482,7 +482,7 @@ def test_nothing_is_left_where_the_run_was_started(finished, users_folder):
 def test_resources_of_the_nodes_that_work(finished):
     content = json.loads(first_log(finished, '*_resources.json').read_text())
     measured = {name.rsplit('.', 1)[-1] for name in content['name']}
-    assert {'align', 'segment', 'bias_flair'} <= measured
+    assert {'align', 'segment', 'conform_flair'} <= measured
     assert len(content['rss_GiB']) == len(content['name'])
 
 

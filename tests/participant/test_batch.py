@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -33,7 +35,9 @@ class Study:
     def __init__(self, root: Path, number: int) -> None:
         self.root = root
         names = [f'sub-{k:03}_FLAIR' for k in range(number)]
-        bids = write_dataset(root / 'bids', names)
+        bids = root / 'bids'
+        if not bids.exists():
+            write_dataset(bids, names)
         image = 'anat/sub-{0}_FLAIR.nii.gz'
         self.exams = [
             Exam(label, None, {'FLAIR': bids / f'sub-{label}' / image.format(label)})
@@ -50,20 +54,30 @@ class Study:
             **{'nprocs': 2, 'model': 'hyperintensity', 'run_uuid': 'run', **options},
         )  # fmt: skip
 
+    def take_place(self, put: Callable[[object, str, object], object]) -> None:
+        """Put stub exams in the place of real ones."""
+        put(base, 'init_run_wf', self.build)
+        put(subjects, 'PageStep', StubPage)
+        put(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
+
     def build(self, *, exams: list[Exam], settings: Settings, **_: object) -> object:
         (exam,) = exams
         self.built.append(exam.label)
         return stub_workflow(exam, settings, exam.label in self.broken)
 
     def run(
-        self, interrupt_at: str = '', clock: Cost | None = None, **options: object
+        self,
+        interrupt_at: str = '',
+        kill_at: str = '',
+        clock: Cost | None = None,
+        **options: object,
     ) -> tuple[Outcome, Recorder]:
         batch = Batch(
             self.exams, self.settings(**options), 'builtin', get_entry('hyperintensity'), True
         )
         labels = {exam_name(exam): exam.label for exam in self.exams}
         recorder = batch.progress = Recorder(labels, True)
-        recorder.interrupt_at = interrupt_at
+        recorder.interrupt_at, recorder.kill_at = interrupt_at, kill_at
         recorder.clock = clock or (lambda: (0, 0.0))
         return batch.run(), recorder
 
@@ -81,9 +95,7 @@ class Study:
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Study]:
     def make(number: int, name: str = '') -> Study:
         made = Study(tmp_path / name, number)
-        monkeypatch.setattr(base, 'init_run_wf', made.build)
-        monkeypatch.setattr(subjects, 'PageStep', StubPage)
-        monkeypatch.setattr(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
+        made.take_place(monkeypatch.setattr)
         return made
 
     return make
@@ -185,28 +197,46 @@ def test_other_resources_change_nothing(study, options) -> None:
     assert told.names('begin') == []
 
 
-def found(root: Path) -> dict[str, bytes]:
-    """Results and pages, and temporary files if any are left."""
-    paths = [*root.glob('out/sub-*/anat/*.txt'), *root.glob('out/*.html')]
-    return {path.name: path.read_bytes() for path in paths}
+#: A run of its own process, which is killed when it comes to a step.
+KILLED = """
+import sys
+from pathlib import Path
+
+sys.path[:0] = sys.argv[3:]
+from test_batch import Study
+
+made = Study(Path(sys.argv[1]), 50)
+made.take_place(setattr)
+made.run(kill_at=sys.argv[2])
+"""
 
 
-def test_interrupted_and_repeated(study) -> None:
-    made = study(6)
+def test_interrupted_killed_and_repeated(study, tmp_path) -> None:
+    """Fifty exams in three runs: the bytes are those of one that nothing disturbed."""
+    made = study(50)
     with pytest.raises(KeyboardInterrupt):
-        made.run(interrupt_at='sub_003_wf.align')
+        made.run(interrupt_at='sub_012_wf.align')
     half = made.diary()
-    assert half['sub-003.align'] == 1
+    assert half['sub-012.align'] == 1
+    folders = [str(Path(__file__).parent), str(Path(__file__).parent / 'tools')]
+    command = [sys.executable, '-c', KILLED, str(tmp_path), 'sub_030_wf.align', *folders]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
     outcome, told = made.run()
     assert outcome.problems == {}
-    assert len(set(told.names('skip'))) >= 2
-    assert 'sub_003_wf' in told.names('begin')
-    assert made.diary()['sub-003.conform'] == 1, 'cached'
-    assert set(made.diary()) == {f'sub-{k:03}.{step}' for k in range(6) for step in STEPS}
-    undisturbed = study(6, 'undisturbed')
-    undisturbed.run()
-    assert found(made.root) == found(undisturbed.root)
-    assert len(found(made.root)) == 12
+    assert {f'sub_{k:03}_wf' for k in range(27)} <= set(told.names('skip'))
+    assert 'sub_030_wf' in told.names('begin')
+    diary = made.diary()
+    assert set(diary) == {f'sub-{k:03}.{step}' for k in range(50) for step in STEPS}
+    assert diary['sub-012.conform'] == diary['sub-030.conform'] == 1, 'cached'
+    assert diary.total() <= 4 * 50 + 2 * 4, 'only what was under way is done again'
+    results = {
+        f'sub-{k:03}_result.txt': ''.join(f'sub-{k:03}.{step}\n' for step in STEPS).encode()
+        for k in range(50)
+    }
+    pages = {f'sub-{k:03}.html': b'page' for k in range(50)}
+    paths = [*made.root.glob('out/sub-*/anat/*'), *made.root.glob('out/*.html')]
+    assert {path.name: path.read_bytes() for path in paths} == results | pages
 
 
 def test_the_first_failure_stops_everything_if_asked_to(study) -> None:

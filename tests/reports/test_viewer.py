@@ -195,11 +195,11 @@ def test_timings_and_memory(tmp_path: Path) -> None:
     logs = tmp_path / 'logs'
     logs.mkdir()
     (logs / 'mslesseg-1_timings.txt').write_text(
-        'node\tseconds\nsub_01_ses_1_wf.bias_t1w\t2.5\nsub_01_ses_1_wf.a.bias_flair\t1.5\n'
+        'node\tseconds\nsub_01_ses_1_wf.conform_t1w\t2.5\nsub_01_ses_1_wf.a.conform_flair\t1.5\n'
         'sub_01_ses_10_wf.align\t99\n'
     )
     (extra,) = gather_extras((exam,), '01', tmp_path)
-    assert dict(extra.seconds) == {'bias field': 4.0}
+    assert dict(extra.seconds) == {'reading': 4.0}
     assert '--resource-monitor' in extra.memory
 
 

@@ -187,7 +187,7 @@ def test_a_grid_with_an_sform_only_opens_in_itk_at_its_size(tmp_path):
 
 @pytest.mark.parametrize('axes', [(1,), (1, 1)])
 def test_maps_come_home_to_images_with_axes_of_length_one(tmp_path, axes):
-    from mslesseg_app.participant.interfaces.images import RestoreToNative, ToNativeGrid
+    from mslesseg_app.participant.interfaces.images import PrepareImage, RestoreToNative
     from mslesseg_app.spatial.affines import write_itk
 
     shape, affine = (20, 21, 12), np.diag([4.0, 4, 6, 1])
@@ -195,13 +195,11 @@ def test_maps_come_home_to_images_with_axes_of_length_one(tmp_path, axes):
     data = np.random.default_rng(0).integers(0, 99, shape).astype(np.int16)
     original = tmp_path / 'raw.nii.gz'
     nb.Nifti1Image(data.reshape(*shape, *axes), affine).to_filename(original)
-    turned = tmp_path / 'ras.nii.gz'
-    grids.to_ras(nb.Nifti1Image(data, affine)).to_filename(turned)
     template = np.zeros((182, 218, 182), np.float32)
     template[80:100, 100:120, 80:100] = 1
     grids.on_template(template, np.float32).to_filename(tmp_path / 'map.nii.gz')
     write_itk(tmp_path / 'xfm.txt', np.eye(4))
-    native = ToNativeGrid(in_file=str(turned), original=str(original))._execute(tmp_path)
+    native = PrepareImage(in_file=str(original), correct_bias=False)._execute(tmp_path)
     assert np.array_equal(np.asarray(nb.load(native['out_file']).dataobj), data)
     home = RestoreToNative(
         in_file=str(tmp_path / 'map.nii.gz'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -143,7 +144,7 @@ class Recorder(Progress):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.events: list[tuple[str, str]] = []
-        self.interrupt_at = ''
+        self.interrupt_at = self.kill_at = ''
         self.clock: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
         self._costs: dict[str, list[tuple[int, float]]] = {}
 
@@ -165,6 +166,8 @@ class Recorder(Progress):
         self.events.append((status, f'{exam}.{node}'))
         if status == 'end' and f'{exam}.{node}' == self.interrupt_at:
             raise KeyboardInterrupt
+        if status == 'end' and f'{exam}.{node}' == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
         super().__call__(exam, node, status)
 
     def names(self, event: str) -> list[str]:

@@ -18,6 +18,7 @@ from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.models.prediction.presets import DEFAULT, has_presets, resolve
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
 from mslesseg_app.models.registry import load_engine, load_predictor
+from mslesseg_app.spatial.grids import rounded_share
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def segment_detailed(
         if values is not None:
             values[~brain] = 0
     prob = only_in_white_matter(found.prob, entry.threshold, entry.least_white_matter)
-    found = replace(found, prob=prob)
+    found = replace(found, prob=rounded_share(prob))
     info = {
         'model': entry.name,
         'version': entry.version,

@@ -14,69 +14,58 @@ from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.reading import open_image
 
 
-class _ConformInput(BaseInterfaceInputSpec):
+class _PrepareInput(BaseInterfaceInputSpec):
     in_file = File(mandatory=True, desc='raw image')
-
-
-class _ConformOutput(TraitedSpec):
-    out_file = File(desc='the image, float32, axes closest to RAS')
-
-
-class ConformImage(GuardedInterface):
-    """Check an image (:func:`mslesseg_app.spatial.checks.check_image`) and turn it to RAS."""
-
-    input_spec = _ConformInput
-    output_spec = _ConformOutput
-
-    def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.spatial.checks import check_image
-
-        image = check_image(Path(self.inputs.in_file))
-        return {'out_file': grids.save(grids.to_ras(image), cwd / 'conformed.nii.gz')}
-
-
-class _BiasInput(BaseInterfaceInputSpec):
-    in_file = File(mandatory=True, exists=True, desc='image')
+    correct_bias = traits.Bool(True, usedefault=True)
     num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
-class _BiasOutput(TraitedSpec):
-    out_file = File(desc='image without bias field')
+class _PrepareOutput(TraitedSpec):
+    out_file = File(desc='the image, float32, with the axes and the header of the raw one')
 
 
-class CorrectBias(GuardedInterface):
-    """Remove the bias field by N4."""
+class PrepareImage(GuardedInterface):
+    """Check an image (:func:`mslesseg_app.spatial.checks.check_image`), remove its bias field."""
 
-    input_spec = _BiasInput
-    output_spec = _BiasOutput
-
-    def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.spatial.bias import correct_bias
-
-        corrected = correct_bias(nb.load(self.inputs.in_file), threads=self.inputs.num_threads)
-        return {'out_file': grids.save(corrected, cwd / 'corrected.nii.gz')}
-
-
-class _NativeInput(BaseInterfaceInputSpec):
-    in_file = File(mandatory=True, exists=True, desc='image, axes closest to RAS')
-    original = File(mandatory=True, exists=True, desc='raw image that gives the grid')
-
-
-class _NativeOutput(TraitedSpec):
-    out_file = File(desc='the image in the axis order and with the header of the raw one')
-
-
-class ToNativeGrid(GuardedInterface):
-    """Turn a preprocessed image back to the axes of the raw one."""
-
-    input_spec = _NativeInput
-    output_spec = _NativeOutput
+    input_spec = _PrepareInput
+    output_spec = _PrepareOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        original = open_image(Path(self.inputs.original))
-        data = grids.from_ras(nb.load(self.inputs.in_file), original)
-        image = grids.like(original, data, np.float32)
-        return {'out_file': grids.save(image, cwd / 'preproc.nii.gz')}
+        return {'out_file': grids.save(self._prepared(), cwd / 'prepared.nii.gz')}
+
+    def _prepared(self) -> nb.Nifti1Image:
+        from mslesseg_app.spatial.checks import check_image
+        from mslesseg_app.spatial.prepared import prepare
+
+        path, threads = Path(self.inputs.in_file), self.inputs.num_threads
+        correct = self.inputs.correct_bias
+        return prepare(check_image(path), open_image(path), correct=correct, threads=threads)
+
+
+class _ImagesInput(BaseInterfaceInputSpec):
+    flair = File(exists=True, desc='FLAIR')
+    t1w = File(exists=True, desc='T1w')
+    t2w = File(exists=True, desc='T2w')
+
+
+class _TurnOutput(TraitedSpec):
+    flair = File(desc='FLAIR, axes closest to RAS')
+    t1w = File(desc='T1w, axes closest to RAS')
+    t2w = File(desc='T2w, axes closest to RAS')
+
+
+class TurnToRas(GuardedInterface):
+    """Write images with their axes closest to RAS, for programs that read files."""
+
+    input_spec = _ImagesInput
+    output_spec = _TurnOutput
+
+    def _execute(self, cwd: Path) -> dict[str, Any]:
+        paths = {name: path for name, path in self.inputs.get().items() if isdefined(path)}
+        return {
+            name: grids.save(grids.to_ras(nb.load(path)), cwd / f'{name}.nii.gz')
+            for name, path in paths.items()
+        }
 
 
 class _ToTemplateInput(BaseInterfaceInputSpec):
@@ -100,20 +89,17 @@ class ToTemplate(GuardedInterface):
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.spatial.affines import read_itk
+        from mslesseg_app.spatial.prepared import to_template
         from mslesseg_app.spatial.resample import resample
         from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
         image = nb.load(self.inputs.in_file)
-        nearest = self.inputs.interpolation == 'nearest'
-        moved = resample(
-            image,
-            TEMPLATE_SHAPE,
-            TEMPLATE_AFFINE,
-            read_itk(Path(self.inputs.transform)),
-            order='nearest' if nearest else 1,
-        )
-        dtype = image.get_data_dtype() if nearest else np.float32
-        result = grids.on_template(np.asanyarray(moved.dataobj), dtype)
+        transform = read_itk(Path(self.inputs.transform))
+        if self.inputs.interpolation == 'linear':
+            result = to_template(image, transform)
+        else:
+            moved = resample(image, TEMPLATE_SHAPE, TEMPLATE_AFFINE, transform, order='nearest')
+            result = grids.on_template(np.asanyarray(moved.dataobj), image.get_data_dtype())
         return {'out_file': grids.save(result, cwd / 'on_template.nii.gz')}
 
 
@@ -145,5 +131,5 @@ class RestoreToNative(GuardedInterface):
         if isdefined(self.inputs.threshold):
             image = grids.like(original, data >= self.inputs.threshold, np.uint8)
         else:
-            image = grids.like(original, np.clip(data, 0, 1), np.float32)
+            image = grids.like(original, data, np.float32)
         return {'out_file': grids.save(image, cwd / 'native.nii.gz')}

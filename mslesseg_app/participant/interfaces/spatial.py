@@ -12,14 +12,9 @@ from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, is
 
 from mslesseg_app.core.settings import MODALITIES
 from mslesseg_app.participant.interfaces.base import GuardedInterface
+from mslesseg_app.participant.interfaces.images import _ImagesInput
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.exam_alignment import ExamAlignment
-
-
-class _ImagesInput(BaseInterfaceInputSpec):
-    flair = File(exists=True, desc='FLAIR')
-    t1w = File(exists=True, desc='T1w')
-    t2w = File(exists=True, desc='T2w')
 
 
 def _images(inputs: Any, suffix: str = '') -> dict[str, Any]:
@@ -54,7 +49,7 @@ class AlignExam(GuardedInterface):
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.spatial.exam_alignment import align_exam, judge_exam
 
-        images = _images(self.inputs)
+        images = {name: grids.to_ras(image) for name, image in _images(self.inputs).items()}
         place = _read_place(self.inputs.place)
         if self.inputs.registered:
             alignment = judge_exam(images, None, dict.fromkeys(images, np.eye(4)))

@@ -22,40 +22,22 @@ from nipype.interfaces.base import (
 
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
 from mslesseg_app.participant.interfaces.base import GuardedInterface, decode_error, encode_error
+from mslesseg_app.participant.interfaces.images import PrepareImage
 from mslesseg_app.spatial import grids
 
 _ENDING = '.json'
 
 
-class _PrepareInput(BaseInterfaceInputSpec):
-    in_file = File(mandatory=True, desc='raw image')
-    correct_bias = traits.Bool(True, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
-
-
-class _PrepareOutput(TraitedSpec):
-    out_file = File(desc='image without bias field, axes closest to RAS, or why there is none')
-
-
-class PrepareAnchor(GuardedInterface):
-    """Check an image, turn it to RAS, remove its bias field; a broken one is told, not raised."""
-
-    input_spec = _PrepareInput
-    output_spec = _PrepareOutput
+class PrepareAnchor(PrepareImage):
+    """Prepare an image; what is wrong with a broken one is told in a file, not raised."""
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.spatial.bias import correct_bias
-        from mslesseg_app.spatial.checks import check_image
-
         try:
-            image = grids.to_ras(check_image(Path(self.inputs.in_file)))
-            if self.inputs.correct_bias:
-                image = correct_bias(image, threads=self.inputs.num_threads)
+            return super()._execute(cwd)
         except (DataError, NoInputError) as error:
             path = cwd / f'problem{_ENDING}'
             path.write_text(encode_error(error), encoding='utf-8')
             return {'out_file': str(path)}
-        return {'out_file': grids.save(image, cwd / 'anchor.nii.gz')}
 
 
 class _TakeInput(BaseInterfaceInputSpec):
@@ -130,7 +112,7 @@ class AlignSubject(GuardedInterface):
             reason = 'the FLAIR of no other session of the subject can be used'
             return {name: {'reason': reason} for name in usable}
         found = align_subject(
-            {name: nb.load(path) for name, path in usable.items()},
+            {name: grids.to_ras(nb.load(path)) for name, path in usable.items()},
             threads=self.inputs.num_threads,
             seed=self.inputs.random_seed,
         )

@@ -1,6 +1,6 @@
 """The two spatial engines: sub-workflows with the same inputs and outputs.
 
-Inputs: ``flair``, ``t1w``, ``t2w`` (RAS, native grids). Outputs: for each of them
+Inputs: ``flair``, ``t1w``, ``t2w`` (on the grids of the raw images). Outputs: for each of them
 ``<name>_xfm`` (ITK affine that maps points of the template to points of the image) and
 ``<name>_mni`` (the image on the template grid), ``brain_mask`` on the template grid,
 ``quality`` (JSON file: the numbers and the verdict for each image) and ``subject_reference``

@@ -19,7 +19,7 @@ from mslesseg_app.participant.interfaces.fsl import (
     StartMatrix,
 )
 from mslesseg_app.participant.interfaces.fsl_programs import ReportedBET, ReportedFLIRT
-from mslesseg_app.participant.interfaces.images import ToTemplate
+from mslesseg_app.participant.interfaces.images import ToTemplate, TurnToRas
 from mslesseg_app.participant.workflows.align import output_fields
 
 #: Whatever FSLOUTPUTTYPE says in the user's shell.
@@ -64,6 +64,7 @@ def init_fsl_align_wf(
     workflow.__desc__ = _INDEPENDENT if independent else _ANCHORED
     names = [modality.lower() for modality in modalities]
     inputnode = Node(IdentityInterface(fields=names), name='inputnode')
+    turned = Node(TurnToRas(), name='conform_ras', mem_gb=0.5)
     outputnode = Node(IdentityInterface(fields=output_fields(modalities)), name='outputnode')
     judge = Node(
         JudgeAlignment(
@@ -75,10 +76,11 @@ def init_fsl_align_wf(
     for field in ('quality', 'subject_reference'):
         workflow.connect(judge, field, outputnode, field)
     for item in names:
-        workflow.connect(inputnode, item, judge, item)
+        workflow.connect(inputnode, item, turned, item)
+        workflow.connect(turned, item, judge, item)
         # What the judge lets pass goes on: a failed alignment stops here.
         workflow.connect(judge, f'{item}_xfm', outputnode, f'{item}_xfm')
-    parts = (workflow, inputnode, judge, outputnode, names)
+    parts = (workflow, turned, judge, outputnode, names)
     if independent:
         _connect_independent(*parts)
     else:

@@ -18,13 +18,7 @@ from mslesseg_app.models.prediction.ensemble import (
 )
 from mslesseg_app.models.prediction.presets import has_presets
 from mslesseg_app.models.registry import ModelEntry
-from mslesseg_app.participant.interfaces.images import (
-    ConformImage,
-    CorrectBias,
-    RestoreToNative,
-    ToNativeGrid,
-    ToTemplate,
-)
+from mslesseg_app.participant.interfaces.images import PrepareImage, RestoreToNative, ToTemplate
 from mslesseg_app.participant.interfaces.lesions import (
     FindLesions,
     JoinModels,
@@ -89,7 +83,7 @@ def init_exam_wf(
             _connect_native(workflow, (prepare, align, lesions), item)
         workflow.connect([
             (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
-            (prepare, outputs, [(f'outputnode.{item}_native', f'inputnode.{item}_native')]),
+            (prepare, outputs, [(f'outputnode.{item}', f'inputnode.{item}_native')]),
             (align, lesions, [(f'outputnode.{item}_mni', f'inputnode.{item}_mni')]),
             (align, outputs, [
                 (f'outputnode.{item}_mni', f'inputnode.{item}_mni'),
@@ -118,13 +112,13 @@ def init_exam_wf(
 def _connect_native(workflow: Workflow, parts: tuple[Workflow, ...], item: str) -> None:
     """Hand an image on its own grid, and its alignment, to the engines that work there."""
     prepare, align, lesions = parts
-    workflow.connect(prepare, f'outputnode.{item}_native', lesions, f'inputnode.{item}_native')
+    workflow.connect(prepare, f'outputnode.{item}', lesions, f'inputnode.{item}_native')
     if item != 'flair':
         workflow.connect(align, f'outputnode.{item}_xfm', lesions, f'inputnode.{item}_xfm')
 
 
 def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
-    """Check each image, turn it to RAS and remove its bias field.
+    """Check each image and remove its bias field.
 
     The FLAIR of a session that shares a template was prepared for that already.
     """
@@ -137,35 +131,22 @@ def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
         else '\nNo bias-field correction was done.\n'
     )
     names = [name.lower() for name in exam.images]
-    outputnode = Node(
-        IdentityInterface(fields=names + [f'{item}_native' for item in names]), name='outputnode'
-    )
-    for modality, path in exam.images.items():
-        item = modality.lower()
-        ready = shared and modality == 'FLAIR'
-        conform = Node(
-            TakeAnchor() if ready else ConformImage(in_file=str(path)),
-            name=f'conform_{item}',
-            mem_gb=0.5,
+    outputnode = Node(IdentityInterface(fields=names), name='outputnode')
+    for item, path in zip(names, exam.images.values(), strict=True):
+        ready = shared and item == 'flair'
+        one = PrepareImage(
+            in_file=str(path), correct_bias=correct, num_threads=settings.omp_nthreads
         )
-        native = Node(ToNativeGrid(original=str(path)), name=f'native_{item}', mem_gb=0.5)
-        source = conform
+        conform = Node(
+            TakeAnchor() if ready else one,
+            name=f'conform_{item}',
+            n_procs=1 if ready else settings.omp_nthreads,
+            mem_gb=_BIAS_MEM_GB,
+        )
         if ready:
             inputnode = Node(IdentityInterface(fields=['flair']), name='inputnode')
             workflow.connect(inputnode, 'flair', conform, 'in_file')
-        elif correct:
-            source = Node(
-                CorrectBias(num_threads=settings.omp_nthreads),
-                name=f'bias_{item}',
-                n_procs=settings.omp_nthreads,
-                mem_gb=_BIAS_MEM_GB,
-            )
-            workflow.connect(conform, 'out_file', source, 'in_file')
-        workflow.connect([
-            (source, native, [('out_file', 'in_file')]),
-            (source, outputnode, [('out_file', item)]),
-            (native, outputnode, [('out_file', f'{item}_native')]),
-        ])  # fmt: skip
+        workflow.connect(conform, 'out_file', outputnode, item)
     return workflow
 
 

@@ -18,10 +18,10 @@ from mslesseg_app.participant.interfaces.fsl import (
     read_matrix,
 )
 from mslesseg_app.participant.interfaces.images import (
-    ConformImage,
+    PrepareImage,
     RestoreToNative,
-    ToNativeGrid,
     ToTemplate,
+    TurnToRas,
 )
 from mslesseg_app.participant.interfaces.lesions import FindLesions, LabelsToMask, label_dtype
 from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
@@ -55,23 +55,45 @@ def identity(tmp_path: Path) -> Path:
 # --------------------------------------------------------------------------- geometry
 
 
-def test_turning_to_ras_and_home_changes_nothing(raw, tmp_path):
-    conformed = ConformImage(in_file=str(raw)).run(cwd=tmp_path).outputs.out_file
-    image = nb.load(conformed)
-    assert nb.aff2axcodes(image.affine) == ('R', 'A', 'S')
-    assert image.get_data_dtype() == np.float32
-    native = ToNativeGrid(in_file=conformed, original=str(raw)).run(cwd=tmp_path).outputs.out_file
-    home, source = nb.load(native), nb.load(raw)
+def prepared(path: Path, folder: Path, *, correct_bias: bool = False) -> str:
+    node = PrepareImage(in_file=str(path), correct_bias=correct_bias)
+    return str(node.run(cwd=folder).outputs.out_file)
+
+
+def test_preparing_without_correction_changes_nothing(raw, tmp_path):
+    home, source = nb.load(prepared(raw, tmp_path)), nb.load(raw)
+    assert home.get_data_dtype() == np.float32
     assert np.array_equal(home.dataobj, source.dataobj)
     assert home.affine.tobytes() == source.affine.tobytes()
+
+
+def test_correction_is_that_of_the_turned_image_to_a_step_far_below_the_scanners(raw, tmp_path):
+    from mslesseg_app.spatial.bias import correct_bias
+    from mslesseg_app.spatial.grids import to_ras
+
+    found = nb.load(prepared(raw, tmp_path, correct_bias=True))
+    exact = correct_bias(to_ras(nb.load(raw)))
+    moved = np.asarray(to_ras(found).dataobj, np.float64)
+    assert np.array_equal(found.affine, nb.load(raw).affine)
+    assert 0 < np.abs(moved - np.asarray(exact.dataobj)).max() <= 900 / 2**14 / 2
+    steps = moved * 2**14 / 512  # 512 < 99 % of the values
+    assert np.array_equal(steps, np.rint(steps))
+
+
+def test_files_for_other_programs_have_axes_closest_to_ras(raw, tmp_path):
+    made = TurnToRas(flair=prepared(raw, tmp_path)).run(cwd=tmp_path).outputs
+    image, source = nb.load(made.flair), nb.load(raw)
+    assert nb.aff2axcodes(image.affine) == ('R', 'A', 'S')
+    assert np.allclose(image.affine, nb.as_closest_canonical(source).affine)
+    assert sorted(np.asarray(image.dataobj).ravel()) == sorted(np.asarray(source.dataobj).ravel())
 
 
 def test_an_image_that_lies_on_the_template_is_taken_over(tmp_path, identity):
     data = 100 * np.random.default_rng(0).random(TEMPLATE_SHAPE, dtype=np.float32)
     data[0, 0, 0] = 0
     path = save(data, TEMPLATE_AFFINE, tmp_path / 'mni.nii.gz')
-    turned = ConformImage(in_file=str(path)).run(cwd=tmp_path).outputs.out_file
-    out = ToTemplate(in_file=turned, transform=str(identity)).run(cwd=tmp_path).outputs.out_file
+    taken = prepared(path, tmp_path)
+    out = ToTemplate(in_file=taken, transform=str(identity)).run(cwd=tmp_path).outputs.out_file
     assert np.array_equal(nb.load(out).dataobj, data)
 
 

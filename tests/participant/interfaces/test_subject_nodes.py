@@ -33,7 +33,7 @@ def test_a_good_image_goes_through(raw, tmp_path):
     made = prepare(raw, tmp_path / 'a')
     taken = TakeAnchor(in_file=made).run(cwd=str(tmp_path)).outputs.out_file
     assert taken == made
-    assert nb.aff2axcodes(nb.load(made).affine) == ('R', 'A', 'S')
+    assert np.array_equal(nb.load(made).affine, nb.load(raw).affine)
 
 
 @pytest.mark.parametrize('break_it', ['cut', 'remove'])
