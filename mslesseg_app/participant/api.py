@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,13 @@ import numpy.typing as npt
 
 from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.core.settings import DEFAULT_MODEL, MODALITIES
+from mslesseg_app.participant.stages import (
+    Rule,
+    combine_models,
+    find_lesions,
+    models_image,
+    volumes,
+)
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine, invert, read_itk, write_itk
 from mslesseg_app.spatial.brain import brain_mask as find_brain
@@ -33,6 +41,7 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_te
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mslesseg_app.models.prediction.ensemble import AnyModel, Method
     from mslesseg_app.models.prediction.prediction import Prediction, Uncertainty
     from mslesseg_app.models.prediction.presets import Preset
     from mslesseg_app.models.registry import ModelEntry
@@ -60,12 +69,14 @@ class Segmentation:
     regions : nibabel.Nifti1Image
         Number of the region of each lesion voxel, uint8, see
         `mslesseg_app.lesions.topography.REGIONS`; same grid.
+    models : nibabel.Nifti1Image or None
+        Which models of an ensemble mark a voxel, model n by the value of bit n; same grid.
     lesions : pandas.DataFrame
-        One row a lesion, the columns of `mslesseg_app.lesions.table.LESION_COLUMNS`.
+        One row per lesion, the columns of `mslesseg_app.lesions.table.LESION_COLUMNS`.
     volumes : dict
         ``lesion_count``, ``lesion_volume_ml``, ``largest_lesion_ml``, ``brain_volume_ml``,
-        ``lesion_load_percent`` (NaN without a brain), and for each region ``<region>_lesions`` and
-        ``<region>_volume_ml``.
+        ``lesion_load_percent`` (None without a brain), and for each region
+        ``<region>_lesions`` and ``<region>_volume_ml``.
     dissemination : dict
         Dissemination in space, see `mslesseg_app.lesions.dissemination`.
     transforms : dict of str to array (4, 4)
@@ -73,9 +84,12 @@ class Segmentation:
     quality : list of dict
         Quality numbers with their verdicts, see `mslesseg_app.spatial.qc.exam_quality`.
     probability_mni : nibabel.Nifti1Image
-        Lesion probability on the 1 mm grid of MNI152NLin6Asym, before it was brought home.
+        Lesion probability on the 1 mm grid of MNI152NLin6Asym, before it was resampled.
     info : dict
-        Model, version, digest, device, modalities used and missing.
+        Model, version, digest, device, modalities used and missing; of an ensemble its
+        ``members`` and their ``agreement``.
+    edit : dict
+        That and how the mask was edited; empty without `edited_mask`.
     """
 
     mask: Any
@@ -84,22 +98,26 @@ class Segmentation:
     brain: Any
     uncertainty: Any
     regions: Any
+    models: Any
     lesions: pd.DataFrame
-    volumes: dict[str, float]
+    volumes: dict[str, float | None]
     dissemination: dict[str, dict[str, Any]]
     transforms: dict[str, Affine]
     quality: list[dict[str, Any]]
     probability_mni: Any
     info: dict[str, Any]
+    edit: dict[str, Any]
 
 
 def segment(
     flair: Image,
     t1w: Image | None = None,
     t2w: Image | None = None,
-    model: str = DEFAULT_MODEL,
+    model: str | Sequence[str] = DEFAULT_MODEL,
     *,
+    ensemble: Method | None = None,
     brain_mask: Image | None = None,
+    edited_mask: str | os.PathLike[str] | None = None,
     model_dir: str | os.PathLike[str] | None = None,
     device: str = 'auto',
     threads: int | None = None,
@@ -120,10 +138,15 @@ def segment(
     flair, t1w, t2w : path or nibabel image
         Whole heads, on grids of their own; or all on the 1 mm grid of MNI152 without skull, as
         in MSLesSeg, and then taken as they are.
-    model : str
-        A name of the registry (``mslesseg models list``).
+    model : str or sequence of str
+        Names of the registry (``mslesseg models list``); several are combined.
+    ensemble : {'mean', 'majority', 'staple'}, optional
+        How several models are combined; default: by the mean of their probabilities.
     brain_mask : path or nibabel image, optional
         On the grid of the FLAIR or of the template, instead of the mask that is computed.
+    edited_mask : path, optional
+        Lesion mask that a person has edited, on the grid of the FLAIR: it is described instead
+        of what the model finds.
     model_dir : path, optional
         Folder with models of your own; default: the variable ``MSLESSEG_MODEL_DIR``.
     device : str
@@ -164,33 +187,46 @@ def segment(
     """
     from mslesseg_app.models.check import check_model
     from mslesseg_app.models.prediction.device import choose_device
-    from mslesseg_app.models.prediction.prediction import uncertainty as doubt_of
+    from mslesseg_app.models.prediction.ensemble import final_threshold, models_of
     from mslesseg_app.models.prediction.presets import resolve
     from mslesseg_app.models.prediction.segment import check_modalities
-    from mslesseg_app.models.registry import get_entry
 
-    folder = model_dir or os.environ.get('MSLESSEG_MODEL_DIR') or None
-    entry = get_entry(model, Path(folder) if folder else None)
+    entry = _chosen(model, ensemble, model_dir)
     given = {
         name: image
         for name, image in zip(MODALITIES, (flair, t1w, t2w), strict=True)
         if image is not None
     }
-    check_modalities(entry, given)
-    resolve(entry, preset)
+    for one in models_of(entry):
+        check_modalities(one, given)
+        resolve(one, preset)
     if device not in ('auto', 'cpu'):
         choose_device(device)
     raw = {name: _load(image, name) for name, image in given.items()}
     mask = None if brain_mask is None else _load_mask(brain_mask, raw['FLAIR'])
-    check_model(entry)
+    for one in models_of(entry):
+        check_model(one)
     threads = threads or max(1, min(len(os.sched_getaffinity(0)) - 1, 8))
     exam = _align(raw, strategy, bias_correction, on_failed_alignment, threads, seed)
     brain = _brain(mask, exam)
     how = {'device': device, 'threads': threads, 'seed': seed}
-    found, native, info = _ask(entry, exam, brain, preset, how)
-    doubt = doubt_of(found, uncertainty, entry.name)
-    rule = (entry.threshold if threshold is None else threshold, connectivity, min_lesion_volume)
-    return _gather(exam, brain, found.prob, native, doubt, info, rule)
+    predicted = _predict(entry, threshold, exam, brain, preset, how)
+    rule = Rule(final_threshold(entry, threshold), min_lesion_volume, connectivity)
+    edited = None if edited_mask is None else Path(edited_mask)
+    return _describe(exam, brain, predicted, rule, predicted.uncertainty(uncertainty), edited)
+
+
+def _chosen(
+    model: str | Sequence[str], method: Method | None, model_dir: str | os.PathLike[str] | None
+) -> AnyModel:
+    """Return the model or the ensemble that is asked for."""
+    from mslesseg_app.models.prediction.ensemble import choose
+    from mslesseg_app.models.registry import get_entry
+
+    named = model_dir or os.environ.get('MSLESSEG_MODEL_DIR') or None
+    folder = Path(named) if named else None
+    names = [model] if isinstance(model, str) else list(model)
+    return choose([get_entry(name, folder) for name in names], method)
 
 
 @dataclass(frozen=True)
@@ -208,8 +244,8 @@ class _Exam:
         """The FLAIR as it was given, three-dimensional."""
         return three_dimensional(self.raw['FLAIR'])
 
-    def home(self, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float32]:
-        """Bring a map from the template grid to that of the FLAIR."""
+    def to_flair(self, data: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[np.float32]:
+        """Resample a map from the template grid to that of the FLAIR."""
         image = restore(grids.on_template(data, dtype), self.flair, self.transforms['FLAIR'])
         found: npt.NDArray[np.float32] = np.asanyarray(image.dataobj)
         return found
@@ -244,16 +280,56 @@ def _align(
     return _Exam(raw, prepared, mni, transforms, alignment)
 
 
+@dataclass(frozen=True)
+class _Predicted:
+    """What the model or the ensemble says: on the template, on the FLAIR's grid, each model."""
+
+    pooled: Prediction
+    prob: npt.NDArray[np.float32]
+    native: npt.NDArray[np.float32]
+    info: dict[str, Any]
+    models: tuple[npt.NDArray[np.bool_], ...] = ()
+
+    def uncertainty(self, kind: Uncertainty) -> npt.NDArray[np.float32] | None:
+        """Return the uncertainty map on the template grid, if one is wanted."""
+        from mslesseg_app.models.prediction.prediction import uncertainty
+
+        return uncertainty(self.pooled, kind, self.info['model'])
+
+
+def _predict(
+    entry: AnyModel,
+    threshold: float | None,
+    exam: _Exam,
+    brain: Any,
+    preset: Preset,
+    how: dict[str, Any],
+) -> _Predicted:
+    """Run the model, or each model of an ensemble, and combine them."""
+    from mslesseg_app.models.prediction.ensemble import Ensemble, model_thresholds, models_of
+
+    members = [_ask(one, exam, brain, preset, how) for one in models_of(entry)]
+    if not isinstance(entry, Ensemble):
+        return members[0]
+    limits = model_thresholds(entry, threshold)
+    pooled, infos = [one.pooled for one in members], [one.info for one in members]
+    done = combine_models(pooled, infos, limits, entry.method)
+    masks = tuple(one.native >= limit for one, limit in zip(members, limits, strict=True))
+    native = exam.to_flair(done.prob, np.float32)
+    return _Predicted(done.pooled, done.prob, native, done.info, masks)
+
+
 def _ask(
     entry: ModelEntry, exam: _Exam, brain: Any, preset: Preset, how: dict[str, Any]
-) -> tuple[Prediction, npt.NDArray[np.float32], dict[str, Any]]:
-    """Run the model; return its map on the template and on the grid of the FLAIR, and its info."""
+) -> _Predicted:
+    """Run one model."""
     from mslesseg_app.models.prediction.native import segment_native
     from mslesseg_app.models.prediction.segment import segment_detailed
 
     if entry.is_native:
         done = segment_native(entry, exam.prepared, exam.transforms, brain, **how)
-        return done.template, np.asanyarray(done.native.dataobj), done.info
+        native = np.asanyarray(done.native.dataobj)
+        return _Predicted(done.template, done.template.prob, native, done.info)
     found, info = segment_detailed(
         entry,
         {name: np.asanyarray(image.dataobj) for name, image in exam.mni.items()},
@@ -261,7 +337,7 @@ def _ask(
         preset=preset,
         **how,
     )
-    return found, exam.home(found.prob, np.float32), info
+    return _Predicted(found, found.prob, exam.to_flair(found.prob, np.float32), info)
 
 
 def _load(image: Image, name: str) -> nb.Nifti1Image:
@@ -323,69 +399,55 @@ def _brain(mask: nb.Nifti1Image | None, exam: _Exam) -> nb.Nifti1Image:
     return grids.on_template(np.asanyarray(found.dataobj) > 0, np.uint8)
 
 
-def _gather(
+def _describe(
     exam: _Exam,
     brain_mni: Any,
-    prob_mni: npt.NDArray[np.float32],
-    prob_native: npt.NDArray[np.float32],
-    doubt_mni: npt.NDArray[np.float32] | None,
-    info: dict[str, Any],
-    rule: tuple[float, int, float],
+    predicted: _Predicted,
+    rule: Rule,
+    uncertainty_mni: npt.NDArray[np.float32] | None,
+    edited: Path | None,
 ) -> Segmentation:
-    """Bring the maps home and find the lesions; `rule` is threshold, connectivity, volume."""
-    from mslesseg_app.lesions.components import label_lesions
+    """Find the lesions on the grid of the FLAIR and describe them."""
     from mslesseg_app.lesions.description import describe_lesions, region_columns
-    from mslesseg_app.lesions.dissemination import dominating_note
-    from mslesseg_app.lesions.table import lesion_table
 
-    threshold, connectivity, min_volume = rule
-    prob = exam.like_flair(np.clip(prob_native, 0, 1), np.float32)
+    prob = exam.like_flair(np.clip(predicted.native, 0, 1), np.float32)
     inside = np.asanyarray(brain_mni.dataobj)
-    brain = exam.like_flair(exam.home(inside, np.uint8) >= 0.5, np.uint8)
-    data = np.asanyarray(prob.dataobj)
-    voxel = float(abs(np.linalg.det(prob.affine[:3, :3])))
-    labels = label_lesions(data >= threshold, voxel, connectivity, min_volume)
-    doubt = None if doubt_mni is None else np.clip(exam.home(doubt_mni, np.float32), 0, 1)
+    brain = exam.like_flair(exam.to_flair(inside, np.uint8) >= 0.5, np.uint8)
+    uncertain = None
+    if uncertainty_mni is not None:
+        uncertain = np.clip(exam.to_flair(uncertainty_mni, np.float32), 0, 1)
     from_native = invert(exam.transforms['FLAIR'])
-    table = lesion_table(labels, prob.affine, data, from_native, doubt)
+    found = find_lesions(
+        prob, rule, from_native, uncertainty=uncertain, models=predicted.models, edited=edited
+    )
+    labels = found.labels
     images = {name: np.asanyarray(image.dataobj) for name, image in exam.mni.items()}
-    described = describe_lesions(table, labels, prob.affine, from_native, images, inside > 0)
-    volumes = _volumes(labels, np.asanyarray(brain.dataobj), voxel)
+    described = describe_lesions(found.table, labels, prob.affine, from_native, images, inside > 0)
     return Segmentation(
         mask=exam.like_flair(labels > 0, np.uint8),
         probability=prob,
         instances=exam.like_flair(labels, np.int32),
         brain=brain,
-        uncertainty=None if doubt is None else exam.like_flair(doubt, np.float32),
+        uncertainty=None if uncertain is None else exam.like_flair(uncertain, np.float32),
         regions=exam.like_flair(described.regions, np.uint8),
+        models=models_image(prob, predicted.models) if predicted.models else None,
         lesions=described.table,
-        volumes=volumes | region_columns(described.table),
+        volumes=volumes(found.summary, brain) | region_columns(described.table),
         dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
-        quality=with_note(
-            exam_quality(
-                exam.flair, exam.mni['FLAIR'], brain, brain_mni, exam.alignment.judgements()
-            ),
-            'dominating_lesion',
-            'One lesion dominates',
-            dominating_note(
-                1000 * volumes['largest_lesion_ml'], 1000 * volumes['lesion_volume_ml']
-            ),
-        ),
-        probability_mni=grids.on_template(prob_mni, np.float32),
-        info=info,
+        quality=_quality(exam, brain, brain_mni, found.summary),
+        probability_mni=grids.on_template(predicted.prob, np.float32),
+        info=predicted.info,
+        edit=found.edit,
     )
 
 
-def _volumes(
-    labels: npt.NDArray[np.int32], brain: npt.NDArray[np.uint8], voxel_mm3: float
-) -> dict[str, float]:
-    sizes = np.bincount(labels.ravel())[1:]
-    lesions, inside = float(sizes.sum()), float((brain > 0).sum())
-    return {
-        'lesion_count': len(sizes),
-        'lesion_volume_ml': lesions * voxel_mm3 / 1000,
-        'largest_lesion_ml': float(sizes.max(initial=0)) * voxel_mm3 / 1000,
-        'brain_volume_ml': inside * voxel_mm3 / 1000,
-        'lesion_load_percent': 100 * lesions / inside if inside else float('nan'),
-    }
+def _quality(
+    exam: _Exam, brain: Any, brain_mni: Any, summary: dict[str, Any]
+) -> list[dict[str, Any]]:
+    from mslesseg_app.lesions.dissemination import dominating_note
+
+    judged = exam.alignment.judgements()
+    checks = exam_quality(exam.flair, exam.mni['FLAIR'], brain, brain_mni, judged)
+    note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
+    return with_note(checks, 'dominating_lesion', 'One lesion dominates', note)

@@ -45,10 +45,12 @@ def flair(tmp_path_factory, brain) -> Path:
 
 @pytest.fixture(scope='module')
 def models(tmp_path_factory) -> Path:
-    """A folder with a tiny network that needs the FLAIR only."""
+    """A folder with two tiny networks that need the FLAIR only, and scale it differently."""
     folder = tmp_path_factory.mktemp('models')
     more = {'patch': (96, 96, 96), 'sampler': {'overlap': 0.0}}
     add_tiny('unet', folder, name='tiny', required=('FLAIR',), missing='zero', **more)
+    more['normalisation'] = 'clipped'
+    add_tiny('unet', folder, name='other', required=('FLAIR',), missing='zero', **more)
     return folder
 
 
@@ -92,6 +94,41 @@ def test_mask_instances_table_and_volumes_agree(found):
     total = found.lesions['volume_mm3'].sum() / 1000
     assert found.volumes['lesion_volume_ml'] == pytest.approx(total)
     assert found.volumes['brain_volume_ml'] == pytest.approx(np.sum(found.brain.dataobj) / 1000)
+
+
+def test_several_models_are_combined(found, flair, models, ball):
+    """The mean of what each says alone, its mask by the mean's threshold, and who marks a voxel."""
+    how = {'model_dir': models, 'threads': 1, 'brain_mask': ball}
+    both = mslesseg_app.segment(flair, model=['tiny', 'other'], threshold=0.5, **how)
+    other = mslesseg_app.segment(flair, model='other', threshold=0.5, **how)
+    alone = [np.asarray(one.probability.dataobj) for one in (found, other)]
+    assert not np.array_equal(*alone)
+    assert np.allclose(both.probability.dataobj, np.mean(alone, axis=0), atol=1 / 65536)
+    bits = np.asarray(both.models.dataobj)
+    assert np.array_equal(bits, (alone[0] >= 0.5) + 2 * (alone[1] >= 0.5))
+    assert [member['Name'] for member in both.info['members']] == ['tiny', 'other']
+    assert both.lesions['n_models_agree'].notna().all()
+    assert found.models is None
+
+
+def test_an_edited_mask_takes_the_place_of_what_was_found(found, flair, models, ball, tmp_path):
+    edited = np.asarray(found.mask.dataobj).copy()
+    edited[60:64, 118:122, 94:98] = 1
+    path = tmp_path / 'edited.nii.gz'
+    nb.Nifti1Image(edited, found.mask.affine).to_filename(path)
+    again = mslesseg_app.segment(
+        flair,
+        model='tiny',
+        model_dir=models,
+        threads=1,
+        threshold=0.999,
+        brain_mask=ball,
+        edited_mask=path,
+    )
+    assert np.array_equal(again.mask.dataobj, edited)
+    assert again.edit['EditedMask']['Name'] == 'edited.nii.gz'
+    assert again.volumes['lesion_volume_ml'] == pytest.approx(edited.sum() / 1000)
+    assert found.edit == {}
 
 
 def test_an_image_in_mni_space_is_not_registered(found):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,6 @@ from mslesseg_app.participant.interfaces.base import GuardedInterface
 from mslesseg_app.spatial import grids
 
 if TYPE_CHECKING:
-    from mslesseg_app.metrics.consensus import Consensus
     from mslesseg_app.models.prediction.prediction import Prediction
 
 
@@ -145,52 +143,16 @@ class JoinModels(GuardedInterface):
     output_spec = _SegmentOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.models.prediction.ensemble import combine, models_agreement
         from mslesseg_app.models.prediction.prediction import Prediction
+        from mslesseg_app.participant.stages import combine_models
 
         found = [
             Prediction(np.asanyarray(nb.load(path).dataobj, dtype=np.float32))
             for path in self.inputs.prob_files
         ]
-        method, thresholds = self.inputs.method, self.inputs.thresholds
-        pooled, joined, agreed = combine(found, thresholds, method)
-        info = _joined_info(method, list(self.inputs.infos), agreed)
-        names = [member['Name'] for member in info['members']]
-        info['agreement'] = models_agreement(names, found, thresholds)
-        return _maps(pooled, joined, self.inputs.uncertainty, info, cwd)
-
-
-def _joined_info(method: str, infos: list[dict[str, Any]], agreed: Consensus) -> dict[str, Any]:
-    """Tell of an ensemble what a model tells of itself, and of each model what is its own."""
-    known = [name for name in MODALITIES if any(name in i['used'] + i['missing'] for i in infos)]
-    used = [name for name in known if any(name in info['used'] for info in infos)]
-    members = []
-    for index, info in enumerate(infos):
-        member = {
-            'Name': info['model'],
-            'Modalities': {'used': info['used'], 'missing': info['missing']},
-        }
-        rates = {'Sensitivity': agreed.sensitivity, 'Specificity': agreed.specificity}
-        for name, values in rates.items():
-            if values:
-                member[name] = round(values[index], 6) if np.isfinite(values[index]) else 'n/a'
-        members.append(member)
-    notes = [f'{info["model"]}: {note}' for info in infos for note in info.get('notes', [])]
-    return {
-        'model': method,
-        'device': ', '.join(dict.fromkeys(info['device'] for info in infos)),
-        'device_note': _worst_note([info['device_note'] for info in infos]),
-        'used': used,
-        'missing': [name for name in known if name not in used],
-        'policy': ', '.join(dict.fromkeys(info['policy'] for info in infos)),
-        'members': members,
-        'notes': notes + ([f'{method}: {agreed.note}'] if agreed.note else []),
-    }
-
-
-def _worst_note(notes: list[str]) -> str:
-    """Return the note that says that a GPU could not be used, if there is one."""
-    return next((note for note in notes if note.startswith('CPU, because')), notes[0])
+        asked = self.inputs
+        done = combine_models(found, asked.infos, asked.thresholds, asked.method)
+        return _maps(done.pooled, done.prob, asked.uncertainty, done.info, cwd)
 
 
 class _LesionsInput(BaseInterfaceInputSpec):
@@ -228,57 +190,34 @@ class FindLesions(GuardedInterface):
     output_spec = _LesionsOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.lesions.components import label_lesions
-        from mslesseg_app.lesions.table import lesion_table
+        from mslesseg_app.participant.stages import Rule, find_lesions, models_image
         from mslesseg_app.spatial.affines import invert, read_itk
 
-        image = nb.load(self.inputs.prob_file)
-        prob = np.asanyarray(image.dataobj)
-        voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
-        labels = label_lesions(
-            prob >= self.inputs.threshold,
-            voxel,
-            self.inputs.connectivity,
-            self.inputs.min_volume,
-        )
-        labels, edit = self._edited(image, labels, voxel)
-        mni_from_native = invert(read_itk(Path(self.inputs.transform)))
+        asked = self.inputs
+        image = nb.load(asked.prob_file)
         models = self._models()
-        table = lesion_table(
-            labels, image.affine, prob, mni_from_native, self._uncertainty(), models
+        found = find_lesions(
+            image,
+            Rule(asked.threshold, asked.min_volume, asked.connectivity),
+            invert(read_itk(Path(asked.transform))),
+            uncertainty=self._uncertainty(),
+            models=models,
+            edited=Path(asked.edited_file) if isdefined(asked.edited_file) else None,
         )
-        summary = _summary(labels, voxel)
+        labels = found.labels
         table_file = cwd / 'lesions.tsv'
-        write_tsv(table, table_file)
-        bits = {'models_file': _save_bits(image, models, cwd)} if models else {}
-        return bits | {
+        write_tsv(found.table, table_file)
+        bits = grids.save(models_image(image, models), cwd / 'models.nii.gz') if models else None
+        return ({'models_file': bits} if bits else {}) | {
             'mask_file': grids.save(grids.like(image, labels > 0, np.uint8), cwd / 'mask.nii.gz'),
             'labels_file': grids.save(
                 grids.like(image, labels, label_dtype(labels)), cwd / 'labels.nii.gz'
             ),
             'table_file': str(table_file),
-            'summary': summary | edit,
-            'metadata': summary | _noted(self.inputs.info or {}),
-            'edit': edit,
+            'summary': found.summary | found.edit,
+            'metadata': found.summary | _noted(asked.info or {}),
+            'edit': found.edit,
         }
-
-    def _edited(
-        self, image: Any, labels: np.ndarray, voxel: float
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return the lesions of the edited mask, and how it differs; else what was found."""
-        from mslesseg_app.lesions.components import label_lesions
-        from mslesseg_app.lesions.edited import describe_edit, read_edited
-
-        if not isdefined(self.inputs.edited_file):
-            return labels, {}
-        path = Path(self.inputs.edited_file)
-        mask = read_edited(path, image)
-        difference = describe_edit(mask, labels > 0, voxel)
-        if not difference:
-            return labels, {}
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        edit = {'Edited': True, 'EditedMask': {'Name': path.name, 'SHA256': digest} | difference}
-        return label_lesions(mask, voxel, self.inputs.connectivity), edit
 
     def _uncertainty(self) -> np.ndarray | None:
         if not isdefined(self.inputs.uncertainty_file):
@@ -290,15 +229,6 @@ class FindLesions(GuardedInterface):
             return []
         pairs = zip(self.inputs.model_files, self.inputs.model_thresholds, strict=True)
         return [np.asanyarray(nb.load(path).dataobj) >= limit for path, limit in pairs]
-
-
-def _save_bits(image: Any, models: list[np.ndarray], cwd: Path) -> str:
-    """Save which models mark a voxel, model n by the value of bit n."""
-    bits = np.zeros(image.shape[:3], np.int32)
-    for number, mask in enumerate(models):
-        bits[mask] += 1 << number
-    kind = np.uint8 if len(models) <= 8 else np.int32
-    return grids.save(grids.like(image, bits, kind), cwd / 'models.nii.gz')
 
 
 def _noted(info: dict[str, Any]) -> dict[str, Any]:
@@ -316,15 +246,6 @@ def _noted(info: dict[str, Any]) -> dict[str, Any]:
 def label_dtype(labels: np.ndarray) -> type[np.signedinteger]:
     """Return the smallest signed type that holds the labels (int16 is what viewers like)."""
     return np.int16 if labels.max(initial=0) < 2**15 else np.int32
-
-
-def _summary(labels: np.ndarray, voxel: float) -> dict[str, Any]:
-    sizes = np.bincount(labels.ravel())[1:]
-    return {
-        'LesionCount': len(sizes),
-        'LesionVolume_mm3': round(float(sizes.sum() * voxel), 3),
-        'LargestLesion_mm3': round(float(sizes.max(initial=0) * voxel), 3),
-    }
 
 
 def write_tsv(table: Any, path: Path) -> None:

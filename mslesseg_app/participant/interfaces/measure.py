@@ -79,20 +79,14 @@ class MeasureExam(GuardedInterface):
         return {'out_file': str(out_file), 'qc': qc, 'reference_info': info}
 
     def _row(self) -> dict[str, Any]:
-        summary, info = self.inputs.summary, self.inputs.info
-        brain = nb.load(self.inputs.brain_native)
-        voxel = float(abs(np.linalg.det(brain.affine[:3, :3])))
-        brain_ml = float((np.asanyarray(brain.dataobj) > 0).sum()) * voxel / 1000
-        lesions_ml = summary['LesionVolume_mm3'] / 1000
+        from mslesseg_app.participant.stages import volumes
+
+        info = self.inputs.info
         return {
             'participant_id': f'sub-{self.inputs.participant}',
             'session_id': f'ses-{self.inputs.session}' if self.inputs.session else None,
             'model': self.inputs.model,
-            'lesion_count': summary['LesionCount'],
-            'lesion_volume_ml': lesions_ml,
-            'largest_lesion_ml': summary['LargestLesion_mm3'] / 1000,
-            'brain_volume_ml': brain_ml,
-            'lesion_load_percent': 100 * lesions_ml / brain_ml if brain_ml else None,
+            **volumes(self.inputs.summary, nb.load(self.inputs.brain_native)),
             **self.inputs.regions,
             **(self.inputs.selfcheck or {}),
             'modalities_used': ','.join(info['used']),
