@@ -25,7 +25,7 @@ from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import DataError, DiskError
 from mslesseg_app.core.files import write_bytes
 from mslesseg_app.group.collect import Holdings, Key
-from mslesseg_app.group.images import load_slices, load_whole
+from mslesseg_app.group.images import load_whole
 from mslesseg_app.group.kept import read_kept, state_of, write_kept
 from mslesseg_app.reports.slices import (
     Volume,
@@ -245,16 +245,15 @@ def _montage(
     lesions = oriented(load_whole(mask_path))
     mask = np.asarray(lesions.data) > 0
     axis = lesions.thick_axis
-    inside = _brain(brain_path, lesions)
-    if inside is None:
-        inside = mask if flair_path is None else foreground(_grey(flair_path, lesions))
-    chosen = _chosen(mask, inside, axis)
-    planes = tuple(chosen if each == axis else slice(None) for each in range(3))
     if flair_path is None:
-        grey, window = np.zeros(mask.shape, np.float32), (0.0, 1.0)
+        grey, inside = np.zeros(mask.shape, np.float32), mask
     else:
-        grey = _grey(flair_path, lesions, chosen)
-        window = grey_window(grey[planes], inside[planes])
+        flair = oriented_like(load_whole(flair_path), lesions, flair_path.name)
+        grey = np.asarray(flair.data, dtype=np.float32)
+        inside = _inside(grey, brain_path, lesions)
+    chosen = _chosen(mask, inside, axis)
+    shown = tuple(chosen if each == axis else slice(None) for each in range(3))
+    window = grey_window(grey[shown], inside[shown]) if flair_path else (0.0, 1.0)
     box = bounding_box(inside, lesions.spacing, 8.0)
     panels = []
     for index in chosen:
@@ -264,20 +263,14 @@ def _montage(
     return np.concatenate(panels[:-1], axis=1)
 
 
-def _grey(
-    path: Path, lesions: Volume, chosen: Sequence[int] | None = None
-) -> npt.NDArray[np.float32]:
-    """Return the FLAIR; with ``chosen`` at least these slices of it."""
-    image = load_slices(path, lesions.thick_axis, chosen) if chosen else load_whole(path)
-    return np.asarray(oriented_like(image, lesions, path.name).data, dtype=np.float32)
-
-
-def _brain(path: Path | None, lesions: Volume) -> npt.NDArray[np.bool_] | None:
-    """Return the brain mask; None where there is none, or an empty one."""
-    if path is None:
-        return None
-    inside = np.asarray(oriented_like(load_whole(path), lesions, path.name).data) > 0
-    return inside if inside.any() else None
+def _inside(
+    grey: npt.NDArray[np.float32], brain_path: Path | None, lesions: Volume
+) -> npt.NDArray[np.bool_]:
+    if brain_path is not None:
+        brain = oriented_like(load_whole(brain_path), lesions, brain_path.name)
+        if (inside := np.asarray(brain.data) > 0).any():
+            return inside
+    return foreground(grey)
 
 
 def _chosen(mask: npt.NDArray[np.bool_], inside: npt.NDArray[np.bool_], axis: int) -> list[int]:

@@ -19,6 +19,8 @@ Order = Literal[1, 3, 'nearest']
 
 #: Distance between the samples that `restore` takes within a native voxel, in mm.
 _SAMPLE_MM = 1.0
+#: Voxels that are sampled at a time.
+_POINTS = 2**19
 
 
 def resample(
@@ -109,8 +111,9 @@ def _inside(
     axes = [np.arange(size, dtype=np.float64) for size in shape]
     for row, limit in zip(index[:3], limits, strict=True):
         i, j, k = (axis * step for axis, step in zip(axes, row[:3], strict=True))
-        ends = [sum(pick(one) for one in (i, j, k)) + row[3] for pick in (np.min, np.max)]
-        if ends[0] >= -0.5 and ends[1] <= limit - 0.5:
+        lowest = row[3] + i.min() + j.min() + k.min()
+        highest = row[3] + i.max() + j.max() + k.max()
+        if lowest >= -0.5 and highest <= limit - 0.5:
             continue
         where = i[:, None, None] + j[None, :, None] + (k + row[3])[None, None, :]
         inside &= (where >= -0.5) & (where <= limit - 0.5)
@@ -167,14 +170,15 @@ def _mean_in_voxels(
         order=0,
         cval=np.nan,
     )
-    varies = np.isnan(mean)
-    places = index[:3, :3] @ np.array(np.nonzero(varies), dtype=np.float64) + index[:3, 3:]
     offsets = list(product(*(_offsets(size) for size in _voxel_sizes(index))))
-    total = np.zeros(places.shape[1], dtype=np.float32)
-    for offset in offsets:
-        at = places + (index[:3, :3] @ np.array(offset))[:, None]
-        total += ndi.map_coordinates(data, at, order=1, mode='grid-constant')
-    mean[varies] = total / np.float32(len(offsets))
+    varies = np.flatnonzero(np.isnan(mean))
+    for some in np.array_split(varies, varies.size // _POINTS + 1):
+        places = index[:3, :3] @ np.array(np.unravel_index(some, shape), np.float64)
+        total = np.zeros(some.size, dtype=np.float32)
+        for offset in offsets:
+            at = places + (index[:3, :3] @ np.array(offset) + index[:3, 3])[:, None]
+            total += ndi.map_coordinates(data, at, order=1, mode='grid-constant')
+        mean.reshape(-1)[some] = total / np.float32(len(offsets))
     return mean
 
 

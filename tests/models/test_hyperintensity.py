@@ -19,7 +19,15 @@ from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, load_predictor
 from mslesseg_app.spatial.shapes import box_of
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
-from mslesseg_app.spatial.tissues import GM, WM, PriorFit, SmoothMaps, fit_mixture, fit_priors
+from mslesseg_app.spatial.tissues import (
+    GM,
+    WM,
+    PriorFit,
+    SmoothMaps,
+    _smoothed_at,
+    fit_mixture,
+    fit_priors,
+)
 
 FLAIR, T1W = (1.0, 1.25, 0.3), (1.0, 0.65, 0.2)
 """Intensities of white matter, grey matter and fluid."""
@@ -167,6 +175,17 @@ def test_maps_are_moved_only_where_they_reach_and_the_same():
     box = slice(4, 20), slice(10, 30), slice(0, 16)
     np.testing.assert_allclose(fit.move(volume, box), expected[box], atol=1e-5)
     assert not fit.move(np.zeros_like(volume)).any()
+    coarse = fit.move(volume, box, 4)
+    every = (slice(None, None, 4),) * 3
+    np.testing.assert_allclose(coarse[every], expected[box][every], atol=1e-5)
+    assert np.count_nonzero(coarse) == np.count_nonzero(coarse[every]) > 0
+
+
+def test_images_are_smoothed_at_the_points_as_scipy_does():
+    volume = np.random.default_rng(0).random((33, 27, 21))
+    points = np.argwhere(volume[::5, ::5, ::5] > 0.3) * 5
+    expected = ndimage.gaussian_filter(volume, 1.6)[tuple(points.T)]
+    np.testing.assert_allclose(_smoothed_at(volume, points, 5, 1.6), expected, atol=1e-12)
 
 
 def test_mixture_of_a_box_is_that_of_the_grid(head):

@@ -191,24 +191,20 @@ def test_a_program_gets_the_flair_and_its_answer_stays_on_that_grid(flair, ball,
     )
     inside, values = np.asarray(ball.dataobj) > 0, np.asarray(nb.load(flair).dataobj)
     expected = np.where(inside, values / np.float32(1000), 0)
-    np.testing.assert_allclose(np.asarray(done.probability.dataobj), expected, rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(done.probability.dataobj), expected, atol=1e-5)
     assert np.array_equal(np.asarray(done.mask.dataobj) > 0, expected >= 0.5)
     assert done.info['model'] == 'program'
     np.testing.assert_allclose(np.asarray(done.probability_mni.dataobj), expected, atol=1e-5)
 
 
-def test_prepared_images_return_to_the_axes_they_were_given_in(tmp_path):
-    """Turned to RAS and back, voxel by voxel."""
+def test_prepared_images_keep_the_axes_they_were_given_in():
     affine = np.array([[0, 0, -2.0, 30], [-1, 0, 0, 20], [0, -1.5, 0, 10], [0, 0, 0, 1]])
     data = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
     raw = api._load(nb.Nifti1Image(data, affine), 'FLAIR')
     raw.header.set_xyzt_units('mm')
-    prepared = {'FLAIR': api._prepare(raw, 'FLAIR', correct=False, threads=1)}
-    assert nb.aff2axcodes(prepared['FLAIR'].affine) == ('R', 'A', 'S')
-    exam = api._Exam({'FLAIR': raw}, prepared, {}, {}, None)
-    back = exam.on_own_grids()['FLAIR']
-    assert np.array_equal(back.affine, raw.affine)
-    assert np.array_equal(back.dataobj, data)
+    prepared = api._prepare(raw, 'FLAIR', correct=False, threads=1)
+    assert np.array_equal(prepared.affine, raw.affine)
+    assert np.array_equal(prepared.dataobj, data)
 
 
 def test_a_network_without_weights_does_not_run(flair):

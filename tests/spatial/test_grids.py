@@ -160,6 +160,21 @@ def test_saved_images_do_not_depend_on_time_and_name(tmp_path):
     assert content[3] & 8 == 0, 'no name in the gzip header'
 
 
+def test_saved_real_numbers_are_read_as_they_were(tmp_path):
+    data = np.random.default_rng(0).normal(size=(20, 30, 40)).astype(np.float32)
+    data[:, 10:20] = 0
+    read = nb.load(grids.save(nb.Nifti1Image(data, np.eye(4)), tmp_path / 'real.nii.gz'))
+    np.testing.assert_array_equal(read.dataobj, data)
+
+
+def test_probabilities_are_rounded_to_fine_steps():
+    share = np.array([0, 1, 0.5, 0.3, 1e-6], np.float32)
+    found = grids.rounded_share(share)
+    np.testing.assert_array_equal(found[[0, 1, 2, 4]], [0, 1, 0.5, 0])
+    assert found[3] == pytest.approx(0.3, abs=2**-17)
+    assert found.dtype == np.float32
+
+
 def test_geometry_in_words():
     image = oriented('RAS', np.eye(3), (0.9375, 0.9375, 3), (0, 0, 0), (1, 1))
     assert grids.describe_geometry(image) == '5 × 6 × 7 voxels of 0.938 × 0.938 × 3 mm'

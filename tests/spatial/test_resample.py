@@ -82,6 +82,36 @@ def test_restored_to_a_larger_grid_nothing_is_lost():
     assert found.sum() * 0.75 == pytest.approx(data.sum(), rel=0.02)
 
 
+@pytest.mark.parametrize('seed', range(6))
+def test_restored_where_it_is_constant_without_sampling(seed):
+    """Turned thick slices, odd sizes, shapes at the edge of the grid: the same as sampling all."""
+    random = np.random.default_rng(seed)
+    data = np.zeros((31, 26, 29), np.float32)
+    data[5:20, 0:17, 6:29] = 1
+    data[22:28, 20:24, 3:9] = random.random((6, 4, 6))
+    grid = np.diag([0.9, 1.1, 4.0, 1.0])
+    grid[:3, 3] = random.uniform(-6, 0, 3)
+    native = nb.Nifti1Image(np.zeros((38, 34, 10), np.float32), grid)
+    affine = pose.matrix(random.normal(0, 6, 12), np.full(3, 14.0), np.eye(4))
+    found = restore(nb.Nifti1Image(data, np.eye(4)), native, affine).get_fdata()
+    voxels = np.stack(np.meshgrid(*map(np.arange, native.shape), indexing='ij')).reshape(3, -1)
+    index = np.linalg.inv(affine) @ grid
+    count = round(float(np.linalg.norm(index[:3, 2])))
+    samples = [
+        ndi.map_coordinates(
+            data,
+            index[:3, :3] @ voxels + (index[:3, 2] * step + index[:3, 3])[:, None],
+            order=1,
+            mode='grid-constant',
+        )
+        for step in (np.arange(count) + 0.5) / count - 0.5
+    ]
+    expected = np.mean(samples, axis=0).reshape(native.shape)
+    assert np.count_nonzero((expected > 0) & (expected < 1)) > 100
+    assert np.count_nonzero(expected == 1) > 100
+    np.testing.assert_allclose(found, expected, atol=1.1e-5)
+
+
 def test_outside_the_field_of_view_is_fill():
     img = nb.Nifti1Image(np.ones((4, 4, 4), np.float32), np.eye(4))
     moved = resample(img, (8, 4, 4), np.eye(4), np.eye(4), fill=-7.0).get_fdata()
