@@ -45,7 +45,7 @@ test: $(STAMP)  ## all tests but the slow ones; what cannot run here is skipped 
 
 test-slow: $(STAMP)  ## the slow tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS) \
-	  -m 'slow and not container and not apptainer and not cluster' || [ $$? -eq 5 ]
+	  -m 'slow and not container and not apptainer and not cluster and not samseg' || [ $$? -eq 5 ]
 
 test-container: $(STAMP)  ## build the image and the def file, run both (10 minutes or more)
 	$(BIN)/python -m pytest -n 0 -m 'container or apptainer'

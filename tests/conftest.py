@@ -133,6 +133,14 @@ def _lacks_cluster() -> str:
     return f'not installed: {", ".join(missing)}' if missing else ''
 
 
+@functools.cache
+def _lacks_samseg() -> str:
+    program = os.environ.get('MSLESSEG_SAMSEG', '')
+    if not program:
+        return 'MSLESSEG_SAMSEG does not name the program run_samseg'
+    return '' if shutil.which(program) else f'MSLESSEG_SAMSEG={program} is no program'
+
+
 NEEDS: dict[str, Callable[[], str]] = {
     'realdata': _lacks_realdata,
     'browser': _lacks_browser,
@@ -140,6 +148,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     'container': _lacks_container,
     'apptainer': _lacks_apptainer,
     'cluster': _lacks_cluster,
+    'samseg': _lacks_samseg,
 }
 
 

@@ -97,7 +97,7 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
     list of dict
         Keys of `OUTLIER_COLUMNS`, worst first within each exam. Numbers are judged among at
         least `FEWEST` exams; verdicts of the participant level that are not ``ok``, and
-        self-checks of the segmentation that did not pass, are always listed.
+        self-checks and agreements of models that did not pass, are always listed.
     """
     rows: list[dict[str, Any]] = []
     for column, judged in JUDGED.items():
@@ -105,7 +105,7 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         for model, part in parts(table, judged.by_model):
             rows += _judge(part, column, judged, model)
-    rows += _verdicts(table) + _selfchecks(table)
+    rows += _verdicts(table) + _statuses(table)
     order = {'participant_id': '', 'session_id': '', 'model': ''}
     return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
 
@@ -191,25 +191,27 @@ def _verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _selfchecks(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the masks whose self-check did not pass; each model has its own."""
-    if 'selfcheck_status' not in table:
-        return []
-    rows = []
-    for _, exam in table[table['selfcheck_status'].isin(('check', 'fail'))].iterrows():
-        rows.append(
-            {
-                'participant_id': exam['participant_id'],
-                'session_id': exam['session_id'],
-                'model': exam['model'],
-                'column': 'selfcheck_status',
-                'value': exam['selfcheck_status'],
-                'median': None,
-                'robust_z': math.nan,
-                'reason': _selfcheck_in_words(exam),
-            }
-        )
-    return rows
+def _statuses(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List what did not pass and belongs to a model: self-check, agreement of an ensemble."""
+    said: dict[str, Callable[[Any], str]] = {
+        'selfcheck_status': _selfcheck_in_words,
+        'model_agreement_status': lambda exam: 'the models of the ensemble disagree',
+    }
+    return [
+        {
+            'participant_id': exam['participant_id'],
+            'session_id': exam['session_id'],
+            'model': exam['model'],
+            'column': column,
+            'value': exam[column],
+            'median': None,
+            'robust_z': math.nan,
+            'reason': in_words(exam),
+        }
+        for column, in_words in said.items()
+        if column in table
+        for _, exam in table[table[column].isin(('check', 'fail'))].iterrows()
+    ]
 
 
 def _selfcheck_in_words(exam: Any) -> str:

@@ -45,6 +45,13 @@ def metric_columns() -> dict[str, dict[str, Any]]:
             'Description': 'Of an ensemble: mean Dice coefficient of the masks of its models, '
             'over all pairs, on the template grid.'
         },
+        'model_agreement_status': {
+            'Description': 'Of an ensemble: judgement of model_agreement.',
+            'Levels': {
+                'pass': 'the models agree as far as models usually do',
+                'check': 'they disagree: confirm the mask before use',
+            },
+        },
         **QC_COLUMNS,
         **SELFCHECK_COLUMNS,
         'reference_grid': {

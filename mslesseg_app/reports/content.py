@@ -238,6 +238,8 @@ class ExamContent(Record):
         earlier versions.
     date : str
         When the exam took place, ISO 8601; empty where that is not known.
+    doubts : tuple of str
+        Sentences on why a person should check the result, besides the self-check.
     computing : tuple of str
         Notes on how the result was computed that do not affect it.
     timings : dict
@@ -262,6 +264,7 @@ class ExamContent(Record):
     provenance: Provenance | None = None
     selfcheck: dict[str, Any] | None = None
     date: str = ''
+    doubts: tuple[str, ...] = ()
     computing: tuple[str, ...] = ()
     timings: dict[str, Any] = field(default_factory=dict)
 

@@ -90,6 +90,7 @@ def finished_content(
         content,
         notes=content.notes + notes + _edit_in_words(summary) + _models_in_words(info),
         warnings=tuple(info.get('notes', ())) + warnings,
+        doubts=_disagreement(info),
         computing=_device_note(info),
         summary=LesionSummary(
             count=summary['LesionCount'],
@@ -225,6 +226,18 @@ def _models_in_words(info: Mapping[str, Any]) -> tuple[str, ...]:
         for member in info.get('members', ())
         if 'Sensitivity' in member
     )
+
+
+def _disagreement(info: Mapping[str, Any]) -> tuple[str, ...]:
+    """Say that the models of an ensemble disagree more than models usually do."""
+    agreement = info.get('agreement', {})
+    if agreement.get('Status') != 'check':
+        return ()
+    words = (
+        f'The models disagree: Dice coefficient {agreement["MeanDSC"]:.2f}, mean of all pairs. '
+        'Compare their outlines.'
+    )
+    return (words,)
 
 
 def _rate(value: Any) -> str:

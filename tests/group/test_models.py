@@ -87,6 +87,18 @@ def test_an_exam_on_which_the_models_disagree_is_flagged(tmp_path, run_settings,
     assert 'agreement of the models is unusually low' in page
 
 
+def test_what_the_participant_level_said_of_agreement_is_kept(tmp_path, run_settings, read):
+    tree = make_tree(tmp_path, 0, references=False)
+    mask = lesion_mask(np.random.default_rng(5))
+    for number, status in enumerate(('pass', 'check')):
+        add_exam(tree, f'sub-{number}', None, {'mean': mask}, model_agreement_status=status)
+    assert run_group(run_settings(tree, derivatives={}), quiet=True) == 0
+    (row,) = read(tree.out / 'group_outliers.tsv')
+    named = row['participant_id'], row['model'], row['column'], row['reason']
+    what = 'model_agreement_status'
+    assert named == ('sub-1', 'mean', what, 'the models of the ensemble disagree')
+
+
 def test_costs_are_read_from_the_logs(tmp_path):
     """The newest run of an exam counts; an ensemble costs what its models do."""
     old = log(tmp_path, 'a', ['unet'], {'sub_01_wf.lesion_wf.segment': 90, 'sub_01_wf.x.find': 3})

@@ -77,6 +77,11 @@ def test_the_sidecar_lists_the_members_and_their_rates(anat):
         ['strict', 'plain'], ['strict', 'lenient'], ['plain', 'lenient'],
     ]  # fmt: skip
     assert 0 < agreement['MeanDSC'] < 1
+    with (anat / f'{STEM}desc-staple_metrics.tsv').open() as file:
+        (row,) = csv.DictReader(file, delimiter='\t')
+    assert row['model_agreement_status'] == agreement['Status']
+    page = (anat.parents[2] / 'sub-01.html').read_text()
+    assert ('The models disagree' in page) == (agreement['Status'] == 'check')
     members = member_masks(anat / f'{STEM}space-orig_seg-models_desc-staple_dseg.nii.gz')
     sizes = [int(np.asarray(mask.dataobj).sum()) for mask in members.values()]
     assert list(members) == ['strict', 'plain', 'lenient']

@@ -21,6 +21,10 @@ from mslesseg_app.models.registry import ModelEntry
 Method = Literal['mean', 'majority', 'staple']
 METHODS: tuple[str, ...] = get_args(Method)
 DEFAULT_METHOD: Method = 'mean'
+LEAST_AGREEMENT = 0.5
+"""Mean Dice coefficient of the models below which a person should check the exam.
+
+Chosen on labelled exams: docs/report.md has the figures."""
 
 
 @dataclass(frozen=True)
@@ -217,8 +221,8 @@ def models_agreement(
     Returns
     -------
     dict
-        ``MeanDSC``, and ``Pairs``: a list of ``Models`` (two names) and ``DSC``; two empty masks
-        have 1.
+        ``MeanDSC``; ``Status``, ``check`` where that is below `LEAST_AGREEMENT`, else ``pass``;
+        and ``Pairs``: a list of ``Models`` (two names) and ``DSC``; two empty masks have 1.
     """
     masks = [p.prob >= limit for p, limit in zip(predictions, thresholds, strict=True)]
     pairs = [
@@ -228,7 +232,12 @@ def models_agreement(
         }
         for one, two in itertools.combinations(range(len(masks)), 2)
     ]
-    return {'MeanDSC': round(float(np.mean([p['DSC'] for p in pairs])), 6), 'Pairs': pairs}
+    mean = round(float(np.mean([p['DSC'] for p in pairs])), 6)
+    return {
+        'MeanDSC': mean,
+        'Status': 'check' if mean < LEAST_AGREEMENT else 'pass',
+        'Pairs': pairs,
+    }
 
 
 def _texts(value: Any) -> list[str]:

@@ -82,6 +82,7 @@ class MeasureExam(GuardedInterface):
         from mslesseg_app.participant.stages import volumes
 
         info = self.inputs.info
+        agreement = info.get('agreement', {})
         return {
             'participant_id': f'sub-{self.inputs.participant}',
             'session_id': f'ses-{self.inputs.session}' if self.inputs.session else None,
@@ -91,5 +92,6 @@ class MeasureExam(GuardedInterface):
             **(self.inputs.selfcheck or {}),
             'modalities_used': ','.join(info['used']),
             'modalities_missing': ','.join(info['missing']) or None,
-            'model_agreement': info.get('agreement', {}).get('MeanDSC'),
+            'model_agreement': agreement.get('MeanDSC'),
+            'model_agreement_status': agreement.get('Status'),
         }

@@ -17,6 +17,7 @@ from mslesseg_app.models.prediction.ensemble import (
     combine,
     final_threshold,
     model_thresholds,
+    models_agreement,
     models_of,
 )
 from mslesseg_app.models.prediction.prediction import Prediction
@@ -78,6 +79,20 @@ def test_thresholds_of_an_ensemble() -> None:
         assert model_thresholds(ensemble, None) == (0.3, 0.5, 0.4)
         assert model_thresholds(ensemble, 0.7) == (0.7, 0.7, 0.7)
     assert final_threshold(BASE, None) == BASE.threshold
+
+
+def test_models_that_hardly_overlap_are_to_be_checked() -> None:
+    maps = np.zeros((4, 10, 10, 1), np.float32)
+    maps[0, :5] = maps[1, 5:] = maps[2, :6] = maps[3, :4] = 0.45
+    apart, near, within = (
+        models_agreement('ab', [Prediction(maps[0]), Prediction(maps[n])], (0.4, 0.45))
+        for n in (1, 2, 3)
+    )
+    assert (apart['MeanDSC'], apart['Status']) == (0, 'check')
+    assert (near['MeanDSC'], near['Status']) == (round(10 / 11, 6), 'pass')
+    several = models_agreement('abc', [Prediction(maps[n]) for n in (0, 1, 3)], (0.4,) * 3)
+    assert [pair['Models'] for pair in several['Pairs']] == [['a', 'b'], ['a', 'c'], ['b', 'c']]
+    assert several['MeanDSC'] == pytest.approx(within['MeanDSC'] / 3, abs=1e-6), 'of all pairs'
 
 
 def test_an_ensemble_looks_like_a_model() -> None:
