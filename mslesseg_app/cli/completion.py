@@ -34,35 +34,29 @@ def main(arguments: list[str]) -> int:
 
 def script(shell: str) -> str:
     """Return the completion script of a shell of :data:`SHELLS`."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    return argcomplete.shellcode(['mslesseg'], shell=shell)
+    return shellcode(['mslesseg'], shell=shell)
 
 
 def answer() -> None:
     """Answer a shell that asks what may follow, and leave."""
     import argcomplete
-    from argcomplete.completers import FilesCompleter
+    from argcomplete import completers
     from argcomplete.lexers import split_line
 
     from mslesseg_app.cli.main import VERBS
 
-    _, _, _, words, _ = split_line(os.environ['COMP_LINE'], int(os.environ['COMP_POINT']))
-    module, first = 'bids_app', len(words) == 1
-    if words[1:2] and words[1] in VERBS:
+    line, point = os.environ['COMP_LINE'], int(os.environ['COMP_POINT'])
+    _, prefix, _, words, _ = split_line(line, point)
+    values: completers.BaseCompleter = completers.FilesCompleter()
+    module = 'bids_app'
+    if len(words) == 1:
+        verbs = {verb: text for verb, (_, text) in VERBS.items()}
+        folders = completers.DirectoriesCompleter()(prefix)
+        values = completers.ChoicesCompleter(verbs | dict.fromkeys(folders, ''))
+    elif words[1] in VERBS:
         os.environ['_ARGCOMPLETE'] = '2'  # the program's name has two words
         module = VERBS[words[1]][0]
     parser = import_module(f'.{module}', __package__).build_parser()
-    argcomplete.autocomplete(
-        parser,
-        always_complete_options=False,
-        default_completer=_first_word if first else FilesCompleter(),
-    )
-
-
-def _first_word(prefix: str, **_: object) -> list[str]:
-    from argcomplete.completers import DirectoriesCompleter
-
-    from mslesseg_app.cli.main import VERBS
-
-    return [*VERBS, *DirectoriesCompleter()(prefix)]
+    argcomplete.autocomplete(parser, always_complete_options=False, default_completer=values)
