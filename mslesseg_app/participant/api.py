@@ -184,7 +184,7 @@ def segment(
     mask = None if brain_mask is None else _load_mask(brain_mask, raw['FLAIR'])
     check_model(entry)
     threads = threads or max(1, min(len(os.sched_getaffinity(0)) - 1, 8))
-    exam = _align(raw, strategy, bias_correction, on_failed_alignment, threads, seed)
+    exam = _align(raw, strategy, bias_correction, on_failed_alignment, seed)
     brain = _brain(mask, exam)
     how = {'device': device, 'threads': threads, 'seed': seed}
     found, native, info = _ask(entry, exam, brain, preset, how)
@@ -232,17 +232,16 @@ def _align(
     strategy: Literal['anchored', 'independent'],
     bias_correction: bool,
     on_failed: str,
-    threads: int,
     seed: int,
 ) -> _Exam:
     """Prepare the images and bring them to the template."""
     registered = all(is_template_grid(image) for image in raw.values())
     correct = bias_correction and strategy != 'independent' and not registered
-    images = {name: _prepare(image, name, correct, threads) for name, image in raw.items()}
+    images = {name: _prepare(image, name, correct) for name, image in raw.items()}
     alignment = (
         judge_exam(images, None, dict.fromkeys(images, np.eye(4)))
         if registered
-        else align_exam(images, strategy=strategy, threads=threads, seed=seed)
+        else align_exam(images, strategy=strategy, seed=seed)
     )
     if on_failed == 'stop':
         alignment.demand_trust()
@@ -282,11 +281,11 @@ def _load(image: Image, name: str) -> nb.Nifti1Image:
     return open_image(Path(image))
 
 
-def _prepare(image: nb.Nifti1Image, name: str, correct: bool, threads: int) -> nb.Nifti1Image:
+def _prepare(image: nb.Nifti1Image, name: str, correct: bool) -> nb.Nifti1Image:
     """Check an image, turn it to RAS and remove its bias field."""
     called = Path(image.get_filename() or f'The {name} image')
     conformed = _as_file(grids.to_ras(check_loaded(image, called)))
-    return _as_file(correct_bias(conformed, threads=threads)) if correct else conformed
+    return _as_file(correct_bias(conformed)) if correct else conformed
 
 
 def _as_file(image: nb.Nifti1Image) -> nb.Nifti1Image:

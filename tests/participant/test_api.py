@@ -166,7 +166,7 @@ def test_prepared_images_return_to_the_axes_they_were_given_in(tmp_path):
     data = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
     raw = api._load(nb.Nifti1Image(data, affine), 'FLAIR')
     raw.header.set_xyzt_units('mm')
-    prepared = {'FLAIR': api._prepare(raw, 'FLAIR', correct=False, threads=1)}
+    prepared = {'FLAIR': api._prepare(raw, 'FLAIR', correct=False)}
     assert nb.aff2axcodes(prepared['FLAIR'].affine) == ('R', 'A', 'S')
     exam = api._Exam({'FLAIR': raw}, prepared, {}, {}, None)
     back = exam.on_own_grids()['FLAIR']

@@ -35,7 +35,6 @@ class _AlignInput(BaseInterfaceInputSpec):
     before_xfm = File(mandatory=True, exists=True, desc='ITK affine, template to earlier FLAIR')
     after_xfm = File(mandatory=True, exists=True, desc='ITK affine, template to later FLAIR')
     random_seed = traits.Int(1, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _AlignOutput(TraitedSpec):
@@ -57,7 +56,6 @@ class AlignPair(GuardedInterface):
             move = align_pair(
                 [nb.load(given.before_flair), nb.load(given.after_flair)],
                 [read_itk(Path(given.before_xfm)), read_itk(Path(given.after_xfm))],
-                threads=given.num_threads,
                 seed=given.random_seed,
             )
         except AlignmentError as error:

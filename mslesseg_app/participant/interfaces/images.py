@@ -37,7 +37,6 @@ class ConformImage(GuardedInterface):
 
 class _BiasInput(BaseInterfaceInputSpec):
     in_file = File(mandatory=True, exists=True, desc='image')
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _BiasOutput(TraitedSpec):
@@ -53,7 +52,7 @@ class CorrectBias(GuardedInterface):
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.spatial.bias import correct_bias
 
-        corrected = correct_bias(nb.load(self.inputs.in_file), threads=self.inputs.num_threads)
+        corrected = correct_bias(nb.load(self.inputs.in_file))
         return {'out_file': grids.save(corrected, cwd / 'corrected.nii.gz')}
 
 

@@ -30,7 +30,6 @@ _ENDING = '.json'
 class _PrepareInput(BaseInterfaceInputSpec):
     in_file = File(mandatory=True, desc='raw image')
     correct_bias = traits.Bool(True, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _PrepareOutput(TraitedSpec):
@@ -50,7 +49,7 @@ class PrepareAnchor(GuardedInterface):
         try:
             image = grids.to_ras(check_image(Path(self.inputs.in_file)))
             if self.inputs.correct_bias:
-                image = correct_bias(image, threads=self.inputs.num_threads)
+                image = correct_bias(image)
         except (DataError, NoInputError) as error:
             path = cwd / f'problem{_ENDING}'
             path.write_text(encode_error(error), encoding='utf-8')
@@ -93,7 +92,6 @@ class _SubjectInput(BaseInterfaceInputSpec):
     )
     sessions = traits.List(traits.Str, mandatory=True)
     random_seed = traits.Int(1, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _SubjectOutput(TraitedSpec):
@@ -131,7 +129,6 @@ class AlignSubject(GuardedInterface):
             return {name: {'reason': reason} for name in usable}
         found = align_subject(
             {name: nb.load(path) for name, path in usable.items()},
-            threads=self.inputs.num_threads,
             seed=self.inputs.random_seed,
         )
         together = sorted(found.session_from_middle)

@@ -155,9 +155,8 @@ def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
             workflow.connect(inputnode, 'flair', conform, 'in_file')
         elif correct:
             source = Node(
-                CorrectBias(num_threads=settings.omp_nthreads),
+                CorrectBias(),
                 name=f'bias_{item}',
-                n_procs=settings.omp_nthreads,
                 mem_gb=_BIAS_MEM_GB,
             )
             workflow.connect(conform, 'out_file', source, 'in_file')
