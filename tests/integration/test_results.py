@@ -288,7 +288,7 @@ def test_itk_brings_an_atlas_to_the_raw_flair(finished):
 
 def test_the_alignment_is_right(finished):
     """Landmarks: the truth is known, because the head is synthetic."""
-    from mslesseg_app.demo.dataset import make_dataset
+    from phantom_dataset import make_dataset
 
     truth = make_dataset(finished.root / 'again', n_sessions=1, resolution=RESOLUTION)
     corners = np.array([[x, y, z] for x in (-50, 50) for y in (-70, 50) for z in (-20, 50)])
@@ -507,7 +507,7 @@ def first_log(finished, pattern: str) -> Path:
 
 
 def test_the_input_is_left_alone(finished, tmp_path):
-    from mslesseg_app.demo.dataset import make_dataset
+    from phantom_dataset import make_dataset
 
     make_dataset(tmp_path / 'fresh', n_sessions=1, resolution=RESOLUTION)
     assert files_below(finished.bids) == files_below(tmp_path / 'fresh')
