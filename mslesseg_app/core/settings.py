@@ -1,15 +1,12 @@
-"""The settings of one run: a frozen dataclass, to and from TOML, passed in and never global."""
+"""The settings of one run: a frozen dataclass, written as TOML, passed in and never global."""
 
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-from mslesseg_app.core.errors import UsageError
 
 Engine = Literal['auto', 'fsl', 'builtin']
 Strategy = Literal['anchored', 'independent']
@@ -145,24 +142,6 @@ class Settings:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(tomli_w.dumps(self.to_dict()), encoding='utf-8')
 
-    @classmethod
-    def from_toml(cls, path: Path) -> Settings:
-        """Read settings that :meth:`to_toml` wrote.
-
-        Raises
-        ------
-        UsageError
-            If the file is no TOML or names a setting that does not exist.
-        """
-        try:
-            values = tomllib.loads(path.read_text(encoding='utf-8'))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f'{path} is not a settings file: {error}') from error
-        known = {item.name for item in dataclasses.fields(cls)}
-        if unknown := sorted(set(values) - known):
-            raise UsageError(f'{path} has unknown settings: {", ".join(unknown)}')
-        return cls(**{key: _typed(key, value) for key, value in values.items()})
-
 
 def result_name(models: Sequence[str], ensemble: str | None) -> str:
     """Return what results of these models are named after; see `Settings.result_name`."""
@@ -178,10 +157,6 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(map(plain_name, (value,) if isinstance(value, str) else value))
 
 
-_PATHS = {'bids_dir', 'out_dir', 'work_dir', 'bids_database_dir', 'model_dir', 'review'}
-_TUPLES = {'participants', 'sessions', 'require', 'ignore'}
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
@@ -190,19 +165,4 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         # TOML knows no null: PyBIDS' "no such entity" is written as an empty list.
         return {key: [] if item is None else _plain(item) for key, item in value.items()}
-    return value
-
-
-def _typed(key: str, value: Any) -> Any:
-    if key in _PATHS:
-        return Path(value)
-    if key in _TUPLES:
-        return tuple(value)
-    if key == 'derivatives':
-        return {name: Path(item) for name, item in value.items()}
-    if key == 'bids_filters':
-        return {
-            name: {entity: None if item == [] else item for entity, item in filters.items()}
-            for name, filters in value.items()
-        }
     return value

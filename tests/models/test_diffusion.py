@@ -17,9 +17,9 @@ from mslesseg_app.models.diffusion import (
     q_sample,
     respaced,
     training_output,
-    window_key,
 )
 from mslesseg_app.models.networks import build
+from mslesseg_app.models.prediction.windows import window_key
 
 SMALL = {'features': [4, 6, 8, 10, 12, 4], 'time_width': 8, 'time_hidden': 16}
 EDGES = (32, 32, 32)

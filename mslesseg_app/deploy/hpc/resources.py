@@ -17,8 +17,6 @@ TIME_MARGIN = 4.0
 MEMORY_MARGIN = 1.3
 #: Nothing shorter is asked for: schedulers start short jobs sooner, but not by minutes.
 SHORTEST_MINUTES = 30
-#: Scratch of one exam's work folder in GiB, rounded up.
-WORK_GIB = 0.5
 
 
 @dataclass(frozen=True)

@@ -345,16 +345,6 @@ def _remarks(parts: int, twins: int, clashes: int, missing: int) -> tuple[str, .
     return tuple(found)
 
 
-def study_times(series: Iterable[Series]) -> dict[str, tuple[str, str]]:
-    """Return date and earliest time of each study."""
-    found: dict[str, tuple[str, str]] = {}
-    for item in series:
-        state: tuple[str, str] = (item.date, item.time)
-        known = found.get(item.study)
-        found[item.study] = min(known, state) if known and known[0] else known or state
-    return found
-
-
 def read_dataset(path: str | Path, *, pixels: bool = False) -> Any:
     """Read a DICOM file, without its pixels or with them, without complaints about odd values."""
     with warnings.catch_warnings():

@@ -17,8 +17,6 @@ from mslesseg_app.dicom.export.results import identity_of, read_result, segment_
 from mslesseg_app.dicom.export.segmentation import make_segmentation
 from mslesseg_app.dicom.stack import Stack, find_source, read_folder, turned
 
-SEGMENTS = ('lesions', 'mask')
-
 
 def export(
     out: Path,

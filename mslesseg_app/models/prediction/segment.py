@@ -27,29 +27,6 @@ _KEPT = 4
 """Models that a process keeps: those of one ensemble, whose exams come one after the other."""
 
 
-def segment_exam(
-    entry: ModelEntry,
-    images: Mapping[str, npt.NDArray[np.generic]],
-    brain: npt.NDArray[np.bool_],
-    device: str = 'auto',
-    threads: int = 1,
-    seed: int = 1,
-    preset: str = DEFAULT,
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Compute the lesion probability of one exam on the template grid.
-
-    As `segment_detailed`, without what is known about the doubt.
-
-    Returns
-    -------
-    prob : float32 array (X, Y, Z)
-        0 to 1, zero outside the brain.
-    info : dict
-    """
-    found, info = segment_detailed(entry, images, brain, device, threads, seed, preset)
-    return found.prob, info
-
-
 def segment_detailed(
     entry: ModelEntry,
     images: Mapping[str, npt.NDArray[np.generic]],
