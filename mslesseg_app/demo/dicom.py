@@ -94,16 +94,14 @@ def write_series(
 ) -> list[Path]:
     """Write an image as one DICOM MR series.
 
-    The integers that the image stores become the pixels, its scale factors the rescale slope
-    and intercept, so that dcm2niix gives the same voxels and the same affine back. What the
-    sidecar does not say is absent from the headers. Same arguments, same bytes.
+    Stored integers become pixels, scale factors the rescale slope and intercept: dcm2niix gives
+    the same voxels and affine back. Same arguments, same bytes.
 
     Parameters
     ----------
     image : nibabel.Nifti1Image, shape (X, Y, Z)
         Integers of 16 bits or fewer; the slices are along Z.
     folder : Path
-        Made if need be.
     vendor : {'siemens', 'ge', 'philips', 'enhanced'}
         The dialect: one classic file a slice, or one multi-frame file as of Siemens XA.
     patient, study : Patient, Study
@@ -113,18 +111,15 @@ def write_series(
     description : str
         Name of the series and of its protocol.
     sidecar : mapping
-        Keys of BIDS with their units: ``RepetitionTime`` (s), ``EchoTime`` (s),
-        ``InversionTime`` (s), ``FlipAngle`` (degree), ``MRAcquisitionType``,
-        ``ScanningSequence``, ``SequenceName``, ``ImageType`` ...
+        Keys of BIDS in their units; what it does not say is absent from the headers.
     first_instance : int
-        Number of the first file, for several calls that make one series.
+        Number of the first file.
     **fields
         DICOM keywords that are set last on each file, over all else; None removes.
 
     Returns
     -------
     list of Path
-        The files, one a slice, or one.
 
     Raises
     ------
@@ -137,19 +132,24 @@ def write_series(
     slices = _slices(image)
     base = _base(patient, study, number, description)
     folder.mkdir(parents=True, exist_ok=True)
-    if vendor == 'enhanced':
-        made = [_enhanced(base, slices, sidecar)]
-    else:
-        made = [
-            _classic(base, slices, k, vendor, sidecar, first_instance + k)
-            for k in range(len(slices.positions))
-        ]
     paths = []
+    made = _instances(base, slices, vendor, sidecar, first_instance)
     for index, dataset in enumerate(made, start=first_instance):
         _finish(dataset, (patient, study, number, description, index), fields)
         paths.append(folder / f'{number:04d}_{index:05d}.dcm')
         _save(dataset, paths[-1])
     return paths
+
+
+def _instances(
+    base: Dataset, slices: _Slices, vendor: str, sidecar: Mapping[str, Any], first: int
+) -> list[Dataset]:
+    """Return the data of each file."""
+    if vendor == 'enhanced':
+        return [_enhanced(base, slices, sidecar)]
+    return [
+        _classic(base, slices, k, vendor, sidecar, first + k) for k in range(len(slices.positions))
+    ]
 
 
 def _check(vendor: str, fields: Mapping[str, Any]) -> None:

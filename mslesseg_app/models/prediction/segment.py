@@ -65,8 +65,7 @@ def segment_detailed(
         Zero outside the brain.
     info : dict
         ``device`` and ``device_note``, ``seconds``, ``used`` and ``missing`` modalities, the
-        ``policy`` of the model for missing ones, ``model``, ``version`` and ``digest``; and,
-        where there is something to say, ``preset`` (of a model that has presets) and ``notes``.
+        ``policy`` for missing ones, ``model``, ``version``, ``digest``, ``preset``, ``notes``.
 
     Raises
     ------
@@ -85,26 +84,47 @@ def segment_detailed(
     missing = check_modalities(entry, images)
     where, note = _device(entry, device)
     channels = stack_channels(entry, images, brain)
-    if entry.is_engine:
-        found = _engine(entry, entry.digest, where, threads, seed)(channels, affine)
-    else:
-        chosen = resolve(entry, preset)
-        present = tuple(name not in missing for name in entry.channels)
-        predictor = _loaded(chosen, chosen.digest, where, threads, seed)
-        found = _ask(predictor, channels, brain, present)
+    found = _predict(entry, preset, (where, threads, seed), channels, brain, missing, affine)
     _check_result(entry, found.prob, brain)
+    found = _where_lesions_are(entry, found, brain)
+    info = _info(entry, found, preset, missing) | {'device': where, 'device_note': note}
+    return found, info | {'seconds': time.perf_counter() - start}
+
+
+def _where_lesions_are(
+    entry: ModelEntry, found: Prediction, brain: npt.NDArray[np.bool_]
+) -> Prediction:
     for values in (found.prob, found.variance):
         if values is not None:
             values[~brain] = 0
     prob = only_in_white_matter(found.prob, entry.threshold, entry.least_white_matter)
-    found = replace(found, prob=prob)
+    return replace(found, prob=prob)
+
+
+def _predict(
+    entry: ModelEntry,
+    preset: str,
+    how: tuple[str, int, int],
+    channels: npt.NDArray[np.float32],
+    brain: npt.NDArray[np.bool_],
+    missing: Sequence[str],
+    affine: npt.NDArray[np.float64],
+) -> Prediction:
+    """Ask the engine or the network; ``how`` is device, threads and seed."""
+    if entry.is_engine:
+        return _engine(entry, entry.digest, *how)(channels, affine)
+    chosen = resolve(entry, preset)
+    present = tuple(name not in missing for name in entry.channels)
+    return _ask(_loaded(chosen, chosen.digest, *how), channels, brain, present)
+
+
+def _info(
+    entry: ModelEntry, found: Prediction, preset: str, missing: Sequence[str]
+) -> dict[str, Any]:
     info = {
         'model': entry.name,
         'version': entry.version,
         'digest': entry.digest,
-        'device': where,
-        'device_note': note,
-        'seconds': time.perf_counter() - start,
         'used': [name for name in entry.channels if name not in missing],
         'missing': missing,
         'policy': entry.missing,
@@ -113,7 +133,7 @@ def segment_detailed(
         info['preset'] = preset
     if found.notes:
         info['notes'] = list(found.notes)
-    return found, info
+    return info
 
 
 def varies(entry: ModelEntry, preset: str = DEFAULT) -> bool:
