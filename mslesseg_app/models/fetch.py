@@ -1,4 +1,7 @@
-"""Downloading weights: only when asked, only what has the expected SHA256."""
+"""Downloading weights: only when asked, only what has the expected SHA256.
+
+Not by pooch, which begins again where a connection broke and knows no ``file:`` addresses.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
 """Charts as SVG that reads in light and dark: strips of points, scatter plots, rates by class.
 
 A chart is its drawing and its data: both are written, so that every picture can be made again.
-Nothing here draws random numbers; the bytes depend on the content alone.
+Nothing here draws random numbers; the bytes depend on the content alone. Not drawn by matplotlib:
+with a name to point at for each of 450 points its SVG takes twice the bytes and eight times the
+time, and the 452 colours written into it would have to be replaced for dark screens.
 """
 
 from __future__ import annotations

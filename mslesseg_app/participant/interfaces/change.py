@@ -24,8 +24,9 @@ from mslesseg_app.spatial import grids
 
 if TYPE_CHECKING:
     from mslesseg_app.lesions.agreement import Agreement
-    from mslesseg_app.lesions.change import Comparison, Session
+    from mslesseg_app.lesions.change import Comparison
     from mslesseg_app.lesions.difference import ChangedRegions, Difference
+    from mslesseg_app.lesions.groups import Session
     from mslesseg_app.spatial.affines import Affine
 
 
@@ -266,7 +267,7 @@ class CompareSessions(GuardedInterface):
 
 
 def _session(path: str) -> Session:
-    from mslesseg_app.lesions.change import Session
+    from mslesseg_app.lesions.groups import Session
 
     image = nb.load(path)
     return Session(np.asanyarray(image.dataobj), image.affine)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skeleton import write_dataset
 
+from mslesseg_app.cli import parsing
 from mslesseg_app.core.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.deploy.hpc.participants import Participant, find_participants
 from mslesseg_app.deploy.hpc.resources import (
