@@ -16,7 +16,17 @@ LONG_FUNCTIONS = {
     'participant/workflows/exam.py:init_exam_wf',
     'participant/workflows/exam.py:init_lesion_wf',
 }
-LONG_MODULES: set[str] = set()
+LONG_MODULES = {
+    'group/content.py',
+    'group/run.py',
+    'models/nnunet.py',
+    'models/prediction/windows.py',
+    'models/registry.py',
+    'models/store.py',
+    'spatial/tissues.py',
+    'training/augmentation.py',
+    'training/loop.py',
+}
 
 
 @pytest.fixture(scope='module')

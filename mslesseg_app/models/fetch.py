@@ -15,8 +15,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mslesseg_app.core.errors import BusyError, ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.core.files import explain_os_error
-from mslesseg_app.models.registry import file_sha256
+from mslesseg_app.core.files import explain_os_error, file_sha256
 
 _SCHEMES = ('https', 'http', 'file')
 _TIMEOUT_S = 60.0

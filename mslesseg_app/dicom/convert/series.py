@@ -15,8 +15,9 @@ from typing import Any
 import pydicom
 
 from mslesseg_app.dicom.convert.index import Index, Row
-from mslesseg_app.dicom.fast_header import BAD_VALUE, TRUNCATED, heights, missing_slices
+from mslesseg_app.dicom.fast_header import BAD_VALUE, TRUNCATED
 from mslesseg_app.dicom.geometry import fault_of
+from mslesseg_app.dicom.slice_positions import heights, missing_slices
 
 #: Most images at one place that are taken for repeats of a structural series.
 _MOST_REPEATS = 4

@@ -42,11 +42,9 @@ def segment_detailed(
     Parameters
     ----------
     entry : ModelEntry
-        The model.
     images : mapping of modality to array (X, Y, Z)
         Keys among FLAIR, T1w, T2w; images that the model does not know are left aside.
-    brain : bool array (X, Y, Z)
-        Brain on the same grid.
+    brain : bool array (X, Y, Z), on the same grid
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int
@@ -77,7 +75,7 @@ def segment_detailed(
     UsageError
         If the device cannot be used.
     BusyError
-        If there is too little memory for one window.
+        If the memory is too small for one window.
     """
     start = time.perf_counter()
     brain = np.asarray(brain, dtype=bool)
