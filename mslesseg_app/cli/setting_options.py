@@ -85,5 +85,8 @@ def _default(item: Item) -> Any:
     if variable:
         flag = item.default is False
         return (parsing.environment_flag if flag else parsing.environment_path)(variable)
-    fallback = () if item.default is dataclasses.MISSING else item.default
-    return item.metadata.get('shown', fallback)
+    if 'shown' in item.metadata:
+        return item.metadata['shown']
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return item.default
