@@ -178,7 +178,7 @@ def child(exam: Exam) -> None:
     images = {name: correct_bias(img) for name, img in exam.images().items()}
     start = resource.getrusage(resource.RUSAGE_SELF)
     clock = time.perf_counter()
-    found = exams.align_exam(images, threads=2)
+    found = exams.align_exam(images)
     moved = {
         name: resample(img, TEMPLATE_SHAPE, TEMPLATE_AFFINE, found.moving_from_mni[name])
         for name, img in images.items()

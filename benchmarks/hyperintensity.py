@@ -16,7 +16,7 @@ import numpy as np
 from scipy import ndimage
 
 from mslesseg_app.metrics.exam import METRIC_COLUMNS, accuracy
-from mslesseg_app.models.prediction.segment import segment_exam
+from mslesseg_app.models.prediction.segment import segment_detailed
 from mslesseg_app.models.registry import get_entry
 
 EXAMS = {
@@ -48,8 +48,8 @@ def rows(data: Path) -> list[list[str]]:
         images = {key: read(data / pattern.format(name)) for key, name in NAMES.items()}
         brain = largest_piece(np.any([image > 0 for image in images.values()], axis=0))
         for used in (('FLAIR', 'T1w'), ('FLAIR',)):
-            prob, info = segment_exam(entry, {key: images[key] for key in used}, brain)
-            numbers = accuracy(prob >= entry.threshold, reference, (1, 1, 1))
+            found, info = segment_detailed(entry, {key: images[key] for key in used}, brain)
+            numbers = accuracy(found.prob >= entry.threshold, reference, (1, 1, 1))
             values = [f'{numbers[name]:.3f}' for name in METRIC_COLUMNS]
             result.append([exam, ' + '.join(used), *values, f'{info["seconds"]:.1f}'])
     return result

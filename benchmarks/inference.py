@@ -403,8 +403,8 @@ def child(name: str) -> None:
 
     from safetensors.torch import save_file
 
+    from mslesseg_app.core.files import file_sha256
     from mslesseg_app.models.prediction.segment import _loaded
-    from mslesseg_app.models.registry import file_sha256
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'w.safetensors'

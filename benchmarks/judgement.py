@@ -140,7 +140,7 @@ def judge_headless() -> Iterator[dict]:
     for name, img in headless():
         key = {'kind': 'no head', 'scan': name, 'image': ''}
         try:
-            affine = exam.to_template(img, 1, 1).moving_from_reference
+            affine = exam.to_template(img, 1).moving_from_reference
         except MSLesSegError as error:
             yield key | {'group': 'no head', 'what': name, 'verdict': 'refused', 'reason': error}
             continue

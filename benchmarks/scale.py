@@ -80,7 +80,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _small_exam(root: Path) -> Path:
     """Make one coarse synthetic exam of three images; return the folder of its images."""
-    from mslesseg_app.demo.dataset import make_dataset
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / 'tests' / 'tools'))
+    from phantom_dataset import make_dataset
 
     make_dataset(root, n_sessions=1, resolution=3.0)
     return next(root.glob('sub-*/ses-1/anat'))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 from argparse_manpage.manpage import Manpage
 
 from mslesseg_app import __version__
-from mslesseg_app.cli.completion import parsers
 from mslesseg_app.cli.main import VERBS
 
 NOTICE = 'For research use only; not a medical device.'
@@ -33,18 +35,26 @@ def write(folder: Path) -> list[Path]:
     os.environ.setdefault('SOURCE_DATE_EPOCH', '0')  # the date in the footer
     os.environ['COLUMNS'] = '80'
     written = []
-    for words, parser in parsers():
-        if len(words) > 1:
-            continue
+    for name, parser in parsers():
         page = Manpage(parser)
-        page.prog = '-'.join(['mslesseg', *words])
+        page.prog = name
         page.source = f'mslesseg {__version__}'
         page.manual = 'mslesseg'
-        page.description = SUMMARY if not words else first_sentence(parser.description or '')
+        app = name == 'mslesseg'
+        page.description = SUMMARY if app else first_sentence(parser.description or '')
         path = folder / f'{page.prog}.1'
         path.write_text(f'{page}\n{see_also(page.prog)}', encoding='utf-8')
         written.append(path)
     return written
+
+
+def parsers() -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Yield the name of the page and the parser of every command, the App first."""
+    for name, module in [
+        ('mslesseg', 'bids_app'),
+        *((f'mslesseg-{v}', m) for v, (m, _) in VERBS.items()),
+    ]:
+        yield name, import_module(f'mslesseg_app.cli.{module}').build_parser()
 
 
 def see_also(own: str) -> str:

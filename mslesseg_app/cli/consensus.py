@@ -53,6 +53,19 @@ def build_parser() -> argparse.ArgumentParser:
         help='Probability at and above which a voxel is lesion, for staple and mean (default: '
         '0.5).',
     )
+    _add_outputs(parser)
+    parser.add_argument(
+        '--resample',
+        action='store_true',
+        help='Bring masks on another grid to that of the first (nearest voxel).',
+    )
+    parser.add_argument(
+        '--label', type=parsing.count, metavar='N', help='Value of the lesions in label images.'
+    )
+    return parser
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--probability', type=Path, metavar='OUT.nii.gz', help="Write the consensus' probability."
     )
@@ -78,15 +91,6 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='K',
         help='Number of raters in C2 (default: 5).',
     )
-    parser.add_argument(
-        '--resample',
-        action='store_true',
-        help='Bring masks on another grid to that of the first (nearest voxel).',
-    )
-    parser.add_argument(
-        '--label', type=parsing.count, metavar='N', help='Value of the lesions in label images.'
-    )
-    return parser
 
 
 def main(arguments: list[str]) -> int:

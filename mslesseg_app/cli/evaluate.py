@@ -54,6 +54,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar='NAME',
         help=f'Rule sets, one row each: {", ".join(RULE_SETS)} (default: mslesseg).',
     )
+    _add_reading(parser)
+    parser.add_argument(
+        '--nprocs',
+        '--n-cpus',
+        type=parsing.count,
+        metavar='N',
+        help='Number of processes (default: all).',
+    )
+    return parser
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add how the files are read."""
     parser.add_argument(
         '--resample',
         action='store_true',
@@ -80,14 +93,6 @@ def build_parser() -> argparse.ArgumentParser:
         help='The files are maps of change between two sessions (masks, or change images of '
         "mslesseg): Dice, and lesions by MSSEG-2's rules, by size and direction.",
     )
-    parser.add_argument(
-        '--nprocs',
-        '--n-cpus',
-        type=parsing.count,
-        metavar='N',
-        help='Number of processes (default: all).',
-    )
-    return parser
 
 
 def main(arguments: list[str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import shlex
 import sys
 from dataclasses import replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mslesseg_app.cli import bids_app, parsing
-from mslesseg_app.core.errors import NoInputError, NothingSelectedError, UsageError
+from mslesseg_app.core.errors import NoInputError, UsageError
 from mslesseg_app.core.settings import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
 
 #: Options of the App that the scripts set themselves.
 OURS = {
-    '--participant-label': '--participant-label before the "--"',
-    '--nprocs': '--cpus before the "--"',
-    '--mem': '--mem before the "--"',
-    '--device': '--gpu before the "--"',
-    '--work-dir': '--work-dir or --scratch before the "--"',
-    '--dry-run': 'nothing: the scripts are there to be read',
-    '--reports-only': 'the command itself, it needs no cluster',
-    '--boilerplate-only': 'the command itself, it needs no cluster',
+    'participant_label': '--participant-label before the "--"',
+    'nprocs': '--cpus before the "--"',
+    'mem': '--mem before the "--"',
+    'device': '--gpu before the "--"',
+    'work_dir': '--work-dir or --scratch before the "--"',
+    'dry_run': 'nothing: the scripts are there to be read',
+    'reports_only': 'the command itself, it needs no cluster',
+    'boilerplate_only': 'the command itself, it needs no cluster',
 }
 
 
@@ -43,30 +42,28 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     actions = parser.add_subparsers(dest='action', required=True, metavar='{sbatch,status,train}')
-    _add_sbatch(
-        actions.add_parser(
+    for name, add, usage, text in (
+        (
             'sbatch',
-            help='Write the scripts of a job array, one participant per task.',
-            usage='mslesseg hpc sbatch BIDS_DIR OUT_DIR [options] [-- options of the App]',
-            allow_abbrev=False,
-        )
-    )
-    _add_status(
-        actions.add_parser(
+            _add_sbatch,
+            'BIDS_DIR OUT_DIR [options] [-- options of the App]',
+            'Write the scripts of a job array, one participant per task.',
+        ),
+        (
             'status',
-            help='Say which exams are done, failed or missing.',
-            usage='mslesseg hpc status BIDS_DIR OUT_DIR [options]',
-            allow_abbrev=False,
-        )
-    )
-    _add_train(
-        actions.add_parser(
+            _add_status,
+            'BIDS_DIR OUT_DIR [options]',
+            'Say which exams are done, failed or missing.',
+        ),
+        (
             'train',
-            help='Submit a training by submitit.',
-            usage='mslesseg hpc train [options] -- arguments of mslesseg train',
-            allow_abbrev=False,
-        )
-    )
+            _add_train,
+            '[options] -- arguments of mslesseg train',
+            'Submit a training by submitit.',
+        ),
+    ):
+        usage = f'mslesseg hpc {name} {usage}'
+        add(actions.add_parser(name, help=text, usage=usage, allow_abbrev=False))
     return parser
 
 
@@ -81,12 +78,18 @@ def main(arguments: list[str]) -> int:
 
 
 def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
-    from mslesseg_app.deploy.hpc.participants import find_participants
+    from mslesseg_app.deploy.hpc.participants import find_participants, without_flair
     from mslesseg_app.deploy.hpc.slurm import write_scripts
 
     settings = _settings(options, rest)
     people = find_participants(settings.bids_dir, options.participant_label, settings.sessions)
-    _warn(people)
+    if without := without_flair(people):
+        shown = ', '.join(without[:10]) + (' …' if len(without) > 10 else '')
+        print(
+            f'Warning: {len(without)} of {len(people)} participants have no FLAIR image, and '
+            f'their tasks will fail: {shown}',
+            file=sys.stderr,
+        )
     _check_model(settings, inside=options.image is not None)
     if not (options.skip_bids_validation or settings.skip_bids_validation):
         from mslesseg_app.bids.validation import validate
@@ -94,9 +97,7 @@ def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
         if warning := validate(settings.bids_dir):
             print(f'Warning: {warning}', file=sys.stderr)
     job = _job(options, rest, settings, people)
-    folder = options.scripts.absolute()
-    _check_scripts(folder, settings)
-    written = write_scripts(job, folder)
+    written = write_scripts(job, options.scripts.absolute())
     if not options.quiet:
         _say(job, written)
     return 0
@@ -110,42 +111,19 @@ def _settings(options: argparse.Namespace, rest: list[str]) -> Settings:
         check_path(path.absolute(), contained=options.image is not None)
     words = [str(options.bids_dir), str(options.output_dir), 'participant', *rest]
     parser = bids_app.build_parser()
+    usual = {name: parser.get_default(name) for name in OURS}
+    parser.set_defaults(**dict.fromkeys(OURS))  # None tells what was not given
     parsed = parser.parse_args(words)
     if parsed.analysis_level != ['participant']:
         raise UsageError('After "--" come options of the App, not the analysis level.')
     for name, instead in OURS.items():
-        if _is_given(parser, name, rest):
-            raise UsageError(f'The scripts set {name} of the App themselves.', f'Use {instead}.')
+        if getattr(parsed, name) is not None:
+            option = f'--{name.replace("_", "-")}'
+            raise UsageError(f'The scripts set {option} of the App themselves.', f'Use {instead}.')
+        setattr(parsed, name, usual[name])
     # on scratch, only the node knows it
     parsed.work_dir = options.work_dir or Path('/nowhere/mslesseg')
     return bids_app.to_settings(parsed, '')
-
-
-def _is_given(parser: argparse.ArgumentParser, name: str, words: list[str]) -> bool:
-    """Whether an option, by any of its spellings, is among words."""
-    action = next(one for one in parser._actions if name in one.option_strings)
-    return any(
-        word == spelling
-        for word in _separated(parser, words)
-        for spelling in action.option_strings
-    )
-
-
-def _warn(people: list[Participant]) -> None:
-    """Say who has no FLAIR; nobody having one is an error."""
-    without = [one.label for one in people if not one.exams]
-    if len(without) == len(people):
-        raise NothingSelectedError(
-            'None of the participants has a FLAIR image (in the chosen sessions).',
-            'Check the dataset and --session-label.',
-        )
-    if without:
-        shown = ', '.join(without[:10]) + (' …' if len(without) > 10 else '')
-        print(
-            f'Warning: {len(without)} of {len(people)} participants have no FLAIR image, and '
-            f'their tasks will fail: {shown}',
-            file=sys.stderr,
-        )
 
 
 def _check_model(settings: Settings, *, inside: bool) -> None:
@@ -163,17 +141,13 @@ def _check_model(settings: Settings, *, inside: bool) -> None:
 def _job(
     options: argparse.Namespace, rest: list[str], settings: Settings, people: list[Participant]
 ) -> ArrayJob:
+    from mslesseg_app.deploy.hpc.options import for_tasks
     from mslesseg_app.deploy.hpc.resources import Resources
     from mslesseg_app.deploy.hpc.slurm import GROUP, ArrayJob, Site
 
     if options.image is not None and not options.image.is_file():
         raise NoInputError(f'The image {options.image} does not exist.', 'Give the .sif file.')
-    words, paths = resolved(bids_app.build_parser(), rest)
-    for path in paths:
-        if not path.exists():
-            raise NoInputError(f'{path} does not exist.', 'Check the options after "--".')
-    if settings.model_dir is not None and settings.model_dir not in paths:
-        paths.append(settings.model_dir)
+    words, paths = for_tasks(rest, settings)
     group = Resources(
         cpus=options.group_cpus or GROUP.cpus,
         memory_mb=options.group_mem or GROUP.memory_mb,
@@ -197,7 +171,7 @@ def _job(
         program=tuple(options.program or (sys.executable, '-m', 'mslesseg_app')),
         image=options.image.absolute() if options.image else None,
         bound=tuple(path for path in paths if not path.is_relative_to(settings.bids_dir)),
-        options=(*words, *_from_environment(settings, words)),
+        options=words,
         work_dir=options.work_dir.absolute() if options.work_dir else None,
         scratch=options.scratch,
         restarts=options.restarts,
@@ -206,13 +180,14 @@ def _job(
 
 def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> Resources:
     """Estimate, and put what was said instead of it."""
-    from mslesseg_app.deploy.hpc.resources import estimate
+    from mslesseg_app.deploy.hpc.resources import architectures, estimate
 
-    architectures = _architectures(settings, inside=options.image is not None)
-    if options.gpu and set(architectures) == {'hyperintensity'}:
+    inside = options.image is not None
+    kinds = architectures(settings.model, settings.model_dir, inside=inside)
+    if options.gpu and set(kinds) == {'hyperintensity'}:
         print('Warning: hyperintensity uses no GPU; leave --gpu out.', file=sys.stderr)
     found = estimate(
-        architectures,
+        kinds,
         preset=settings.preset,
         exams=exams,
         cpus=options.cpus,
@@ -223,98 +198,6 @@ def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> R
         memory_mb=options.mem or found.memory_mb,
         minutes=options.time or found.minutes,
     )
-
-
-def _architectures(settings: Settings, *, inside: bool) -> list[str]:
-    from mslesseg_app.models.registry import get_entry
-
-    found = []
-    for name in settings.model:
-        try:
-            found.append(get_entry(name, settings.model_dir).architecture)
-        except UsageError:
-            if not inside:
-                raise
-            found.append(name)  # of the image; counts as unknown
-    return found
-
-
-def resolved(parser: argparse.ArgumentParser, words: list[str]) -> tuple[list[str], list[Path]]:
-    """Make paths in options absolute: tasks start in another folder than this command.
-
-    Parameters
-    ----------
-    parser : ArgumentParser
-        Of the App; it has accepted the words.
-    words : list of str
-
-    Returns
-    -------
-    words : list of str
-        ``--name=value`` in two words.
-    paths : list of Path
-        All files and folders that they name.
-    """
-    found: list[str] = []
-    paths: list[Path] = []
-    current = ''
-    for word in _separated(parser, words):
-        if word in parser._option_string_actions:
-            current = parser._option_string_actions[word].dest
-            found.append(word)
-            continue
-        path = _path_in(current, word)
-        if path is not None:
-            paths.append(path)
-            word = word[: word.index('=') + 1] if current == 'derivatives' else ''
-            word += str(path)
-        found.append(word)
-    return found, list(dict.fromkeys(paths))
-
-
-def _separated(parser: argparse.ArgumentParser, words: list[str]) -> list[str]:
-    """Split ``--name=value`` and ``-dvalue``."""
-    found = []
-    for word in words:
-        name, sign, value = word.partition('=')
-        if word.startswith('--') and sign and name in parser._option_string_actions:
-            found += [name, value]
-        elif word[:1] == '-' and word[1:2] != '-' and word not in parser._option_string_actions:
-            found += [word[:2], word[2:]]
-        else:
-            found.append(word)
-    return found
-
-
-def _path_in(option: str, value: str) -> Path | None:
-    """Return the path that a value of an option is, if any."""
-    if option == 'derivatives':
-        return Path(value.partition('=')[2]).absolute()
-    if option in ('bids_filter_file', 'bids_database_dir', 'model_dir'):
-        return Path(value).absolute()
-    if option == 'session_label' and Path(value).is_file():
-        return Path(value).absolute()
-    return None
-
-
-def _from_environment(settings: Settings, words: list[str]) -> list[str]:
-    """Return options that came from variables, which a node or a container may not have."""
-    found = []
-    if settings.model_dir is not None and '--model-dir' not in words:
-        found += ['--model-dir', str(settings.model_dir)]
-    if settings.offline and '--offline' not in words:
-        found.append('--offline')
-    return found
-
-
-def _check_scripts(folder: Path, settings: Settings) -> None:
-    """Keep scripts and logs out of both datasets."""
-    for dataset in (settings.bids_dir, settings.out_dir):
-        if folder.resolve().is_relative_to(dataset.resolve()):
-            raise UsageError(
-                f'The folder of the scripts, {folder}, lies within the dataset {dataset}.',
-                'Choose another with --scripts.',
-            )
 
 
 def _say(job: ArrayJob, written: list[Path]) -> None:
@@ -358,7 +241,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     from mslesseg_app.cli import train
-    from mslesseg_app.deploy.hpc.training import Request, submit
+    from mslesseg_app.deploy.hpc.training import Request, submit, with_absolute_paths
 
     if not rest:
         raise UsageError(
@@ -373,8 +256,12 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
             'Use --time before the "--".',
         )
     train.make_plan(parsed, parsed.network)  # its complaints now, not on the node
+    paths = (
+        *parsed.data, parsed.run_dir, parsed.masks, parsed.preprocessed, parsed.cache,
+        parsed.model_dir, parsed.start_from, parsed.lesion_shapes,
+    )  # fmt: skip
     request = Request(
-        arguments=tuple(_absolute_training(rest, parsed)),
+        arguments=with_absolute_paths(rest, paths),
         folder=options.jobs.absolute(),
         local=options.local,
         nodes=options.nodes,
@@ -391,46 +278,6 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         restarts=options.restarts,
     )
     return submit(request, wait=options.wait, quiet=options.quiet)
-
-
-def _absolute_training(words: list[str], parsed: argparse.Namespace) -> list[str]:
-    """Make the paths among arguments of the training absolute."""
-    given = (
-        parsed.data, parsed.run_dir, parsed.masks, parsed.preprocessed, parsed.cache,
-        parsed.model_dir, parsed.start_from,
-    )  # fmt: skip
-    paths = {str(path) for path in given if path is not None}
-    found = []
-    for word in words:
-        name, sign, value = word.partition('=')
-        if word.startswith('--') and sign and str(Path(value)) in paths:
-            found.append(f'{name}={Path(value).absolute()}')
-        elif str(Path(word)) in paths:
-            found.append(str(Path(word).absolute()))
-        else:
-            found.append(word)
-    return found
-
-
-def _minutes(text: str) -> int:
-    """Read a wall time: minutes, ``H:MM:SS`` or ``D-HH[:MM[:SS]]``, as SLURM has it."""
-    days = re.fullmatch(r'(\d+)-(\d{1,2})(?::(\d{2}))?(?::\d{2})?', text)
-    clock = re.fullmatch(r'(\d+):(\d{2}):\d{2}', text)
-    if days:
-        found = int(days[1]) * 1440 + int(days[2]) * 60 + int(days[3] or 0)
-    elif clock:
-        found = int(clock[1]) * 60 + int(clock[2])
-    else:
-        found = int(text) if re.fullmatch(r'\d{1,6}', text) else 0
-    if found < 1:
-        raise argparse.ArgumentTypeError(
-            f'{text!r} is no time of a minute or more; write 90, 1:30:00 or 2-00:00'
-        )
-    return found
-
-
-def _mebibytes(text: str) -> int:
-    return max(1, round(parsing.memory_gb(text) * 1024))
 
 
 def _add_sbatch(parser: argparse.ArgumentParser) -> None:
@@ -485,13 +332,19 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         metavar='WORDS',
         help='How the App is started without an image (default: as this command was).',
     )
+    _add_resources(parser)
+    _add_site(parser)
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores per task (default: 2).')
     _add_asked(parser, 'per task (default: from measured values)')
     add('--gpu', action='store_true', help='Run networks on a GPU of the node.')
     add('--gres', default='gpu:1', metavar='WORD', help='What --gpu asks for (default: gpu:1).')
     add('--group-cpus', type=parsing.count, metavar='N', help='Cores of the group level.')
-    add('--group-mem', type=_mebibytes, metavar='SIZE', help='Memory of the group level.')
-    add('--group-time', type=_minutes, metavar='TIME', help='Wall time of the group level.')
+    add('--group-mem', type=parsing.mebibytes, metavar='SIZE', help='Memory of the group level.')
+    add('--group-time', type=parsing.minutes, metavar='TIME', help='Wall time of the group level.')
     add('--limit', type=parsing.count, metavar='N', help='Tasks at the same time (default: all).')
     add(
         '--block',
@@ -500,7 +353,6 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help="Tasks of one array, less than the cluster's MaxArraySize (default: 1000).",
     )
-    _add_site(parser)
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -567,8 +419,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
 
 def _add_asked(parser: argparse.ArgumentParser, whose: str) -> None:
     add = parser.add_argument
-    add('--mem', type=_mebibytes, metavar='SIZE', help=f'Memory {whose}.')
-    add('--time', type=_minutes, metavar='TIME', help=f'Wall time {whose}.')
+    add('--mem', type=parsing.mebibytes, metavar='SIZE', help=f'Memory {whose}.')
+    add('--time', type=parsing.minutes, metavar='TIME', help=f'Wall time {whose}.')
 
 
 def _add_site(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -40,6 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit status of the BIDS execution specification.
     """
+    if argv is None and '_ARGCOMPLETE' in os.environ:
+        from mslesseg_app.cli.completion import answer
+
+        answer()
     prepare_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments:

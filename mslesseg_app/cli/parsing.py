@@ -81,6 +81,28 @@ def memory_gb(text: str) -> float:
     return float(match.group(1)) * _UNITS[match.group(2)]
 
 
+def mebibytes(text: str) -> int:
+    """Read an amount of memory in MiB."""
+    return max(1, round(memory_gb(text) * 1024))
+
+
+def minutes(text: str) -> int:
+    """Read a wall time: minutes, ``H:MM:SS`` or ``D-HH[:MM[:SS]]``, as SLURM has it."""
+    days = re.fullmatch(r'(\d+)-(\d{1,2})(?::(\d{2}))?(?::\d{2})?', text)
+    clock = re.fullmatch(r'(\d+):(\d{2}):\d{2}', text)
+    if days:
+        found = int(days[1]) * 1440 + int(days[2]) * 60 + int(days[3] or 0)
+    elif clock:
+        found = int(clock[1]) * 60 + int(clock[2])
+    else:
+        found = int(text) if re.fullmatch(r'\d{1,6}', text) else 0
+    if found < 1:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no time of a minute or more; write 90, 1:30:00 or 2-00:00'
+        )
+    return found
+
+
 def number(minimum: float, maximum: float = float('inf')) -> Callable[[str], float]:
     """Return a reader of numbers within limits."""
 

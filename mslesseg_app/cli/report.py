@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _tables(options: argparse.Namespace) -> int:
-    from mslesseg_app.paper.tables import NUMBERS, Sources, make_tables
+    from mslesseg_app.paper.sources import Sources
+    from mslesseg_app.paper.tables import NUMBERS, make_tables
     from mslesseg_app.reports.tabular import to_markdown, write_table
 
     which = _numbers(options.which, NUMBERS)

@@ -185,8 +185,7 @@ def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
         dataset=', '.join(path.resolve().name for path in _datasets(options, folder)),
         licence=options.licence or 'NOASSERTION',
         device=options.device,
-        threads=options.omp_nthreads
-        or max(1, cores // int(os.environ.get('LOCAL_WORLD_SIZE', 1))),
+        threads=options.omp_nthreads or cores,
         loaders=options.loaders,
         minutes=options.minutes,
         start_from=getattr(options, 'start_from', None),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -173,6 +174,12 @@ def publish(source: Path, target: Path) -> None:
         return
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA256 of a file in hexadecimal."""
+    with path.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
 def _same_bytes(first: Path, second: Path) -> bool:

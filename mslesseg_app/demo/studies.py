@@ -15,14 +15,16 @@ import numpy as np
 
 from mslesseg_app import __version__
 from mslesseg_app.core.errors import DataError, OutputError
-from mslesseg_app.core.files import explain_os_error, write_json
-
-from mslesseg_app.demo.dataset import ACQUIRED, save_reference, write_manual_description
+from mslesseg_app.core.files import explain_os_error, write_bytes, write_json, write_text
 from mslesseg_app.demo.dicom import Patient, Study, write_series
 from mslesseg_app.demo.phantom import make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import SESSIONS, session_protocols
+from mslesseg_app.spatial.grids import compressed
 
 SUBJECT = 'demo'
+BIDS_VERSION = '1.10.1'
+AUTHORS = ['The mslesseg developers', 'The authors of the MNI152 2009 tissue maps']
+ACQUIRED = ('2023-03-14T10:00:00', '2024-03-12T10:00:00')
 VENDORS = ('siemens', 'enhanced')
 PERSON = Patient(
     name='Inventada^Persona Completamente',
@@ -32,6 +34,11 @@ PERSON = Patient(
     address='Calle Imaginaria 190385',
     telephone='0190385719',
 )
+README_MANUAL = """# Known lesions of the synthetic head
+
+The lesions were put into the images by formula; these masks hold the voxels that each lesion
+fills most, as many as come closest to its true volume.
+"""
 _RECORD = 'demo.json'
 _PARTS = ('dicom', 'bids', 'bids-private')
 _LOCALIZER = {'ImageType': 'ORIGINAL\\PRIMARY\\M\\LOCALIZER'}
@@ -109,6 +116,46 @@ def write_references(bids_dir: Path, seed: int, resolution: float) -> Path:
                 raise DataError(f'No FLAIR came out of the conversion of session {session}.')
             save_reference(on_grid_of(mask, nb.load(flair)), manual_dir, anat / flair.name)
     return manual_dir
+
+
+def write_manual_description(root: Path) -> None:
+    """Write what makes a folder a derivative dataset of known masks."""
+    description = {
+        'Name': 'Known lesions of the synthetic head',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'License': 'Apache-2.0',
+        'Authors': AUTHORS,
+        'GeneratedBy': [
+            {
+                'Name': 'manual',
+                'Version': __version__,
+                'Description': 'Written by mslesseg demo.',
+            }
+        ],
+        'SourceDatasets': [{'URL': '../../'}],
+        'DatasetLinks': {'raw': '../../'},
+    }
+    write_json(root / 'dataset_description.json', description)
+    write_text(root / 'README.md', README_MANUAL)
+
+
+def save_reference(mask: nb.Nifti1Image, manual_dir: Path, flair: Path) -> Path:
+    """Write a known mask and its sidecar; ``flair`` is its image, relative to the raw dataset."""
+    words = '_'.join(part for part in flair.name.split('_') if part[:4] in ('sub-', 'ses-'))
+    stem = manual_dir / flair.parent / f'{words}_space-orig_label-lesion_mask'
+    path = stem.with_name(f'{stem.name}.nii.gz')
+    write_bytes(path, compressed(mask))
+    uri = f'bids:raw:{flair.as_posix()}'
+    sidecar = {
+        'Type': 'Lesion',
+        'Description': 'Known lesions of the synthetic head.',
+        'Sources': [uri],
+        'SpatialReference': uri,
+        'Manual': False,
+    }
+    write_json(stem.with_name(f'{stem.name}.json'), sidecar)
+    return path
 
 
 def on_grid_of(mask: nb.Nifti1Image, image: nb.Nifti1Image) -> nb.Nifti1Image:

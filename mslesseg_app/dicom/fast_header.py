@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from struct import unpack
@@ -18,6 +18,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from mslesseg_app.dicom.identity import patient_key
+from mslesseg_app.dicom.slice_positions import heights
 
 T = TypeVar('T')
 
@@ -364,28 +365,6 @@ def _height(places: list[list[float]], orientation: list[float]) -> float | None
     if not places or not orientation:
         return None
     return heights(places[:1], orientation)[0]
-
-
-def heights(places: Iterable[Sequence[float]], orientation: Sequence[float]) -> list[float]:
-    """Return positions (x, y, z) as places along the normal of the slices (mm)."""
-    normal = np.cross(orientation[:3], orientation[3:])
-    return [round(float(normal @ np.array(place)), 3) for place in places]
-
-
-def missing_slices(positions: Iterable[float | None]) -> int:
-    """Count the slices that are missing between others, by their positions (mm).
-
-    Examples
-    --------
-    >>> missing_slices([0, 3, 6, 15, 18]), missing_slices([0, 0, 3, 3])
-    (2, 0)
-    """
-    places = np.unique(np.round([place for place in positions if place is not None], 2))
-    steps = np.diff(places)
-    steps = steps[steps > 0.05]
-    if len(steps) < 2:
-        return 0
-    return int(np.sum(np.maximum(np.round(steps / np.median(steps)) - 1, 0)))
 
 
 def _echoes(dataset: Any) -> list[float]:

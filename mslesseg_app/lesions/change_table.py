@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mslesseg_app.lesions.change import STATUS_CODES, Comparison, Group, Status
+from mslesseg_app.lesions.change import STATUS_CODES, Comparison
+from mslesseg_app.lesions.groups import Group, Status
 
 _MM3, _YEARLY = 'mm^3', 'mm^3/year'
 _STATUSES = {

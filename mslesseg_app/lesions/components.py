@@ -11,7 +11,6 @@ from scipy import ndimage
 from mslesseg_app.core.errors import DataError, UsageError
 
 _RANK = {6: 1, 18: 2, 26: 3}
-CONNECTIVITIES = tuple(_RANK)
 
 
 def structure(connectivity: int) -> npt.NDArray[np.bool_]:

@@ -45,7 +45,7 @@ def evaluation_columns(rules: str = 'mslesseg', probability: bool = True) -> Col
         columns.update(_anima())
     if chosen.isbi_score:
         columns.update(_isbi())
-    columns.update(_amounts(chosen), **_by_size(chosen))
+    columns.update(_amounts(chosen), **_by_size())
     if probability:
         columns.update(_calibration())
     return _ordered(columns)
@@ -160,7 +160,7 @@ def stratum_text(name: str) -> str:
     }[name]
 
 
-def _by_size(rules: Rules) -> Columns:
+def _by_size() -> Columns:
     columns: Columns = {}
     for stratum in STRATA:
         size = stratum_text(stratum)

@@ -128,10 +128,7 @@ def read_raters(
     NoInputError, DataError
         If a file is missing, is damaged, is no mask or lies on another grid.
     """
-    if not paths:
-        raise UsageError('There is no mask to join.')
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise UsageError('A mask was given twice; it would have two votes.')
+    _check_paths(paths)
     images: list[Any] = []
     for path in paths:
         image = _read(path, method, label)
@@ -157,6 +154,13 @@ def read_raters(
         voxel_sizes(images[0], paths[0]),
         truth,
     )
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    if not paths:
+        raise UsageError('There is no mask to join.')
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError('A mask was given twice; it would have two votes.')
 
 
 def _read(path: Path, method: Method, label: int | None) -> Any:

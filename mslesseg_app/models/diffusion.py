@@ -177,7 +177,7 @@ def chain_noise(seed: int, key: int, chain: int, shape: Sequence[int]) -> Tensor
     seed : int
         Of the run.
     key : int
-        Of the window, see `window_key`.
+        Of the window, see `windows.window_key`.
     chain : int
     shape : sequence of int
         Edges of the window.
@@ -190,12 +190,6 @@ def chain_noise(seed: int, key: int, chain: int, shape: Sequence[int]) -> Tensor
     generator = torch.Generator('cpu')
     generator.manual_seed(int.from_bytes(digest[:8], 'little') >> 1)
     return torch.randn(tuple(shape), generator=generator)
-
-
-def window_key(corner: Sequence[int]) -> int:
-    """Return a number that names the window with this corner (three voxel indices)."""
-    x, y, z = (int(c) for c in corner)
-    return (x << 40) + (y << 20) + z
 
 
 # ------------------------------------------------------------------------------ fusion
@@ -361,15 +355,6 @@ class DiffusionSampler:
         self.denoiser_passes = 0
         self._kept = kept_signal()
 
-    @property
-    def passes(self) -> int:
-        """Windows that went through one of the two parts of the network so far."""
-        return self.encoder_passes + self.denoiser_passes
-
-    def reset(self) -> None:
-        """Count passes from 0 again."""
-        self.encoder_passes = self.denoiser_passes = 0
-
     @torch.inference_mode()
     def sample(self, windows: Tensor, keys: Sequence[int]) -> Sampled:
         """Draw the masks of some windows.
@@ -379,7 +364,7 @@ class DiffusionSampler:
         windows : Tensor (N, C, X, Y, Z)
             Normalised images.
         keys : sequence of int, length N
-            Name of each window, see `window_key`.
+            Name of each window, see `windows.window_key`.
 
         Returns
         -------

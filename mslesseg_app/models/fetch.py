@@ -1,4 +1,7 @@
-"""Downloading weights: only when asked, only what has the expected SHA256."""
+"""Downloading weights: only when asked, only what has the expected SHA256.
+
+Not by pooch, which begins again where a connection broke and knows no ``file:`` addresses.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from mslesseg_app.core.errors import BusyError, ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.core.files import explain_os_error
-from mslesseg_app.models.registry import file_sha256
+from mslesseg_app.core.files import explain_os_error, file_sha256
 
 _SCHEMES = ('https', 'http', 'file')
 _TIMEOUT_S = 60.0

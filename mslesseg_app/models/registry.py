@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.core.files import file_sha256
 from mslesseg_app.core.settings import MODALITIES, plain_name
 from mslesseg_app.core.text import did_you_mean
 
@@ -472,12 +473,6 @@ def _verified(entry: ModelEntry, name: str, expected: str, path: Path | None) ->
             'Fetch it again, or describe the new weights as a new version.',
         )
     return path
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA256 of a file, in hexadecimal."""
-    with path.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
 def _existing(folder: Path) -> Path:

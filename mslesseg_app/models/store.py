@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import ModelError, MSLesSegError, NoInputError, UsageError
-from mslesseg_app.core.files import atomic_path, explain_os_error, write_text
+from mslesseg_app.core.files import atomic_path, explain_os_error, file_sha256, write_text
 from mslesseg_app.core.settings import plain_name
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.convert import to_safetensors, unpack
@@ -30,7 +30,6 @@ from mslesseg_app.models.registry import (
     LOADERS,
     WITHOUT_WEIGHTS,
     ModelEntry,
-    file_sha256,
     list_entries,
     read_entry,
     verified_files,

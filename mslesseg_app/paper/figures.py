@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -23,24 +22,14 @@ from mslesseg_app.bids.exam import named_exam
 from mslesseg_app.bids.names import files_by_model, output_path
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
 from mslesseg_app.metrics.exam import voxel_agreement
+from mslesseg_app.paper.panels import cut_through, fill, masks_in, panel, save, values
 from mslesseg_app.reports import svg
 from mslesseg_app.reports.content import Figure
 from mslesseg_app.reports.rendering import VIEWS, make_scene, render
 from mslesseg_app.reports.slices import (
-    PLANES,
-    WORLD_AXES,
-    Box,
-    Volume,
-    bounding_box,
     foreground,
-    grey_window,
     oriented,
     oriented_like,
-    outlines,
-    picture,
-    pixel_size,
-    sides,
-    to_grey,
 )
 from mslesseg_app.spatial.masks import read_image, read_mask
 from mslesseg_app.spatial.template import is_template_grid, same_grid
@@ -53,7 +42,6 @@ FALSE_NEGATIVE_COLOUR = '#ff4d4d'
 BOX_COLOUR = '#ffb000'
 
 _SIDES = "The patient's left (L) is on the right of the picture."
-_MARGIN_MM = 6.0
 #: A box around a lesion stays this far from it, in mm; boxes that touch are joined.
 _BOX_MM = 4.0
 _BEST = 5
@@ -86,31 +74,6 @@ class Wanted:
     def file(self, key: str, **extra: str) -> Path:
         """Return a file of the exam by its kind, see `mslesseg_app.bids.names.output_path`."""
         return self.out / output_path(named_exam(self.exam), key, **extra)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """One slice through an image, and how it is shown."""
-
-    volume: Volume
-    box: Box
-    axis: int
-    index: int
-
-    def of(self, data: NDArray[Any]) -> NDArray[Any]:
-        """Return the slice of an array as it is looked at."""
-        return picture(data, self.axis, self.index, self.box)
-
-    @property
-    def pixel(self) -> tuple[float, float]:
-        """Width and height of a pixel in mm."""
-        return pixel_size(self.volume, self.axis)
-
-    @property
-    def words(self) -> str:
-        """``axial slice at z = 21.0 mm``."""
-        place = self.volume.position(self.axis, self.index)
-        return f'{PLANES[self.axis]} slice at {WORLD_AXES[self.axis]} = {place:.1f} mm'
 
 
 def make_figures(
@@ -159,14 +122,14 @@ def boxed_modalities(
     """
     first = next(iter(images.values()))
     volume = oriented(first)
-    mask = _values(lesions, volume, 'The lesion mask') > 0
-    cut = _cut(volume, mask)
+    mask = values(lesions, volume, 'The lesion mask') > 0
+    cut = cut_through(volume, mask)
     boxes = _boxes(cut.of(mask), cut.pixel)
     inside = foreground(volume.data)
     panels = []
     for name, image in images.items():
         data = np.asarray(oriented_like(image, volume, f'The {name}').data)
-        drawn = _panel(cut, data, name, inside)
+        drawn = panel(cut, data, name, inside)
         for left, top, width, height in boxes:
             svg.element(
                 drawn.element,
@@ -182,7 +145,7 @@ def boxed_modalities(
             )
         panels.append(drawn)
     names = ', '.join(images)
-    return _save(
+    return save(
         panels,
         len(panels),
         out,
@@ -236,10 +199,10 @@ def brain_and_lesions(image: Any, brain: Any, lesions: Any, out: Path, source: s
     volume = oriented(image)
     if volume.spacing.max() > 1.2 * volume.spacing.min():
         raise DataError('A rendering needs voxels with edges of about the same length.')
-    mask = _values(brain, volume, 'The brain mask') > 0
+    mask = values(brain, volume, 'The brain mask') > 0
     if not mask.any():
         raise DataError('The brain mask is empty.')
-    spots = _values(lesions, volume, 'The lesion mask') > 0
+    spots = values(lesions, volume, 'The lesion mask') > 0
     scene = make_scene(np.asarray(volume.data), mask, spots)
     size = float(volume.spacing.mean())
     drawn = {name: render(scene, view) for name, view in VIEWS.items()}
@@ -252,7 +215,7 @@ def brain_and_lesions(image: Any, brain: Any, lesions: Any, out: Path, source: s
             panel = svg.panel(side * size, side * size, words, words)
             svg.place_picture(panel.element, rgb, (size, size))
             panels.append(panel)
-    return _save(
+    return save(
         panels,
         len(VIEWS),
         out,
@@ -304,23 +267,23 @@ def mean_errors(
         What each mean mask holds: voxels true and false, Dice.
     """
     volume = oriented(flair)
-    truth = _values(reference, volume, 'The reference') > 0
-    found = _masks(masks, volume)
+    truth = values(reference, volume, 'The reference') > 0
+    found = masks_in(masks, volume)
     ranked = sorted(found, key=lambda name: (-voxel_agreement(found[name], truth)['DSC'], name))
     means = {f'mean of all {len(found)} models': _mean_mask(found.values())}
     if len(found) > _BEST:
         means[f'mean of the best {_BEST}'] = _mean_mask(found[name] for name in ranked[:_BEST])
-    cut = _cut(volume, truth | np.logical_or.reduce(list(means.values())))
+    cut = cut_through(volume, truth | np.logical_or.reduce(list(means.values())))
     data = np.asarray(volume.data)
-    plain = _panel(cut, data, 'FLAIR')
-    known = _panel(cut, data, 'reference')
-    _fill(known, cut, truth, TRUE_COLOUR)
+    plain = panel(cut, data, 'FLAIR')
+    known = panel(cut, data, 'reference')
+    fill(known, cut, truth, TRUE_COLOUR)
     panels, rows = [plain, known], []
     for name, mask in means.items():
-        drawn = _panel(cut, data, name)
-        _fill(drawn, cut, truth & mask, TRUE_COLOUR)
-        _fill(drawn, cut, mask & ~truth, FALSE_POSITIVE_COLOUR)
-        _fill(drawn, cut, truth & ~mask, FALSE_NEGATIVE_COLOUR)
+        drawn = panel(cut, data, name)
+        fill(drawn, cut, truth & mask, TRUE_COLOUR)
+        fill(drawn, cut, mask & ~truth, FALSE_POSITIVE_COLOUR)
+        fill(drawn, cut, truth & ~mask, FALSE_NEGATIVE_COLOUR)
         panels.append(drawn)
         rows.append(
             {
@@ -331,7 +294,7 @@ def mean_errors(
                 'DSC': voxel_agreement(mask, truth)['DSC'],
             }
         )
-    figure = _save(
+    figure = save(
         panels,
         len(panels),
         out,
@@ -368,20 +331,20 @@ def models_side_by_side(
 ) -> tuple[Figure, list[dict[str, Any]]]:
     """Draw the FLAIR, the reference and each model's mask on the slice with most lesion."""
     volume = oriented(flair)
-    truth = _values(reference, volume, 'The reference') > 0
-    found = _masks(masks, volume)
+    truth = values(reference, volume, 'The reference') > 0
+    found = masks_in(masks, volume)
     chosen = truth if truth.any() else np.logical_or.reduce([truth, *found.values()])
-    cut = _cut(volume, chosen)
+    cut = cut_through(volume, chosen)
     data = np.asarray(volume.data)
-    panels = [_panel(cut, data, 'FLAIR')]
+    panels = [panel(cut, data, 'FLAIR')]
     rows = []
     for name, mask in {'reference': truth, **found}.items():
         score = voxel_agreement(mask, truth)['DSC']
-        drawn = _panel(cut, data, name if name == 'reference' else f'{name}, DSC {score:.2f}')
-        _fill(drawn, cut, mask, TRUE_COLOUR if name == 'reference' else '#ff8c1a')
+        drawn = panel(cut, data, name if name == 'reference' else f'{name}, DSC {score:.2f}')
+        fill(drawn, cut, mask, TRUE_COLOUR if name == 'reference' else '#ff8c1a')
         panels.append(drawn)
         rows.append({'mask': name, 'voxels': int(mask.sum()), 'DSC': score})
-    figure = _save(
+    figure = save(
         panels,
         min(len(panels), 6),
         out,
@@ -453,61 +416,3 @@ def _compared(wanted: Wanted) -> tuple[Any, Any, dict[str, Any]]:
     key = 'lesion_mni' if on_template else 'lesion_native'
     masks = {name: read_mask(file) for name, file in _models(wanted, key).items()}
     return flair, reference, masks
-
-
-# ---------------------------------------------------------------------------- pieces
-
-
-def _values(image: nb.spatialimages.SpatialImage, volume: Volume, what: str) -> NDArray[Any]:
-    return np.asarray(oriented_like(image, volume, what).data)
-
-
-def _masks(images: Mapping[str, Any], volume: Volume) -> dict[str, NDArray[np.bool_]]:
-    return {
-        name: _values(image, volume, f'The mask of {name}') > 0 for name, image in images.items()
-    }
-
-
-def _cut(volume: Volume, mask: NDArray[np.bool_]) -> Cut:
-    """Choose the slice with most of the mask; the middle one where it is empty."""
-    axis = volume.thick_axis
-    inside = foreground(volume.data)
-    box = bounding_box(inside | mask, volume.spacing, _MARGIN_MM)
-    others = tuple(other for other in range(3) if other != axis)
-    sums = mask.sum(axis=others)
-    middle = (box[axis].start + box[axis].stop) // 2
-    index = int(np.argmax(sums)) if sums.any() else middle
-    return Cut(volume, box, axis, index)
-
-
-def _panel(
-    cut: Cut, data: NDArray[Any], name: str, inside: NDArray[np.bool_] | None = None
-) -> svg.Panel:
-    """Start a panel with the slice in grey; ``inside`` are the voxels that set the scale."""
-    plane = cut.of(data)
-    rows, columns = plane.shape
-    drawn = svg.panel(columns * cut.pixel[0], rows * cut.pixel[1], name, f'{name}, {cut.words}')
-    window = grey_window(data, foreground(data) if inside is None else inside)
-    svg.place_picture(drawn.element, to_grey(plane, window), cut.pixel)
-    svg.mark_sides(drawn, sides(cut.axis))
-    return drawn
-
-
-def _fill(drawn: svg.Panel, cut: Cut, mask: NDArray[np.bool_], colour: str) -> None:
-    svg.contour(
-        drawn.element,
-        outlines(cut.of(mask), cut.pixel),
-        colour,
-        fill=colour,
-        fill_opacity='0.55',
-        fill_rule='evenodd',
-        stroke_width='0.8',
-    )
-
-
-def _save(
-    panels: list[svg.Panel], columns: int, out: Path, title: str, caption: str, alt: str
-) -> Figure:
-    figure = Figure('other', str(out), title, caption, alt)
-    svg.save(svg.mosaic(panels, columns=columns), figure)
-    return figure

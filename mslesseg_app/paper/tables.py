@@ -6,63 +6,26 @@ With ``beside`` the paper's values stand in columns or rows of their own that sa
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mslesseg_app.bids.names import group_path
 from mslesseg_app.bids.public import acquisition
 from mslesseg_app.bids.public.clinical import Cohort, Scan, read_cohort
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
-from mslesseg_app.core.files import read_any_text
-from mslesseg_app.metrics.consensus import Method, consensus
-from mslesseg_app.metrics.exam import voxel_agreement
-from mslesseg_app.metrics.pairs import find_pairs
 from mslesseg_app.paper import published as paper
+from mslesseg_app.paper.rater_tables import consensus_from
+from mslesseg_app.paper.sources import Sources, frozen, mean, mean_sd, number, read_rows
 from mslesseg_app.reports.tabular import Cell, Column, Spread, Table
-from mslesseg_app.spatial.masks import on_grid_of, read_mask
 
 NUMBERS = (1, 2, 3, 5, 6)
 
 _PAPER = 'paper'
 _MODEL_NAMES = {name.lower(): name for name in paper.MODELS}
-
-
-@dataclass(frozen=True)
-class Sources:
-    """Where the tables come from.
-
-    Attributes
-    ----------
-    clinical : Path or None
-        Table of patients: ``clinical_data.csv`` of the release, or a ``participants.tsv``.
-    bids : Path or None
-        BIDS dataset: its ``participants.tsv`` and the acquisition of its images.
-    scanners : Path or None
-        Folder with ``patient_scanners_info_*.csv``; comes before `bids`.
-    out : Path or None
-        Output folder with the tables of the group level.
-    evaluations : tuple of Path
-        TSV files with the columns ``model`` and the metrics, maybe ``fold``.
-    raters : dict
-        Folder of masks by the name of the rater.
-    reference : Path or None
-        Folder of reference masks for the raters.
-    """
-
-    clinical: Path | None = None
-    bids: Path | None = None
-    scanners: Path | None = None
-    out: Path | None = None
-    evaluations: tuple[Path, ...] = ()
-    raters: Mapping[str, Path] = field(default_factory=dict)
-    reference: Path | None = None
 
 
 def make_tables(
@@ -79,25 +42,17 @@ def make_tables(
     makers: dict[int, Callable[[Sources, bool], Table]] = {
         1: _cohort_from,
         2: _acquisition_from,
-        3: _consensus_from,
+        3: consensus_from,
         5: lambda found, side: models_table(_evaluations(found), beside=side),
         6: lambda found, side: folds_table(_evaluations(found), beside=side),
     }
     tables, missing = [], {}
-    for number in which:
+    for table in which:
         try:
-            tables.append(makers[number](sources, beside))
+            tables.append(makers[table](sources, beside))
         except MSLesSegError as error:
-            missing[number] = error
+            missing[table] = error
     return tables, missing
-
-
-def mean_sd(values: Iterable[float]) -> Spread:
-    """Return mean and sample standard deviation (n - 1) of the finite values."""
-    known = np.array([value for value in values if math.isfinite(value)])
-    if not known.size:
-        return Spread(math.nan)
-    return Spread(float(known.mean()), float(known.std(ddof=1)) if known.size > 1 else math.nan)
 
 
 # --------------------------------------------------------------------- Table 1: cohort
@@ -133,7 +88,7 @@ def cohort_table(cohort: Cohort, *, beside: bool = False) -> Table:
         for name, row in zip(order, rows, strict=True):
             row += paper.COHORT.get(name, (None, None))
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[1]]
-    return Table('table-1', 'Table 1. Cohort', tuple(columns), _frozen(rows), tuple(notes))
+    return Table('table-1', 'Table 1. Cohort', tuple(columns), frozen(rows), tuple(notes))
 
 
 _ORDER: tuple[str, ...] = (
@@ -229,8 +184,8 @@ def _with_volumes(cohort: Cohort, out: Path) -> Cohort:
             exams[patient, row.get('session_id', '')] = replace(
                 people[patient],
                 timepoint=row.get('session_id', ''),
-                volume_mm3=1000 * _number(row.get('volume_reference_ml')),
-                lesions=_number(row.get('n_reference')),
+                volume_mm3=1000 * number(row.get('volume_reference_ml')),
+                lesions=number(row.get('n_reference')),
             )
     rest = [scan for name, scan in people.items() if name not in {key[0] for key in exams}]
     return Cohort((*exams.values(), *rest), cohort.notes)
@@ -283,7 +238,7 @@ def acquisition_table(
     if beside:
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[2]]
     title = 'Table 2. Acquisition'
-    return Table('table-2', title, tuple(columns), _frozen(rows), tuple(notes))
+    return Table('table-2', title, tuple(columns), frozen(rows), tuple(notes))
 
 
 def _acquisition_from(sources: Sources, beside: bool) -> Table:
@@ -294,185 +249,6 @@ def _acquisition_from(sources: Sources, beside: bool) -> Table:
     raise NoInputError(
         'Table 2 needs the sidecars of images.', 'Give --bids DIR, or --scanners DIR.'
     )
-
-
-# ------------------------------------------------------------------ Table 3: consensus
-
-
-def consensus_table(
-    rows: Sequence[Mapping[str, Any]], *, notes: Sequence[str] = (), beside: bool = False
-) -> Table:
-    """Return Table 3: Dice of the reference and each rater against reference, C1 and C2.
-
-    Parameters
-    ----------
-    rows : sequence of dict
-        ``rater``, ``DSC_reference``, ``DSC_C1``, ``DSC_C2``, ``in_C2``; the reference first.
-    """
-    columns = [
-        Column('rater', 'rater'),
-        Column('DSC_reference', 'against the reference', digits=2),
-        Column('DSC_C1', 'against C1', digits=2),
-        Column('DSC_C2', 'against C2', digits=2),
-        Column('in_C2', 'in C2'),
-    ]
-    keys = ('DSC_reference', 'DSC_C1', 'DSC_C2')
-    cells: list[list[Cell]] = [
-        [row['rater'], *(row[key] for key in keys), 'yes' if row['in_C2'] else 'no']
-        for row in rows
-    ]
-    words = [
-        (
-            'Dice coefficient, mean over scans. C1: STAPLE of all raters and the reference; C2: '
-            'STAPLE of the best five raters.'
-        ),
-        *notes,
-    ]
-    if beside:
-        columns += [Column(f'paper_{key}', f'paper: {key[4:]}', digits=2) for key in keys]
-        places = range(max(len(cells), len(paper.CONSENSUS['DSC_C1'])))
-        for place in places:
-            if place == len(cells):
-                cells.append([f'paper: team {place}', None, None, None, None])
-            cells[place] += (
-                [paper.CONSENSUS[key][place] for key in keys] if place < 16 else [None] * 3
-            )
-        words += [
-            (
-                f'Paper: {paper.CITED}; its teams are other methods than our raters, row by row '
-                'from the best.'
-            ),
-            *paper.CAUTIONS[3],
-        ]
-    title = 'Table 3. Raters against the reference and two consensuses'
-    return Table('table-3', title, tuple(columns), _frozen(cells), tuple(words))
-
-
-def rater_experiments(
-    cases: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]],
-    *,
-    best: int = 5,
-    method: Method = 'staple',
-) -> list[dict[str, Any]]:
-    """Run the paper's two experiments over several scans.
-
-    The raters of C2 are the best over all scans by mean Dice against the reference, the same
-    for every scan.
-
-    Parameters
-    ----------
-    cases : sequence of (dict of bool arrays, bool array)
-        For each scan the masks by rater and the reference, on one grid.
-
-    Returns
-    -------
-    list of dict
-        As :func:`mslesseg_app.metrics.consensus.experiments`, means over scans.
-    """
-    names = sorted({name for raters, _ in cases for name in raters})
-    scores = {
-        name: _mean(_dice(raters[name], truth) for raters, truth in cases if name in raters)
-        for name in names
-    }
-    ranked = sorted(names, key=lambda name: (-scores[name], name))
-    against: dict[str, dict[str, list[float]]] = {}
-    for raters, truth in cases:
-        chosen = [raters[name] for name in ranked[:best] if name in raters]
-        joint = {'DSC_C1': consensus([*raters.values(), truth], method).mask}
-        joint['DSC_C2'] = consensus(chosen, method).mask if chosen else np.zeros_like(truth)
-        for name, mask in {**raters, 'reference': truth}.items():
-            for key, mask_of in joint.items():
-                against.setdefault(name, {}).setdefault(key, []).append(_dice(mask, mask_of))
-    return [
-        {
-            'rater': name,
-            'DSC_reference': scores.get(name, 1.0),
-            **{key: _mean(values) for key, values in against[name].items()},
-            'in_C2': name in ranked[:best],
-        }
-        for name in ['reference', *ranked]
-    ]
-
-
-def _dice(first: np.ndarray, second: np.ndarray) -> float:
-    return voxel_agreement(first, second)['DSC']
-
-
-def _mean(values: Iterable[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _consensus_from(sources: Sources, beside: bool) -> Table:
-    if sources.raters and sources.reference is not None:
-        cases, notes = _read_cases(sources.raters, sources.reference)
-        return consensus_table(rater_experiments(cases), notes=notes, beside=beside)
-    path = sources.out / group_path('raters') if sources.out is not None else None
-    if path is None or not path.is_file():
-        raise NoInputError(
-            'Table 3 needs masks of several raters and a reference.',
-            'Give --rater NAME=DIR for each and --reference DIR, or --out DIR after the group '
-            'level has evaluated two models or more.',
-        )
-    rows, notes = _from_group(path)
-    return consensus_table(rows, notes=notes, beside=beside)
-
-
-def _from_group(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """Average the consensus rows of the group level."""
-    rows = read_rows(path)
-    keys = ('DSC_reference', 'DSC_C1', 'DSC_C2')
-    parts: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        parts.setdefault(row['model'], []).append(row)
-    found: list[dict[str, Any]] = [
-        {
-            'rater': model,
-            **{key: _mean(_number(row.get(key)) for row in part) for key in keys},
-            'in_C2': any(row.get('in_C2') == 'yes' for row in part),
-        }
-        for model, part in parts.items()
-    ]
-    found.sort(key=lambda row: (row['rater'] != 'reference', -row['DSC_reference'], row['rater']))
-    exams = len({(row['participant_id'], row['session_id']) for row in rows})
-    return found, [f'From {path.name}: {exams} exams; the best five are chosen exam by exam.']
-
-
-def _read_cases(
-    raters: Mapping[str, Path], reference: Path
-) -> tuple[list[tuple[dict[str, np.ndarray], np.ndarray]], list[str]]:
-    """Read the masks that all raters have, cut to the box that holds them."""
-    pairs = {name: find_pairs(folder, reference).pairs for name, folder in raters.items()}
-    by_scan: dict[Path, dict[str, Path]] = {}
-    for name, found in pairs.items():
-        for pair in found:
-            by_scan.setdefault(pair.reference, {})[name] = pair.prediction
-    whole = {scan: files for scan, files in by_scan.items() if len(files) == len(raters)}
-    if not whole:
-        raise NoInputError(
-            f'No scan of {reference} has a mask of all {len(raters)} raters.',
-            'Masks and references must have the same names or BIDS entities.',
-        )
-    notes = [f'{len(whole)} scans, {len(raters)} raters.']
-    if len(whole) < len(by_scan):
-        notes.append(f'{len(by_scan) - len(whole)} scans that some raters lack were left out.')
-    return [_read_case(scan, files) for scan, files in sorted(whole.items())], notes
-
-
-def _read_case(scan: Path, files: Mapping[str, Path]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    reference = read_mask(scan)
-    masks = {'': np.asanyarray(reference.dataobj) > 0}
-    for name, path in files.items():
-        image = on_grid_of(reference, read_mask(path), path, resampling=False, linear=False)
-        masks[name] = np.asanyarray(image.dataobj) > 0
-    union = np.logical_or.reduce(list(masks.values()))
-    box = []
-    for axis in range(3):
-        used = np.flatnonzero(union.any(axis=tuple(a for a in range(3) if a != axis)))
-        ends = (int(used[0]), int(used[-1])) if used.size else (0, 0)
-        box.append(slice(max(0, ends[0] - 2), ends[1] + 3))
-    cut = {name: np.ascontiguousarray(mask[tuple(box)]) for name, mask in masks.items()}
-    return {name: mask for name, mask in cut.items() if name}, cut['']
 
 
 # ------------------------------------------------------ Tables 5 and 6: models and folds
@@ -518,7 +294,7 @@ def models_table(rows: Sequence[Mapping[str, str]], *, beside: bool = False) -> 
             if f'{model} ({_PAPER})' not in shown
         ]
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[5]]
-    return Table('table-5', 'Table 5. Models', tuple(columns), _frozen(cells), tuple(notes))
+    return Table('table-5', 'Table 5. Models', tuple(columns), frozen(cells), tuple(notes))
 
 
 def _paper_models(model: str, names: Sequence[str]) -> list[Cell]:
@@ -535,13 +311,13 @@ def _metric_title(name: str) -> str:
 def _over_folds(folds: Mapping[str, Sequence[Mapping[str, str]]], name: str) -> Spread:
     if len(folds) == 1:
         (rows,) = folds.values()
-        return mean_sd(_number(row.get(name)) for row in rows)
-    return mean_sd(_mean(_number(row.get(name)) for row in rows) for rows in folds.values())
+        return mean_sd(number(row.get(name)) for row in rows)
+    return mean_sd(mean(number(row.get(name)) for row in rows) for rows in folds.values())
 
 
 def _undefined_note(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> list[str]:
     counts = {
-        name: sum(not math.isfinite(_number(row.get(name))) for row in rows) for name in names
+        name: sum(not math.isfinite(number(row.get(name))) for row in rows) for name in names
     }
     open_ones = [f'{name} in {count}' for name, count in counts.items() if count]
     if not open_ones:
@@ -564,7 +340,7 @@ def folds_table(
     cells: list[list[Cell]] = []
     for model, part in _grouped(rows, 'model').items():
         by_fold = _grouped(part, 'fold')
-        means = [_mean(_number(row.get(metric)) for row in by_fold.get(f, ())) for f in folds]
+        means = [mean(number(row.get(metric)) for row in by_fold.get(f, ())) for f in folds]
         cells.append([model, *means])
     notes = [f'Mean {metric} over the scans of each fold.']
     if beside:
@@ -573,7 +349,7 @@ def folds_table(
             cells.append([f'{model} ({_PAPER})', *(by_name.get(fold) for fold in folds)])
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[6]]
     title = f'Table 6. {metric} by fold'
-    return Table('table-6', title, tuple(columns), _frozen(cells), tuple(notes))
+    return Table('table-6', title, tuple(columns), frozen(cells), tuple(notes))
 
 
 def _natural(text: str) -> tuple[int, str]:
@@ -615,37 +391,3 @@ def _evaluations(sources: Sources) -> list[dict[str, str]]:
     if not rows:
         raise DataError('The evaluations hold no row of any model.')
     return rows
-
-
-# ----------------------------------------------------------------------------- pieces
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a TSV as dictionaries of text.
-
-    Raises
-    ------
-    NoInputError
-        If there is no such file.
-    DataError
-        If it is no table of text.
-    """
-    if not path.is_file():
-        raise NoInputError(f'{path} does not exist.')
-    try:
-        text = read_any_text(path)
-    except (OSError, ValueError) as error:
-        raise DataError(f'{path} cannot be read as text: {error}') from error
-    rows = csv.DictReader(text.splitlines(), delimiter='\t')
-    return [{str(key): str(value or '') for key, value in row.items() if key} for row in rows]
-
-
-def _number(text: str | None) -> float:
-    try:
-        return float(text or 'nan')
-    except ValueError:
-        return math.nan
-
-
-def _frozen(rows: Iterable[Iterable[Cell]]) -> tuple[tuple[Cell, ...], ...]:
-    return tuple(tuple(row) for row in rows)

@@ -207,7 +207,7 @@ def segment(
     for one in models_of(entry):
         check_model(one)
     threads = threads or max(1, min(len(os.sched_getaffinity(0)) - 1, 8))
-    exam = _align(raw, strategy, bias_correction, on_failed_alignment, threads, seed)
+    exam = _align(raw, strategy, bias_correction, on_failed_alignment, seed)
     brain = _brain(mask, exam)
     how = {'device': device, 'threads': threads, 'seed': seed}
     predicted = _predict(entry, threshold, exam, brain, preset, how)
@@ -260,18 +260,17 @@ def _align(
     strategy: Literal['anchored', 'independent'],
     bias_correction: bool,
     on_failed: str,
-    threads: int,
     seed: int,
 ) -> _Exam:
     """Prepare the images and bring them to the template."""
     registered = all(is_template_grid(image) for image in raw.values())
     correct = bias_correction and strategy != 'independent' and not registered
-    prepared = {name: _prepare(image, name, correct, threads) for name, image in raw.items()}
+    prepared = {name: _prepare(image, name, correct) for name, image in raw.items()}
     images = {name: grids.to_ras(image) for name, image in prepared.items()}
     alignment = (
         judge_exam(images, None, dict.fromkeys(images, np.eye(4)))
         if registered
-        else align_exam(images, strategy=strategy, threads=threads, seed=seed)
+        else align_exam(images, strategy=strategy, seed=seed)
     )
     if on_failed == 'stop':
         alignment.demand_trust()
@@ -351,11 +350,11 @@ def _load(image: Image, name: str) -> nb.Nifti1Image:
     return open_image(Path(image))
 
 
-def _prepare(image: nb.Nifti1Image, name: str, correct: bool, threads: int) -> nb.Nifti1Image:
+def _prepare(image: nb.Nifti1Image, name: str, correct: bool) -> nb.Nifti1Image:
     """Check an image and remove its bias field; it stays on its own grid."""
     called = Path(image.get_filename() or f'The {name} image')
     original, checked = three_dimensional(image), check_loaded(image, called)
-    return _as_file(prepare(checked, original, correct=correct, threads=threads))
+    return _as_file(prepare(checked, original, correct=correct))
 
 
 def _as_file(image: nb.Nifti1Image) -> nb.Nifti1Image:

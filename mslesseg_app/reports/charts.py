@@ -1,22 +1,34 @@
 """Charts as SVG that reads in light and dark: strips of points, scatter plots, rates by class.
 
 A chart is its drawing and its data: both are written, so that every picture can be made again.
-Nothing here draws random numbers; the bytes depend on the content alone.
+Nothing here draws random numbers; the bytes depend on the content alone. Not drawn by matplotlib:
+with a name to point at for each of 450 points its SVG takes twice the bytes and eight times the
+time, and the 452 colours written into it would have to be replaced for dark screens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app.core.files import write_text
+from mslesseg_app.reports.axes import Axis, span
+from mslesseg_app.reports.chart_marks import (
+    RADIUS,
+    beeswarm,
+    draw_line,
+    draw_point,
+    draw_rect,
+    draw_text,
+    horizontal_lines,
+    vertical_lines,
+)
 from mslesseg_app.reports.svg import SVG, element, number
 from mslesseg_app.reports.tabular import exact, write_tsv
 
@@ -53,7 +65,6 @@ STYLE = (
 )
 
 _FONT = 13.0
-_RADIUS = 3.6
 
 
 @dataclass(frozen=True)
@@ -112,84 +123,6 @@ class Series:
     high: float = math.nan
 
 
-@dataclass(frozen=True)
-class Axis:
-    """A scale from values to places between ``start`` and ``stop``."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-    label: str = ''
-    log: bool = False
-
-    def at(self, value: float) -> float:
-        """Return the place of a value; values beyond the ends stay beyond."""
-        low, high, value = (
-            (math.log10(v) for v in (self.low, self.high, value))
-            if self.log
-            else (self.low, self.high, value)
-        )
-        return self.start + (value - low) / (high - low) * (self.stop - self.start)
-
-    def ticks(self) -> list[float]:
-        """Return round values within the ends."""
-        return log_ticks(self.low, self.high) if self.log else ticks(self.low, self.high)
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Return at most ``most`` round values from low to high.
-
-    Examples
-    --------
-    >>> ticks(0, 1), ticks(-3, 17)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 5.0, 10.0, 15.0])
-    """
-    rough = (high - low) / max(1, most - 1)
-    base = 10.0 ** math.floor(math.log10(rough))
-    step = next(base * k for k in (1, 2, 2.5, 5, 10, 20) if _count(low, high, base * k) <= most)
-    first = math.ceil(low / step - 1e-9)
-    found = [round(k * step, 12) for k in range(first, first + _count(low, high, step))]
-    return [value + 0.0 for value in found]
-
-
-def _count(low: float, high: float, step: float) -> int:
-    return math.floor(high / step + 1e-9) - math.ceil(low / step - 1e-9) + 1
-
-
-def log_ticks(low: float, high: float) -> list[float]:
-    """Return the powers of ten within the ends, with 2 and 5 times them where there are few."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    powers = [10.0**k for k in range(first, last + 1)]
-    within = [p for p in powers if low * 0.999 <= p <= high * 1.001]
-    if len(within) >= 3:
-        return within
-    more = [p * k for p in powers for k in (1, 2, 5)]
-    return [p for p in more if low * 0.999 <= p <= high * 1.001]
-
-
-def span(
-    values: Iterable[float], *, log: bool = False, keep: Iterable[float] = ()
-) -> tuple[float, float]:
-    """Return the ends of an axis that holds all finite values and those to ``keep``."""
-    found = [float(v) for v in (*values, *keep) if math.isfinite(v) and (v > 0 or not log)]
-    if not found:
-        return (0.1, 10.0) if log else (0.0, 1.0)
-    low, high = min(found), max(found)
-    if log:
-        return (low / 1.3, high * 1.3) if low < high else (low / 3, high * 3)
-    room = 0.05 * (high - low) or max(0.5, 0.1 * abs(high))
-    fixed = set(keep)
-    ends = low - room * (low not in fixed), high + room * (high not in fixed)
-    return ends if ends[0] < ends[1] else (low - room, high + room)
-
-
-def tick_text(value: float) -> str:
-    """Write the number at a tick."""
-    text = f'{value:.0e}' if value and not 1e-3 <= abs(value) < 1e6 else f'{value:.6g}'
-    return text.replace('-', '−')
-
-
 # ---------------------------------------------------------------------------- strips
 
 
@@ -224,13 +157,13 @@ def strips(
     ends = span([v for s in series for v in (*s.x, s.low, s.high, *marks)], log=log, keep=keep)
     axis = Axis(*ends, left, width - 18, label, log)
     root = _start(width, height, f'{title}: {_strip_words(series)}')
-    _vertical_lines(root, axis, 14, height - 44)
+    vertical_lines(root, axis, 14, height - 44)
     for mark in marks:
-        _line(root, axis.at(mark), 14, axis.at(mark), height - 44, 'li dash', 1.2)
+        draw_line(root, axis.at(mark), 14, axis.at(mark), height - 44, 'li dash', 1.2)
     for place, one in enumerate(series):
         middle = 14 + row * (place + 0.5)
         colour = colours[place] if colours is not None else place
-        _text(root, left - 8, middle + 4, _short(one.name), 'end')
+        draw_text(root, left - 8, middle + 4, _short(one.name), 'end')
         _strip(root, one, axis, middle, row, colour % len(_LIGHT))
     data = [
         [one.name, _label(one, place), exact(float(value))]
@@ -258,18 +191,18 @@ def _strip(
     known = np.isfinite(one.x) & ((one.x > 0) | (not axis.log))
     places = np.array([axis.at(float(v)) for v in one.x[known]])
     if not places.size:
-        _text(root, axis.start + 6, middle + 4, 'not defined for any exam', css='soft')
+        draw_text(root, axis.start + 6, middle + 4, 'not defined for any exam', css='soft')
         return
     if places.size >= 4:
         first, half, last = (
             axis.at(float(v)) for v in np.quantile(one.x[known], [0.25, 0.5, 0.75])
         )
-        _rect(root, first, middle - 12, max(last - first, 1), 24, f'f{colour}', 0.16)
-        _line(root, half, middle - 12, half, middle + 12, f'l{colour}', 2)
-    offsets = beeswarm(places, 2 * _RADIUS + 0.6, row / 2 - 6)
+        draw_rect(root, first, middle - 12, max(last - first, 1), 24, f'f{colour}', 0.16)
+        draw_line(root, half, middle - 12, half, middle + 12, f'l{colour}', 2)
+    offsets = beeswarm(places, 2 * RADIUS + 0.6, row / 2 - 6)
     names = [_label(one, int(place)) for place in np.flatnonzero(known)]
     for x, dy, name, value in zip(places, offsets, names, one.x[known], strict=True):
-        _point(root, float(x), middle + float(dy), colour, f'{name}: {value:.4g}')
+        draw_point(root, float(x), middle + float(dy), colour, f'{name}: {value:.4g}')
     if math.isfinite(one.mean):
         _mean(root, one, axis, middle)
 
@@ -279,9 +212,9 @@ def _mean(root: ET.Element, one: Series, axis: Axis, middle: float) -> None:
     words = f'mean {one.mean:.4g}'
     if math.isfinite(one.low):
         low, high = axis.at(one.low), axis.at(one.high)
-        _line(root, low, middle, high, middle, 'li', 2)
+        draw_line(root, low, middle, high, middle, 'li', 2)
         for end in (low, high):
-            _line(root, end, middle - 5, end, middle + 5, 'li', 2)
+            draw_line(root, end, middle - 5, end, middle + 5, 'li', 2)
         words += f', 95 % interval {one.low:.4g} to {one.high:.4g}'
     r = 5.5
     mark = element(
@@ -292,28 +225,6 @@ def _mean(root: ET.Element, one: Series, axis: Axis, middle: float) -> None:
         _class='fi',
     )
     element(mark, 'title', words)
-
-
-def beeswarm(places: Floats, apart: float, room: float) -> Floats:
-    """Move points sideways so that they do not cover each other, as far as there is room."""
-    offsets = np.zeros(places.size)
-    done: list[int] = []
-    for point in np.argsort(places, kind='stable'):
-        near = [other for other in done if abs(places[other] - places[point]) < apart]
-        taken = [offsets[other] for other in near]
-        tries = [0.0] + [sign * k * apart / 2 for k in range(1, 40) for sign in (1.0, -1.0)]
-        free = (
-            t
-            for t in tries
-            if abs(t) <= room
-            and all(
-                (places[o] - places[point]) ** 2 + (y - t) ** 2 >= (apart - 0.5) ** 2
-                for o, y in zip(near, taken, strict=True)
-            )
-        )
-        offsets[point] = next(free, 0.0)
-        done.append(int(point))
-    return offsets
 
 
 # --------------------------------------------------------------------------- scatter
@@ -363,8 +274,8 @@ def scatter(
     top = _legend_height(series, x_axis.start, x_axis.stop)
     y_axis = Axis(*y_ends, height - 48, top, labels[1], log[1])
     root = _start(width, height, f'{title}: {len(xs)} points.')
-    _vertical_lines(root, x_axis, y_axis.stop, y_axis.start)
-    _horizontal_lines(root, y_axis, x_axis.start, x_axis.stop)
+    vertical_lines(root, x_axis, y_axis.stop, y_axis.start)
+    horizontal_lines(root, y_axis, x_axis.start, x_axis.stop)
     for item in lines:
         _plot_line(root, item, x_axis, y_axis)
     data = []
@@ -374,7 +285,7 @@ def scatter(
             data.append([one.name, _label(one, index), exact(float(x)), exact(float(y))])
             if _drawable(float(x), x_axis) and _drawable(float(y), y_axis):
                 words = f'{_label(one, index)}: {x:.4g}, {y:.4g}'
-                _point(root, x_axis.at(float(x)), y_axis.at(float(y)), colour, words, place)
+                draw_point(root, x_axis.at(float(x)), y_axis.at(float(y)), colour, words, place)
     _legend(root, series, (x_axis.start, x_axis.stop), colours)
     head = ['series', 'point', 'x', 'y']
     words = f'{title}: {labels[1]} against {labels[0]}, {len(data)} points.'
@@ -448,10 +359,10 @@ def rates(
     axis = Axis(0, 1, height - 62, _legend_height(series, left, right), labels[1])
     step = (right - left) / max(1, len(classes))
     root = _start(width, height, f'{title}: {labels[1]} by {labels[0]}.')
-    _horizontal_lines(root, axis, left, right)
+    horizontal_lines(root, axis, left, right)
     for place, name in enumerate(classes):
-        _text(root, left + step * (place + 0.5), height - 42, name, 'middle')
-    _text(root, (left + right) / 2, height - 12, labels[0], 'middle', 'soft')
+        draw_text(root, left + step * (place + 0.5), height - 42, name, 'middle')
+    draw_text(root, (left + right) / 2, height - 12, labels[0], 'middle', 'soft')
     data = []
     for place, one in enumerate(series):
         colour = (colours[place] if colours is not None else place) % len(_LIGHT)
@@ -466,10 +377,10 @@ def rates(
                 continue
             here = (left + step * (index + 0.5) + shift, axis.at(y))
             if before:
-                _line(root, *before, *here, f'l{colour}', 1.2)
+                draw_line(root, *before, *here, f'l{colour}', 1.2)
             if math.isfinite(low):
-                _line(root, here[0], axis.at(low), here[0], axis.at(high), f'l{colour}', 2)
-            _point(root, *here, colour, f'{one.name}, {name}: {y:.3f}', place, 5.0)
+                draw_line(root, here[0], axis.at(low), here[0], axis.at(high), f'l{colour}', 2)
+            draw_point(root, *here, colour, f'{one.name}, {name}: {y:.3f}', place, 5.0)
             before = here
     _legend(root, series, (left, right), colours)
     head = ['series', 'class', 'of', 'share', 'low', 'high']
@@ -491,89 +402,6 @@ def _start(width: float, height: float, alt: str) -> ET.Element:
         aria_label=alt,
         font_size=number(_FONT),
     )
-
-
-def _text(
-    root: ET.Element, x: float, y: float, text: str, anchor: str = 'start', css: str = ''
-) -> ET.Element:
-    classes = {'_class': css} if css else {}
-    return element(root, 'text', text, x=float(x), y=float(y), text_anchor=anchor, **classes)
-
-
-def _line(
-    root: ET.Element, x1: float, y1: float, x2: float, y2: float, css: str, width: float = 1
-) -> None:
-    element(
-        root,
-        'line',
-        x1=float(x1),
-        y1=float(y1),
-        x2=float(x2),
-        y2=float(y2),
-        _class=css,
-        stroke_width=float(width),
-    )
-
-
-def _rect(
-    root: ET.Element, x: float, y: float, width: float, height: float, css: str, opacity: float
-) -> None:
-    element(
-        root,
-        'rect',
-        x=float(x),
-        y=float(y),
-        width=float(width),
-        height=float(height),
-        _class=css,
-        fill_opacity=float(opacity),
-    )
-
-
-def _point(
-    root: ET.Element,
-    x: float,
-    y: float,
-    colour: int,
-    words: str,
-    shape: int = 0,
-    r: float = _RADIUS,
-) -> None:
-    """Draw a mark whose shape differs from class to class, as its colour does."""
-    paths = {
-        1: f'M{number(x - r)} {number(y - r)}h{number(2 * r)}v{number(2 * r)}h{number(-2 * r)}Z',
-        2: f'M{number(x)} {number(y - 1.25 * r)}L{number(x + 1.2 * r)} {number(y + r)}'
-        f'H{number(x - 1.2 * r)}Z',
-        3: f'M{number(x)} {number(y - 1.3 * r)}L{number(x + 1.3 * r)} {number(y)}'
-        f'L{number(x)} {number(y + 1.3 * r)}L{number(x - 1.3 * r)} {number(y)}Z',
-    }
-    look: dict[str, Any] = {'_class': f'f{colour}', 'fill_opacity': '0.75'}
-    if shape % 4 in paths:
-        mark = element(root, 'path', d=paths[shape % 4], **look)
-    else:
-        mark = element(root, 'circle', cx=float(x), cy=float(y), r=float(r), **look)
-    element(mark, 'title', words)
-
-
-def _vertical_lines(root: ET.Element, axis: Axis, top: float, bottom: float) -> None:
-    for value in axis.ticks():
-        x = axis.at(value)
-        _line(root, x, top, x, bottom, 'grid')
-        _text(root, x, bottom + 17, tick_text(value), 'middle', 'soft')
-    _line(root, axis.start, bottom, axis.stop, bottom, 'axis')
-    _text(root, (axis.start + axis.stop) / 2, bottom + 36, axis.label, 'middle')
-
-
-def _horizontal_lines(root: ET.Element, axis: Axis, left: float, right: float) -> None:
-    for value in axis.ticks():
-        y = axis.at(value)
-        _line(root, left, y, right, y, 'grid')
-        _text(root, left - 7, y + 4, tick_text(value), 'end', 'soft')
-    _line(root, left, axis.start, left, axis.stop, 'axis')
-    middle = (axis.start + axis.stop) / 2
-    label = _text(root, 0, 0, axis.label, 'middle')
-    label.set('transform', f'translate(15 {number(middle)}) rotate(-90)')
-    del label.attrib['x'], label.attrib['y']
 
 
 def _legend_places(names: Sequence[str], left: float, right: float) -> list[tuple[float, float]]:
@@ -607,8 +435,8 @@ def _legend(
     names = [one.name for one in series]
     for place, (x, y) in enumerate(_legend_places(names, *ends)):
         colour = (colours[place] if colours is not None else place) % len(_LIGHT)
-        _point(root, x + 5, y, colour, names[place], place, 5.0)
-        _text(root, x + 15, y + 4, _short(names[place]))
+        draw_point(root, x + 5, y, colour, names[place], place, 5.0)
+        draw_text(root, x + 15, y + 4, _short(names[place]))
 
 
 def _label(one: Series, place: int) -> str:

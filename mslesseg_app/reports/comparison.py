@@ -261,17 +261,8 @@ def sessions_beside(
         for index in chosen
         for name, stage in stages.items()
     ]
-    figure = Figure(
-        kind='change',
-        path='',
-        title=f'Lesions in {names[0]} and {names[1]}',
-        caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
-        f'largest changed lesions are largest{_BESIDE if difference is not None else ""}. '
-        f'{_OWN if own else ""}Outlines: {_key()}. Radiological convention.',
-        alt=f'{len(chosen)} pairs of {PLANES[axis]} FLAIR slices of two sessions with outlines '
-        'of stable and changed lesions.',
-        modality='FLAIR',
-    )
+    more = (_BESIDE if difference is not None else '', _OWN if own else '')
+    figure = _figure_of_sessions(names, more, len(chosen), PLANES[axis])
     return Drawing(figure, svg.mosaic(panels, columns=len(stages)), len(stages))
 
 
@@ -280,6 +271,22 @@ _OWN = 'Each session shows the outlines of its own mask. '
 _BESIDE = ', and the difference of both after matching (bright: the FLAIR became brighter)'
 #: Differences are drawn up to this many standard deviations.
 _MOST_SD = 8.0
+
+
+def _figure_of_sessions(
+    names: tuple[str, str], more: tuple[str, str], count: int, plane: str
+) -> Figure:
+    return Figure(
+        kind='change',
+        path='',
+        title=f'Lesions in {names[0]} and {names[1]}',
+        caption=f'FLAIR of both sessions on the grid of {names[1]}, at the slices where the '
+        f'largest changed lesions are largest{more[0]}. '
+        f'{more[1]}Outlines: {_key()}. Radiological convention.',
+        alt=f'{count} pairs of {plane} FLAIR slices of two sessions with outlines '
+        'of stable and changed lesions.',
+        modality='FLAIR',
+    )
 
 
 def _bounded(difference: Any) -> Any:

@@ -1,7 +1,7 @@
 """Pictures of one exam: lesions, brain mask and alignment.
 
 Each function writes one SVG that needs no other file and returns a :class:`Figure` that says
-how to read it.  :func:`read_figure` gives the same from the file alone.
+how to read it.  :func:`svg.read_figure` gives the same from the file alone.
 """
 
 from __future__ import annotations
@@ -227,20 +227,6 @@ def alignment_flicker(
     )
     svg.save(svg.mosaic(panels, columns=_CUTS, panel_px=170), figure, flicker=True)
     return figure
-
-
-def read_figure(path: str | PathLike[str]) -> Figure:
-    """Give back what the function that drew the file returned, with the present path.
-
-    Raises
-    ------
-    DataError
-        If the file is not one of ours.
-    """
-    found = svg.load(Path(path))
-    if found is None:
-        raise DataError(f'{path} is not a figure that mslesseg has drawn.')
-    return found[0]
 
 
 def _others(axis: int) -> tuple[int, ...]:

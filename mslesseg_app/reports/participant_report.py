@@ -177,10 +177,7 @@ def write_subject_page(
         If a figure is damaged.
     """
     bundle, shown = _viewer(extras, len(content.exams))
-    spent = sum(one.scene.size for one in shown if one.scene)
-    spent += len(bundle.packed) if bundle else 0
-    spent += sum(len(ET.tostring(d.root)) for one in shown for d in _drawn(one))
-    embedded = _choose_embedded(content, out_html.parent, embed_limit - spent)
+    embedded = _choose_embedded(content, out_html.parent, embed_limit - _spent(bundle, shown))
     exams = [
         _view(exam, place, out_html.parent, embedded, extra, content)
         for place, (exam, extra) in enumerate(zip(content.exams, shown, strict=True), 1)
@@ -207,6 +204,13 @@ def write_subject_page(
     )
     write_text(out_html, html)
     return out_html
+
+
+def _spent(bundle: Bundle | None, shown: Sequence[Extra]) -> int:
+    """Return the bytes that viewer and drawings take."""
+    spent = sum(one.scene.size for one in shown if one.scene)
+    spent += len(bundle.packed) if bundle else 0
+    return spent + sum(len(ET.tostring(d.root)) for one in shown for d in _drawn(one))
 
 
 def _viewer(extras: Sequence[Extra], count: int) -> tuple[Bundle | None, list[Extra]]:

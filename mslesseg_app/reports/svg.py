@@ -244,3 +244,17 @@ def load(path: Path) -> tuple[Figure, ET.Element] | None:
     words = [root.get(key, '') for key in (MARK, 'data-caption', 'aria-label', 'data-modality')]
     kind, caption, alt, modality = words
     return Figure(kind, str(path), title, caption, alt, modality), root
+
+
+def read_figure(path: str | Path) -> Figure:
+    """Give back what the function that drew the file returned, with the present path.
+
+    Raises
+    ------
+    DataError
+        If the file is not one of ours.
+    """
+    found = load(Path(path))
+    if found is None:
+        raise DataError(f'{path} is not a figure that mslesseg has drawn.')
+    return found[0]

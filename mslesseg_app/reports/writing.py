@@ -22,9 +22,9 @@ from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.prediction.ensemble import AnyModel
 from mslesseg_app.reports.collect import gather_extras
 from mslesseg_app.reports.content import ExamContent, Figure, Provenance, SubjectContent
-from mslesseg_app.reports.figures import read_figure
 from mslesseg_app.reports.participant_report import write_subject_page
 from mslesseg_app.reports.records import failed_content, read_record
+from mslesseg_app.reports.svg import read_figure
 
 _SHOWN_SOFTWARE = ('nipype', 'niworkflows', 'pybids', 'nibabel', 'SimpleITK', 'numpy', 'scipy')
 

@@ -31,7 +31,6 @@ def disagreement(
     flair_from_mni: Affine,
     region: Any,
     *,
-    threads: int = 1,
     seed: int = 1,
 ) -> float:
     """Return how far apart two alignments put the brain, in mm.
@@ -44,7 +43,7 @@ def disagreement(
         Their alignments: points of the template to points of the image (RAS+ mm).
     region : nibabel image
         Where images are compared, on the template: the brain and its rim.
-    threads, seed : int
+    seed : int
         As in `registration.align`.
 
     Returns
@@ -57,7 +56,7 @@ def disagreement(
     inside = resample(region, flair.shape, flair.affine, invert(flair_from_mni), 'nearest')
     start = nearest_rigid(claimed, apply_affine(flair_from_mni, _CENTRE))
     found = align(
-        moving, flair, dof=6, reference_mask=inside, start=start, threads=threads, seed=seed
+        moving, flair, dof=6, reference_mask=inside, start=start, seed=seed
     ).moving_from_reference
     points = apply_affine(flair_from_mni, _brain_points())
     apart = apply_affine(claimed, points) - apply_affine(found, points)

@@ -38,7 +38,7 @@ def foreground(data: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(data > 0.6 * limit)
 
 
-def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nb.Nifti1Image:
+def correct_bias(img: Any, mask: Any | None = None) -> nb.Nifti1Image:
     """Divide an image by the smooth bias field that N4 estimates.
 
     Method: Tustison et al., N4ITK, IEEE Trans Med Imaging 29 (2010). From the same
@@ -51,9 +51,6 @@ def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nb.Nift
         Values that are not finite count as zero; negative ones are left alone.
     mask : nibabel image or None
         Where the field is estimated, on the image's grid; the foreground when not given.
-    threads : int
-        Taken for the sake of the other functions: one is used, and the result has the same
-        bytes whatever the machine and its load.
 
     Returns
     -------
@@ -71,7 +68,6 @@ def correct_bias(img: Any, mask: Any | None = None, threads: int = 1) -> nb.Nift
     inside = foreground(data) if mask is None else np.asarray(mask.dataobj) > 0
     inside &= data > 0
     zooms = [float(size) for size in nb.affines.voxel_sizes(img.affine)]
-    del threads
     corrected = data / _bias_field(data, inside, zooms)
     return nb.Nifti1Image(corrected.astype(np.float32), img.affine, _float_header(img))
 

@@ -86,15 +86,13 @@ def why_not(img: Any) -> str:
     return ''
 
 
-def find_face(img: Any, *, threads: int = 1, seed: int = 1) -> Face:
+def find_face(img: Any, *, seed: int = 1) -> Face:
     """Find the face in the image of a head.
 
     Parameters
     ----------
     img : nibabel image, 3D
         Any contrast.
-    threads : int
-        Does not change the result.
     seed : int
         Of the sample points of the registration.
 
@@ -106,7 +104,7 @@ def find_face(img: Any, *, threads: int = 1, seed: int = 1) -> Face:
     DataError
         When no brain is found.
     """
-    moving_from_mni = to_template(img, threads, seed).moving_from_reference
+    moving_from_mni = to_template(img, seed).moving_from_reference
     judged = quality.judge(img, moving_from_mni)
     if judged.verdict == 'failed':
         raise AlignmentError(
@@ -122,7 +120,7 @@ def find_face(img: Any, *, threads: int = 1, seed: int = 1) -> Face:
     return Face(mask, brain, remark)
 
 
-def deface_file(path: Path, out: Path, *, threads: int = 1, seed: int = 1) -> str:
+def deface_file(path: Path, out: Path, *, seed: int = 1) -> str:
     """Write an image without its face; all bytes but those of the face's voxels stay.
 
     Parameters
@@ -131,7 +129,7 @@ def deface_file(path: Path, out: Path, *, threads: int = 1, seed: int = 1) -> st
         NIfTI file, ``.nii`` or ``.nii.gz``, of one volume.
     out : Path
         New file, or the same. Compressed, if its name says so, without name and time.
-    threads, seed : int
+    seed : int
         See :func:`find_face`.
 
     Returns
@@ -151,7 +149,7 @@ def deface_file(path: Path, out: Path, *, threads: int = 1, seed: int = 1) -> st
     img = _image(raw, path)
     remark = why_not(img)
     if not remark:
-        face = find_face(img, threads=threads, seed=seed)
+        face = find_face(img, seed=seed)
         raw, remark = _without(raw, face.mask), face.remark
     with atomic_path(out) as temporary:
         temporary.write_bytes(gzip.compress(raw, mtime=0) if out.suffix == '.gz' else raw)

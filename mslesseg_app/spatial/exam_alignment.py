@@ -115,7 +115,6 @@ def align_exam(
     images: Mapping[str, Any],
     *,
     strategy: Strategy = 'anchored',
-    threads: int = 1,
     seed: int = 1,
     flair_from_mni: Affine | None = None,
 ) -> ExamAlignment:
@@ -128,8 +127,6 @@ def align_exam(
     strategy : {'anchored', 'independent'}
         ``anchored``: one modality by 12 degrees of freedom to the template, the others by 6
         to it. ``independent``: each by 12 degrees of freedom to the template.
-    threads : int
-        Does not change the result.
     seed : int
         Of the sample points.
     flair_from_mni : ndarray, (4, 4), or None
@@ -149,36 +146,35 @@ def align_exam(
         raise AlignmentError('The exam has no image to align.')
     images = {name: in_memory(img) for name, img in images.items()}
     if flair_from_mni is not None:
-        affines, judged = _to_anchor(images, 'FLAIR', flair_from_mni, threads, seed)
+        affines, judged = _to_anchor(images, 'FLAIR', flair_from_mni, seed)
         return judge_exam(images, 'FLAIR', affines, judged)
     if strategy == 'independent':
-        found = {name: to_template(img, threads, seed) for name, img in images.items()}
+        found = {name: to_template(img, seed) for name, img in images.items()}
         return judge_exam(
             images,
             None,
             {name: one.moving_from_reference for name, one in found.items()},
-            threads=threads,
             seed=seed,
         )
-    return _anchored(images, threads, seed)
+    return _anchored(images, seed)
 
 
-def _anchored(images: Mapping[str, Any], threads: int, seed: int) -> ExamAlignment:
+def _anchored(images: Mapping[str, Any], seed: int) -> ExamAlignment:
     """Align the first anchor whose alignment is trusted, and the others to it."""
     order = sorted(images, key=lambda name: (_rank(name), name))
     tried: list[tuple[str, Affine, quality.Judgement]] = []
     for name in order:
-        affine = to_template(images[name], threads, seed).moving_from_reference
+        affine = to_template(images[name], seed).moving_from_reference
         tried.append((name, affine, quality.judge(images[name], affine)))
         if tried[-1][2].verdict == 'ok':
             break
     anchor, anchor_from_mni, judgement = max(tried, key=lambda one: one[2].confidence)
-    affines, judged = _to_anchor(images, anchor, anchor_from_mni, threads, seed)
+    affines, judged = _to_anchor(images, anchor, anchor_from_mni, seed)
     return judge_exam(images, anchor, affines, {**judged, anchor: judgement})
 
 
 def _to_anchor(
-    images: Mapping[str, Any], anchor: str, anchor_from_mni: Affine, threads: int, seed: int
+    images: Mapping[str, Any], anchor: str, anchor_from_mni: Affine, seed: int
 ) -> tuple[dict[str, Affine], dict[str, quality.Judgement]]:
     """Align all other images to the anchor, and judge them."""
     affines, judged = {anchor: anchor_from_mni}, {}
@@ -186,9 +182,7 @@ def _to_anchor(
     if others:
         reference = anchor_reference(images[anchor], anchor_from_mni, seed)
         for name, img in others.items():
-            affines[name], judged[name] = _judged_via_anchor(
-                img, reference, anchor_from_mni, threads, seed
-            )
+            affines[name], judged[name] = _judged_via_anchor(img, reference, anchor_from_mni, seed)
     return affines, judged
 
 
@@ -196,30 +190,30 @@ def _rank(name: str) -> int:
     return ANCHOR_ORDER.index(name) if name in ANCHOR_ORDER else len(ANCHOR_ORDER)
 
 
-def to_template(img: Any, threads: int, seed: int) -> Alignment:
+def to_template(img: Any, seed: int) -> Alignment:
     """Search the pose of a head and align it to the template by 12 degrees of freedom."""
-    return align(img, template_reference(seed), dof=12, threads=threads)
+    return align(img, template_reference(seed), dof=12)
 
 
-def via_anchor(img: Any, anchor: Any, anchor_from_mni: Affine, threads: int, seed: int) -> Affine:
+def via_anchor(img: Any, anchor: Any, anchor_from_mni: Affine, seed: int) -> Affine:
     """Align an image rigidly to the anchor, within the brain and its rim.
 
     Where the result cannot be trusted, as when the header is wrong by a large turn, the
     image's own alignment to the template gives a second start.
     """
     reference = anchor_reference(anchor, anchor_from_mni, seed)
-    return _judged_via_anchor(img, reference, anchor_from_mni, threads, seed)[0]
+    return _judged_via_anchor(img, reference, anchor_from_mni, seed)[0]
 
 
 def _judged_via_anchor(
-    img: Any, anchor: Reference, anchor_from_mni: Affine, threads: int, seed: int
+    img: Any, anchor: Reference, anchor_from_mni: Affine, seed: int
 ) -> tuple[Affine, quality.Judgement]:
-    rigid = partial(align, img, anchor, dof=6, threads=threads)
+    rigid = partial(align, img, anchor, dof=6)
     first = compose(rigid().moving_from_reference, anchor_from_mni)
     judged = quality.judge(img, first)
     if judged.verdict == 'ok':
         return first, judged
-    own = compose(to_template(img, threads, seed).moving_from_reference, invert(anchor_from_mni))
+    own = compose(to_template(img, seed).moving_from_reference, invert(anchor_from_mni))
     start = nearest_rigid(own, apply_affine(anchor_from_mni, BRAIN_CENTRE))
     second = compose(rigid(start=start).moving_from_reference, anchor_from_mni)
     again = quality.judge(img, second)
@@ -231,7 +225,6 @@ def judge_exam(
     anchor: str | None,
     affines: dict[str, Affine],
     judged: Mapping[str, quality.Judgement] | None = None,
-    threads: int = 1,
     seed: int = 1,
 ) -> ExamAlignment:
     """Judge every alignment that is not yet `judged`, and collect the verdicts.
@@ -245,7 +238,7 @@ def judge_exam(
         known = (judged or {}).get(name)
         judgement = known or quality.judge(img, affines[name], given)
         if known is None and name != 'FLAIR' and 'FLAIR' in images:
-            judgement = _beside_flair(images, name, affines, judgement, threads, seed)
+            judgement = _beside_flair(images, name, affines, judgement, seed)
         result.quality[name] = judgement.numbers
         if judgement.verdict != 'ok':
             result.reasons[name] = judgement.reason
@@ -259,7 +252,6 @@ def _beside_flair(
     name: str,
     affines: Mapping[str, Affine],
     judgement: quality.Judgement,
-    threads: int,
     seed: int,
 ) -> quality.Judgement:
     """Judge an image by where it lies beside the FLAIR, unless it is off anyway."""
@@ -267,7 +259,7 @@ def _beside_flair(
         return judgement
     pair = (images[name], images['FLAIR'], affines[name], affines['FLAIR'])
     try:
-        apart = disagreement(*pair, search_region(), threads=threads, seed=seed)
+        apart = disagreement(*pair, search_region(), seed=seed)
     except AlignmentError:
         return judgement  # the FLAIR is off itself, which its own verdict says
     given = np.array_equal(affines[name], np.eye(4))

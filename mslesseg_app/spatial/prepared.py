@@ -40,7 +40,7 @@ def rounded(data: Floats) -> Floats:
     return found
 
 
-def prepare(checked: Any, original: Any, *, correct: bool, threads: int = 1) -> nb.Nifti1Image:
+def prepare(checked: Any, original: Any, *, correct: bool) -> nb.Nifti1Image:
     """Remove the bias field of an image that was checked.
 
     Parameters
@@ -51,8 +51,6 @@ def prepare(checked: Any, original: Any, *, correct: bool, threads: int = 1) -> 
         The raw one, which gives the grid.
     correct : bool
         Whether N4 runs; without it the values are those of ``checked``.
-    threads : int
-        Does not change the result.
 
     Returns
     -------
@@ -61,7 +59,7 @@ def prepare(checked: Any, original: Any, *, correct: bool, threads: int = 1) -> 
     """
     image = grids.to_ras(checked)  # N4 sees the same voxels however they are stored
     if correct:
-        image = correct_bias(image, threads=threads)
+        image = correct_bias(image)
         image = nb.Nifti1Image(rounded(np.asarray(image.dataobj)), image.affine)
     return grids.like(original, grids.from_ras(image, original), np.float32)
 

@@ -155,7 +155,6 @@ def align(
     moving_mask: Any | None = None,
     reference_mask: Any | None = None,
     start: npt.ArrayLike | None = None,
-    threads: int = 1,
     seed: int = 1,
 ) -> Alignment:
     """Find the affine that brings a moving image onto a reference.
@@ -176,8 +175,6 @@ def align(
         Where the images count, each on its own image's grid.
     start : array_like, (4, 4) or (n, 4, 4), or None
         One or several first guesses of ``moving_from_reference``; no search then.
-    threads : int
-        Not used by this engine (one thread); the result never depends on it.
     seed : int
         Of the sample points.
 
@@ -190,7 +187,6 @@ def align(
     AlignmentError
         When an image is empty, constant, or not three-dimensional.
     """
-    del threads
     with threadpool_limits(limits=1, user_api='blas'):
         if not isinstance(reference, Reference):
             reference = Reference(reference, reference_mask, seed)

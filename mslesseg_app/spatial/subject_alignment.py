@@ -81,9 +81,7 @@ class _Grid:
         return np.asarray(self.region.dataobj) > 0
 
 
-def align_subject(
-    anchors: Mapping[str, Any], *, threads: int = 1, seed: int = 1
-) -> SubjectAlignment:
+def align_subject(anchors: Mapping[str, Any], *, seed: int = 1) -> SubjectAlignment:
     """Align the sessions of a subject to the template through their common middle.
 
     Parameters
@@ -91,8 +89,6 @@ def align_subject(
     anchors : mapping of session to nibabel image
         The same modality (FLAIR) of each session. Neither order nor names of the sessions
         change the result.
-    threads : int
-        Does not change the result.
     seed : int
         Of the sample points.
 
@@ -109,14 +105,12 @@ def align_subject(
     """
     if not anchors:
         raise AlignmentError('The subject has no session to align.')
-    starts, left_out = _starts(anchors, threads, seed)
+    starts, left_out = _starts(anchors, seed)
     while len(starts) > 1:
         # The images decide the order of all sums, so that the names cannot.
         order = sorted(starts, key=lambda name: tuple(starts[name].ravel()))
         images = [anchors[name] for name in order]
-        poses, middle_from_mni = _to_middle(
-            images, [starts[name] for name in order], threads, seed
-        )
+        poses, middle_from_mni = _to_middle(images, [starts[name] for name in order], seed)
         found = SubjectAlignment(
             dict(sorted(zip(order, poses, strict=True))), middle_from_mni, left_out
         )
@@ -129,21 +123,16 @@ def align_subject(
     return SubjectAlignment({}, np.eye(4), left_out)
 
 
-def _starts(
-    anchors: Mapping[str, Any], threads: int, seed: int
-) -> tuple[dict[str, Affine], dict[str, str]]:
+def _starts(anchors: Mapping[str, Any], seed: int) -> tuple[dict[str, Affine], dict[str, str]]:
     """Align each session on its own; one that fails gets a second try through the best one."""
-    found = {
-        name: to_template(img, threads, seed).moving_from_reference
-        for name, img in anchors.items()
-    }
+    found = {name: to_template(img, seed).moving_from_reference for name, img in anchors.items()}
     judged = {name: quality.judge(anchors[name], found[name]) for name in found}
     best = max(judged, key=lambda name: judged[name].confidence)
     starts, left_out = {}, {}
     for name, img in anchors.items():
         judgement, affine = judged[name], found[name]
         if judgement.verdict == 'failed' and name != best:
-            affine = via_anchor(img, anchors[best], found[best], threads, seed)
+            affine = via_anchor(img, anchors[best], found[best], seed)
             judgement = quality.judge(img, affine)
         if judgement.verdict == 'failed':
             left_out[name] = judgement.reason
@@ -161,14 +150,14 @@ def _failed(anchors: Mapping[str, Any], found: SubjectAlignment) -> dict[str, st
 
 
 def _to_middle(
-    images: Sequence[Any], starts: Sequence[Affine], threads: int, seed: int
+    images: Sequence[Any], starts: Sequence[Affine], seed: int
 ) -> tuple[list[Affine], Affine]:
     """Return each session's rigid ``session_from_middle``, and the common ``middle_from_mni``."""
     poses = [nearest_rigid(one, np.array(BRAIN_CENTRE)) for one in starts]
     poses, centre = recentre(poses, np.array(BRAIN_CENTRE))
     shared = [compose(invert(p), one) for p, one in zip(poses, starts, strict=True)]
     grid = _grid(_confident(images, starts, shared))
-    poses = _settle(images, poses, grid, centre, threads, seed)
+    poses = _settle(images, poses, grid, centre, seed)
     average = average_image(images, poses, grid.shape, grid.affine, grid.inside)
     shared = [compose(invert(p), one) for p, one in zip(poses, starts, strict=True)]
     middle_from_mni = align(
@@ -177,15 +166,12 @@ def _to_middle(
         dof=12,
         reference_mask=search_region(),
         start=shared,
-        threads=threads,
         seed=seed,
     ).moving_from_reference
     return poses, middle_from_mni
 
 
-def align_pair(
-    images: Sequence[Any], starts: Sequence[Affine], *, threads: int = 1, seed: int = 1
-) -> Affine:
+def align_pair(images: Sequence[Any], starts: Sequence[Affine], *, seed: int = 1) -> Affine:
     """Align two sessions of a subject rigidly to each other, in the space half-way between them.
 
     Parameters
@@ -195,7 +181,7 @@ def align_pair(
     starts : two ndarrays, (4, 4)
         Where each lies by its own alignment: points of the template to points of the image
         (RAS+ mm). Only their rigid part is used.
-    threads, seed : int
+    seed : int
         As in `align_subject`.
 
     Returns
@@ -211,7 +197,7 @@ def align_pair(
     poses = [nearest_rigid(one, np.array(BRAIN_CENTRE)) for one in starts]
     poses, centre = recentre(poses, np.array(BRAIN_CENTRE))
     grid = _grid(compose(invert(poses[0]), starts[0]))
-    first, second = _settle(images, poses, grid, centre, threads, seed)
+    first, second = _settle(images, poses, grid, centre, seed)
     return compose(second, invert(first))
 
 
@@ -220,14 +206,13 @@ def _settle(
     poses: list[Affine],
     grid: _Grid,
     centre: npt.NDArray[np.float64],
-    threads: int,
     seed: int,
 ) -> list[Affine]:
     """Register the sessions to each other's averages until none moves any more."""
     points = apply_affine(grid.affine, np.argwhere(grid.inside)[::997])
     for _ in range(_ROUNDS):
         before = poses
-        poses = _register_round(images, poses, grid, centre, threads, seed)
+        poses = _register_round(images, poses, grid, centre, seed)
         poses, centre = recentre(poses, centre)
         moved = [
             np.linalg.norm(apply_affine(a, points) - apply_affine(b, points), axis=1).mean()
@@ -267,7 +252,6 @@ def _register_round(
     poses: Sequence[Affine],
     grid: _Grid,
     centre: npt.NDArray[np.float64],
-    threads: int,
     seed: int,
 ) -> list[Affine]:
     """Register every session to the average of the others, all at the same time.
@@ -292,7 +276,6 @@ def _register_round(
             dof=6,
             reference_mask=grid.region,
             start=pose,
-            threads=threads,
             seed=seed,
         )
         step = compose(invert(pose), found.moving_from_reference)

@@ -313,6 +313,14 @@ def _too_small() -> DataError:
     )
 
 
+def _cores(priors: Sequence[npt.NDArray[np.float32]]) -> list[Bools]:
+    """Return where each tissue is all but certain."""
+    cores = [prior > least for prior, least in zip(priors, _CORE.values(), strict=True)]
+    if min(core.sum() for core in cores) < _FEWEST_IN_CORE:
+        raise _no_tissues()
+    return cores
+
+
 def _no_tissues() -> DataError:
     return DataError(
         'White matter, grey matter and fluid cannot be distinguished in this exam.',
@@ -501,11 +509,7 @@ def tissue_scale(
     lattice = (slice(None, None, step),) * 3
     inside = seen[lattice]
     values = np.asarray(image[lattice][inside], dtype=np.float64)
-    white, grey, fluid = (
-        prior[lattice][inside] > least for prior, least in zip(priors, _CORE.values(), strict=True)
-    )
-    if min(white.sum(), grey.sum(), fluid.sum()) < _FEWEST_IN_CORE:
-        raise _no_tissues()
+    white, grey, fluid = _cores([prior[lattice][inside] for prior in priors])
     offset = np.zeros(inside.shape)
     sigma = _OFFSET_SIGMA_MM / (step * voxel_mm)
     side = 1 if dark_lesions else -1

@@ -11,8 +11,10 @@ import pytest
 from skeleton import files_below, write_dataset
 
 from mslesseg_app.cli.bids_app import build_parser
-from mslesseg_app.cli.hpc import OURS, resolved
+from mslesseg_app.cli.hpc import OURS
 from mslesseg_app.cli.main import main
+from mslesseg_app.cli.parsing import filters, package_path
+from mslesseg_app.deploy.hpc.options import PATHS, absolute
 from mslesseg_app.reports import ExamContent, Failure
 
 
@@ -125,12 +127,12 @@ def test_paths_in_options_become_absolute(bids, tmp_path, monkeypatch) -> None:
     (tmp_path / 'ses.txt').write_text('1\n')
     words = ['-dmanual=masks', '--model-dir=models', '--bids-filter-file', 'f.json',
              '--session-label', 'ses.txt', '2', '--threshold=0.5', '-q']  # fmt: skip
-    found, paths = resolved(build_parser(), words)
+    found, paths = absolute(words)
     here = str(tmp_path)
     assert found == [
-        '-d', f'manual={here}/masks', '--model-dir', f'{here}/models',
-        '--bids-filter-file', f'{here}/f.json', '--session-label', f'{here}/ses.txt', '2',
-        '--threshold', '0.5', '-q',
+        '--threshold=0.5', '-q', '--derivatives', f'manual={here}/masks',
+        '--model-dir', f'{here}/models', '--bids-filter-file', f'{here}/f.json',
+        '--session-id', f'{here}/ses.txt', '2',
     ]  # fmt: skip
     assert paths == [tmp_path / name for name in ('masks', 'models', 'f.json', 'ses.txt')]
 
@@ -147,8 +149,17 @@ def test_variables_are_written_down(bids, tmp_path, monkeypatch) -> None:
 
 
 def test_every_option_that_scripts_set_is_one_of_the_app() -> None:
-    known = {o for action in build_parser()._actions for o in action.option_strings}
-    assert set(OURS) <= known
+    assert set(OURS) <= {action.dest for action in build_parser()._actions}
+
+
+def test_every_path_among_the_options_of_the_app_becomes_absolute() -> None:
+    kinds = (Path, package_path, filters)
+    named = {
+        tuple(action.option_strings)
+        for action in build_parser()._actions
+        if action.option_strings and (action.type in kinds or action.dest == 'session_label')
+    }
+    assert named - {('-w', '--work-dir', '--work_dir')} == set(PATHS)
 
 
 @pytest.mark.parametrize('words', [['hpc', '--help'], ['hpc', 'sbatch', '--help'],

@@ -11,7 +11,8 @@ import pytest
 from tiny_models import TINY, add_tiny, save_weights
 
 from mslesseg_app.cli.main import main
-from mslesseg_app.models.registry import file_sha256, get_entry, list_entries
+from mslesseg_app.core.files import file_sha256
+from mslesseg_app.models.registry import get_entry, list_entries
 
 MODELS = ('hyperintensity', 'mssegdiff', 'swinunetr', 'transbts', 'unet', 'unetr')
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from phantom_dataset import DemoDataset, make_dataset
 
-from mslesseg_app.demo.dataset import DemoDataset, make_dataset
 from mslesseg_app.demo.phantom import Phantom, make_phantom
 
 

@@ -1,8 +1,7 @@
-"""The dataset on disk: valid BIDS, true masks, same bytes, nothing of others harmed."""
+"""The dataset on disk: valid BIDS, true masks, same bytes."""
 
 from __future__ import annotations
 
-import errno
 import gzip
 import hashlib
 import json
@@ -14,10 +13,8 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 import pytest
+from phantom_dataset import DemoDataset, make_dataset
 from scipy import ndimage
-
-from mslesseg_app.demo.dataset import DemoDataset, is_demo, make_dataset
-from mslesseg_app.core.errors import DiskError, OutputError, UsageError
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -132,69 +129,3 @@ def test_gzip_header_has_neither_time_nor_name(demo: DemoDataset) -> None:
         assert header[3] == 0
         assert header[4:8] == bytes(4)
         assert len(gzip.decompress(path.read_bytes())) > 352
-
-
-def test_other_seed_other_subject_replaces_the_earlier_demo(tmp_path: Path) -> None:
-    out = tmp_path / 'demo'
-    first = make_dataset(out, seed=1, n_sessions=1, resolution=3.0)
-    image = first.images['1', 'FLAIR'].read_bytes()
-    (out / 'derivatives' / 'other').mkdir()
-    second = make_dataset(out, seed=2, n_sessions=1, subject='two', resolution=3.0)
-    assert second.images['1', 'FLAIR'].read_bytes() != image
-    assert not (out / 'sub-demo').exists()
-    assert not (second.manual_dir / 'sub-demo').exists()
-    assert (out / 'derivatives' / 'other').is_dir()
-    assert is_demo(out)
-
-
-def test_foreign_folder_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / 'thesis.txt').write_text('precious')
-    with pytest.raises(OutputError) as caught:
-        make_dataset(tmp_path, resolution=3.0)
-    assert caught.value.exit_code == 73
-    assert caught.value.hint
-    assert digests(tmp_path).keys() == {'thesis.txt'}
-
-
-def test_overwrite_writes_beside_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / 'thesis.txt').write_text('precious')
-    made = make_dataset(tmp_path, n_sessions=1, resolution=3.0, overwrite=True)
-    assert (tmp_path / 'thesis.txt').read_text() == 'precious'
-    assert made.images['1', 'T1w'].is_file()
-
-
-def test_full_disk_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, 'No space left on device')
-
-    monkeypatch.setattr('mslesseg_app.demo.dataset.save_nifti', full)
-    monkeypatch.setattr('mslesseg_app.demo.dataset.make_phantom', lambda *_: None)
-    monkeypatch.setattr('mslesseg_app.demo.dataset.scan', lambda *_: None)
-    with pytest.raises(DiskError, match='No space left'):
-        make_dataset(tmp_path / 'demo')
-    assert is_demo(tmp_path / 'demo')  # so that the next attempt may replace it
-
-
-def test_foreign_dataset_is_not_taken_for_a_demo(tmp_path: Path) -> None:
-    for content in ('{}', '[]', 'no json', '{"GeneratedBy": [{"Name": "other"}]}'):
-        (tmp_path / 'dataset_description.json').write_text(content)
-        assert not is_demo(tmp_path)
-
-
-def test_file_in_the_way(tmp_path: Path) -> None:
-    path = tmp_path / 'file'
-    path.write_text('x')
-    with pytest.raises(OutputError):
-        make_dataset(path)
-    with pytest.raises(OutputError):
-        make_dataset(path / 'below')
-
-
-@pytest.mark.parametrize(
-    'wrong',
-    [{'n_sessions': 3}, {'n_sessions': 0}, {'subject': 'a-b'}, {'resolution': 0.5}, {'seed': -1}],
-)
-def test_arguments_out_of_range(tmp_path: Path, wrong: dict[str, object]) -> None:
-    with pytest.raises(UsageError):
-        make_dataset(tmp_path / 'demo', **wrong)  # type: ignore[arg-type]
-    assert not (tmp_path / 'demo').exists()

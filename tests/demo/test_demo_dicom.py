@@ -13,9 +13,9 @@ import numpy as np
 import pydicom
 import pytest
 
+from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.demo.dicom import VENDORS, Patient, Study, write_series
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
-from mslesseg_app.core.errors import DataError, UsageError
 
 PATIENT = Patient('Muster^Änne', 'ID-77', dt.date(1980, 2, 29), 'F', 'Ring 1', '555')
 STUDY = Study(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')

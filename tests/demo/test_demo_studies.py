@@ -12,10 +12,10 @@ from scanner import contents
 
 from mslesseg_app.bids.validation import validate
 from mslesseg_app.cli.main import main
+from mslesseg_app.core.errors import DataError
 from mslesseg_app.demo.phantom import Phantom, make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import session_protocols
 from mslesseg_app.demo.studies import PERSON, on_grid_of, write_studies
-from mslesseg_app.core.errors import DataError
 
 RESOLUTION = 3.0
 

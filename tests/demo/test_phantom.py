@@ -6,10 +6,10 @@ import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 import pytest
+from phantom_dataset import DemoDataset
 
 from mslesseg_app.demo.anatomy import head_grid
 from mslesseg_app.demo.contrast import INTENSITIES, MODALITIES, Modality
-from mslesseg_app.demo.dataset import DemoDataset
 from mslesseg_app.demo.lesions import in_session
 from mslesseg_app.demo.phantom import Phantom, coil_shading, lesion_intensity, pose, sample
 from mslesseg_app.demo.protocols import SESSIONS, interleaved, session_protocols

@@ -24,7 +24,8 @@ from pydicom.uid import (
 
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.dicom.deidentify.identifying_text import Speech
-from mslesseg_app.dicom.deidentify.removal import deidentify, deidentify_file, shifted_date
+from mslesseg_app.dicom.deidentify.removal import deidentify, deidentify_file
+from mslesseg_app.dicom.deidentify.values import shifted_date
 from mslesseg_app.dicom.identity import Subject
 
 SUBJECT = Subject('007', -45_000, bytes(range(32)))

@@ -142,7 +142,7 @@ def made_once(folder: Path, make: Callable[[Path], Done | None]) -> Done:
 @pytest.fixture(scope='session')
 def finished(shared: Path, run: Run) -> Finished:
     """One exam of three coarse images, run with everything that can be asked for."""
-    from mslesseg_app.demo.dataset import make_dataset
+    from phantom_dataset import make_dataset
 
     def make(root: Path) -> Done:
         dataset = make_dataset(root / 'bids', n_sessions=1, resolution=RESOLUTION)

@@ -52,7 +52,7 @@ def other_scan(image: nb.Nifti1Image) -> nb.Nifti1Image:
 @pytest.fixture(scope='module')
 def done(tmp_path_factory, run):
     """The demo's two sessions, and a head twice, the second time shifted and of other contrast."""
-    from mslesseg_app.demo.dataset import make_dataset
+    from phantom_dataset import make_dataset
 
     root = tmp_path_factory.mktemp('change')
     dataset = make_dataset(root / 'bids', n_sessions=2, resolution=RESOLUTION)

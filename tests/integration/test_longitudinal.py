@@ -29,7 +29,7 @@ def determinant(root: Path, exam: str) -> float:
 
 def make_input(bids: Path) -> None:
     """Write two subjects; one session of each has a file that is broken."""
-    from mslesseg_app.demo.dataset import make_dataset
+    from phantom_dataset import make_dataset
 
     dataset = make_dataset(bids, n_sessions=2, resolution=RESOLUTION)
     for name in ('sub-demo_ses-3', 'sub-late_ses-1', 'sub-late_ses-2'):

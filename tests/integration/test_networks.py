@@ -19,7 +19,8 @@ from tiny_models import add_tiny, save_weights
 
 import mslesseg_app
 from mslesseg_app.cli.main import main
-from mslesseg_app.models.registry import file_sha256, get_entry
+from mslesseg_app.core.files import file_sha256
+from mslesseg_app.models.registry import get_entry
 from mslesseg_app.models.store import write_entry
 
 NETWORKS = ('unetr', pytest.param('mssegdiff', marks=pytest.mark.slow))

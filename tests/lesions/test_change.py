@@ -16,11 +16,8 @@ from scipy.spatial.transform import Rotation
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.change import (
     STATUS_CODES,
-    Session,
     change_image,
     compare_sessions,
-    labels_at,
-    overlaps,
 )
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.lesions.change_table import (
@@ -31,6 +28,7 @@ from mslesseg_app.lesions.change_table import (
 )
 from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.difference import ChangedRegions, ChangeLimits, Difference, find_changes
+from mslesseg_app.lesions.groups import Session, labels_at, overlaps
 from mslesseg_app.spatial.affines import compose, invert
 from mslesseg_app.spatial.matching import HalfWay, Matched
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from probability import segment_exam
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.core.errors import DataError, ModelError
 from mslesseg_app.metrics.exam import accuracy
 from mslesseg_app.models.hyperintensity import Constants, Hyperintensity
-from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, load_predictor
 from mslesseg_app.spatial.shapes import box_of
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
@@ -104,12 +104,12 @@ def test_threads_of_numerical_libraries_do_not_change_a_bit(head, entry, result,
     np.savez(tmp_path / 'head.npz', brain=brain, **images)
     code = (
         'import hashlib, sys, numpy as np\n'
-        'from mslesseg_app.models.prediction.segment import segment_exam\n'
+        'from mslesseg_app.models.prediction.segment import segment_detailed\n'
         'from mslesseg_app.models.registry import get_entry\n'
         'd = np.load(sys.argv[1])\n'
         "images = {k: d[k] for k in ('FLAIR', 'T1w')}\n"
-        "p, _ = segment_exam(get_entry('hyperintensity'), images, d['brain'], threads=2)\n"
-        'np.save(sys.argv[2], p)\n'
+        "p, _ = segment_detailed(get_entry('hyperintensity'), images, d['brain'], threads=2)\n"
+        'np.save(sys.argv[2], p.prob)\n'
     )
     threads = {'OMP_NUM_THREADS': '2', 'OPENBLAS_NUM_THREADS': '2', 'MKL_NUM_THREADS': '2'}
     subprocess.run(

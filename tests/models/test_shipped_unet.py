@@ -9,10 +9,10 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 import pytest
+from probability import segment_exam
 from scipy import ndimage
 
 from mslesseg_app.metrics.exam import accuracy
-from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry
 
 NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1', 'T2w': 'T2'}

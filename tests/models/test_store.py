@@ -21,9 +21,9 @@ from tiny_models import (
 )
 
 from mslesseg_app.core.errors import ModelError, NoInputError, UsageError
+from mslesseg_app.core.files import file_sha256
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.registry import (
-    file_sha256,
     get_entry,
     list_entries,
     load_predictor,

@@ -20,17 +20,14 @@ from mslesseg_app.core.errors import DataError, NoInputError
 from mslesseg_app.metrics.consensus import consensus
 from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.paper import published as paper
+from mslesseg_app.paper.rater_tables import consensus_table, rater_experiments
+from mslesseg_app.paper.sources import Sources, mean_sd, read_rows
 from mslesseg_app.paper.tables import (
-    Sources,
     acquisition_table,
     cohort_table,
-    consensus_table,
     folds_table,
     make_tables,
-    mean_sd,
     models_table,
-    rater_experiments,
-    read_rows,
 )
 from mslesseg_app.reports.tabular import (
     Column,

@@ -202,7 +202,7 @@ def test_prepared_images_keep_the_axes_they_were_given_in():
     data = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
     raw = api._load(nb.Nifti1Image(data, affine), 'FLAIR')
     raw.header.set_xyzt_units('mm')
-    prepared = api._prepare(raw, 'FLAIR', correct=False, threads=1)
+    prepared = api._prepare(raw, 'FLAIR', correct=False)
     assert np.array_equal(prepared.affine, raw.affine)
     assert np.array_equal(prepared.dataobj, data)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from mslesseg_app.cli.completion import parsers
 from mslesseg_app.cli.main import VERBS
 
 manuals = pytest.importorskip(
@@ -27,9 +27,9 @@ def test_one_page_for_the_app_and_each_verb(pages):
 
 
 def test_every_option_is_in_its_page(pages):
-    for words, parser in parsers():
-        text = pages['-'.join(['mslesseg', *words[:1]])].read_text().replace('\\-', '-')
-        for action in parser._actions:
+    for name, parser in manuals.parsers():
+        text = pages[name].read_text().replace('\\-', '-')
+        for action in all_actions(parser):
             if action.help != '==SUPPRESS==' and action.dest != 'help':
                 assert [flag for flag in action.option_strings if flag not in text] == []
 
@@ -48,3 +48,12 @@ def test_man_shows_them(pages, tmp_path):
         )
         assert done.stderr == ''
         assert 'not a medical device' in ' '.join(done.stdout.split())
+
+
+def all_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    found = list[argparse.Action]()
+    for action in parser._actions:
+        found.append(action)
+        if isinstance(action, argparse._SubParsersAction):
+            found += [one for below in action.choices.values() for one in all_actions(below)]
+    return found

@@ -10,18 +10,9 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from mslesseg_app.reports.charts import (
-    Axis,
-    Line,
-    Series,
-    beeswarm,
-    log_ticks,
-    rates,
-    scatter,
-    span,
-    strips,
-    ticks,
-)
+from mslesseg_app.reports.axes import Axis, log_ticks, span, ticks
+from mslesseg_app.reports.chart_marks import beeswarm
+from mslesseg_app.reports.charts import Line, Series, rates, scatter, strips
 from mslesseg_app.reports.svg import SVG
 
 

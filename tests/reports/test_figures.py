@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mslesseg_app.core.errors import DataError
-from mslesseg_app.reports import figures
+from mslesseg_app.reports import figures, svg
 from mslesseg_app.reports.labels import Spot, place_labels
 from mslesseg_app.reports.slices import (
     lesion_slices,
@@ -209,11 +209,11 @@ def test_bytes_depend_on_nothing_but_the_images(head: Head, tmp_path: Path) -> N
 def test_a_figure_tells_its_own_words(head: Head, tmp_path: Path) -> None:
     flair, labels = head()
     made = figures.lesion_contours(flair, labels, tmp_path / 'a.svg')
-    assert figures.read_figure(made.path) == made
+    assert svg.read_figure(made.path) == made
     other = tmp_path / 'other.svg'
     other.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>', encoding='utf-8')
     with pytest.raises(DataError, match=r'other\.svg'):
-        figures.read_figure(other)
+        svg.read_figure(other)
 
 
 def test_planes_of_mask_and_alignment(head: Head, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_same_bytes_on_any_number_of_threads(pair):
     results = []
     for threads in (1, 2):
         with threadpool_limits(limits=threads):
-            found = align(moving, reference, dof=6, reference_mask=mask, threads=threads)
+            found = align(moving, reference, dof=6, reference_mask=mask)
         results.append(found.moving_from_reference.tobytes())
     assert results[0] == results[1]
 

@@ -166,7 +166,7 @@ def test_session_that_is_no_head_is_left_out(heads, found, monkeypatch):
     )
     known = {id(images[name]): found.session_from_mni[name] for name in '12'}
 
-    def to_template(img, threads, seed):
+    def to_template(img, seed):
         from mslesseg_app.spatial.registration import Alignment
 
         return Alignment(known.get(id(img), np.eye(4)))

@@ -79,6 +79,23 @@ def find_participants(
     ]
 
 
+def without_flair(people: Sequence[Participant]) -> list[str]:
+    """Return the labels of those who have no FLAIR.
+
+    Raises
+    ------
+    NothingSelectedError
+        If nobody has one.
+    """
+    without = [one.label for one in people if not one.exams]
+    if len(without) == len(people):
+        raise NothingSelectedError(
+            'None of the participants has a FLAIR image (in the chosen sessions).',
+            'Check the dataset and --session-label.',
+        )
+    return without
+
+
 def sessions_with_flair(bids_dir: Path, label: str, sessions: Sequence[str] = ()) -> list[str]:
     """Return the sessions of a participant that have a FLAIR, sorted; '' for no session."""
     root = bids_dir / f'sub-{label}'

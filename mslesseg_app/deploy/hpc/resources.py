@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.registry import get_entry
 
 #: Seconds of one exam without a network, on two cores: start of the program, alignment, brain
 #: mask, ``hyperintensity``, tables and page; the longest of six exams, rounded up.
@@ -17,8 +21,6 @@ TIME_MARGIN = 4.0
 MEMORY_MARGIN = 1.3
 #: Nothing shorter is asked for: schedulers start short jobs sooner, but not by minutes.
 SHORTEST_MINUTES = 30
-#: Scratch of one exam's work folder in GiB, rounded up.
-WORK_GIB = 0.5
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,19 @@ class Resources:
     def app_memory_mb(self) -> int:
         """What the App may plan with: a tenth less, for the program itself."""
         return int(self.memory_mb * 0.9)
+
+
+def architectures(names: Sequence[str], model_dir: Path | None, *, inside: bool) -> list[str]:
+    """Return the architecture of each model; with ``inside`` those of an image may be unknown."""
+    found = []
+    for name in names:
+        try:
+            found.append(get_entry(name, model_dir).architecture)
+        except UsageError:
+            if not inside:
+                raise
+            found.append(name)
+    return found
 
 
 def estimate(

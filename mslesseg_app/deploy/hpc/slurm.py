@@ -138,9 +138,17 @@ def write_scripts(job: ArrayJob, folder: Path) -> list[Path]:
 
     Raises
     ------
+    UsageError
+        If the folder lies within one of the datasets.
     OutputError
         If a file of the same name is not ours, or the folder cannot be written.
     """
+    for dataset in (job.bids_dir, job.out_dir):
+        if folder.resolve().is_relative_to(dataset.resolve()):
+            raise UsageError(
+                f'The folder of the scripts, {folder}, lies within the dataset {dataset}.',
+                'Choose another with --scripts.',
+            )
     texts = render(job)
     paths = {folder / name: text for name, text in texts.items()}
     for path in paths:

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ class Training:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def with_absolute_paths(words: Sequence[str], paths: Iterable[Path | None]) -> tuple[str, ...]:
+    """Return arguments of ``mslesseg train`` in which these paths are absolute."""
+    named = {str(path) for path in paths if path is not None}
+    found = []
+    for word in words:
+        name, sign, value = word.partition('=')
+        if word.startswith('--') and sign and str(Path(value)) in named:
+            found.append(f'{name}={Path(value).absolute()}')
+        elif str(Path(word)) in named:
+            found.append(str(Path(word).absolute()))
+        else:
+            found.append(word)
+    return tuple(found)
 
 
 def world_environment() -> dict[str, str]:

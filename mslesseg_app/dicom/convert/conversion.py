@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import gzip
-import hashlib
 import io
 import json
 import logging
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import DataError, DiskError, MSLesSegError, OutputError
-from mslesseg_app.core.files import explain_os_error, publish
+from mslesseg_app.core.files import explain_os_error, file_sha256, publish
 from mslesseg_app.dicom.convert.series import read_dataset
 from mslesseg_app.dicom.convert.verify import verify_image
 from mslesseg_app.dicom.deidentify.identifiers import Identifiers
@@ -357,9 +356,9 @@ def _treat_face(image: Path, pictures: Path | None, outcome: Outcome) -> None:
     if pictures is None or image.parent.name != 'anat':
         outcome.face = 'kept'
         return
-    before = sha256(image)
+    before = file_sha256(image)
     if _deface(image, pictures, outcome):
-        outcome.face = 'removed' if sha256(image) != before else 'not there'
+        outcome.face = 'removed' if file_sha256(image) != before else 'not there'
     else:
         outcome.face = 'kept'
 
@@ -432,10 +431,10 @@ def _clean_sidecar(path: Path, names: Identifiers, words: Mapping[str, str]) -> 
 
 def _publish(ready: list[Path], stage: Path, bids_dir: Path, outcome: Outcome) -> None:
     places = {path: path.relative_to(stage) for path in ready}
-    digests = {path: sha256(path) for path in ready}
+    digests = {path: file_sha256(path) for path in ready}
     for path, place in places.items():
         target = bids_dir / place
-        if target.exists() and sha256(target) != digests[path]:
+        if target.exists() and file_sha256(target) != digests[path]:
             raise DataError(
                 f'another {place.name} is there already, and nothing is overwritten; remove it '
                 'to have this series instead'
@@ -445,13 +444,7 @@ def _publish(ready: list[Path], stage: Path, bids_dir: Path, outcome: Outcome) -
         outcome.files[place.as_posix()] = digests[path]
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA256 of a file."""
-    with path.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
 def still_there(files: dict[str, str], bids_dir: Path) -> bool:
     """Whether the files of an earlier conversion are in the dataset, unchanged."""
     paths = [(bids_dir / name, digest) for name, digest in files.items()]
-    return bool(paths) and all(p.is_file() and sha256(p) == digest for p, digest in paths)
+    return bool(paths) and all(p.is_file() and file_sha256(p) == digest for p, digest in paths)

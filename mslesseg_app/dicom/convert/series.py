@@ -15,8 +15,9 @@ from typing import Any
 import pydicom
 
 from mslesseg_app.dicom.convert.index import Index, Row
-from mslesseg_app.dicom.fast_header import BAD_VALUE, TRUNCATED, heights, missing_slices
+from mslesseg_app.dicom.fast_header import BAD_VALUE, TRUNCATED
 from mslesseg_app.dicom.geometry import fault_of
+from mslesseg_app.dicom.slice_positions import heights, missing_slices
 
 #: Most images at one place that are taken for repeats of a structural series.
 _MOST_REPEATS = 4
@@ -343,16 +344,6 @@ def _remarks(parts: int, twins: int, clashes: int, missing: int) -> tuple[str, .
     if missing:
         found.append(f'{missing} slice{"s" if missing > 1 else ""} missing')
     return tuple(found)
-
-
-def study_times(series: Iterable[Series]) -> dict[str, tuple[str, str]]:
-    """Return date and earliest time of each study."""
-    found: dict[str, tuple[str, str]] = {}
-    for item in series:
-        state: tuple[str, str] = (item.date, item.time)
-        known = found.get(item.study)
-        found[item.study] = min(known, state) if known and known[0] else known or state
-    return found
 
 
 def read_dataset(path: str | Path, *, pixels: bool = False) -> Any:

@@ -106,7 +106,7 @@ class _Days:
 
 def shifted(date: str, subject: Subject) -> dt.date:
     """Return a date ``YYYYMMDD`` shifted by the subject's secret number of days."""
-    from mslesseg_app.dicom.deidentify.removal import shifted_date
+    from mslesseg_app.dicom.deidentify.values import shifted_date
 
     plain = dt.date(int(date[:4]), int(date[4:6]), int(date[6:]))
     return shifted_date(plain, subject)

@@ -112,7 +112,7 @@ def check_tree(root: Path, identifiers: Iterable[str] = ()) -> list[Leak]:
     search = _Search(identifiers)
     found: dict[Leak, None] = {}
     for path in _paths(root):
-        found |= dict.fromkeys(search.path(path, root))
+        found |= dict.fromkeys(search.path(path))
     return list(found)
 
 
@@ -139,7 +139,7 @@ class _Search:
         self._all = Identifiers(values)
         self._long = Identifiers(value for value in values if len(value) >= _SHORTEST_IN_BINARY)
 
-    def path(self, path: Path, root: Path) -> Iterator[Leak]:
+    def path(self, path: Path) -> Iterator[Leak]:
         """Search a file or folder: its own name and what is in it."""
         yield from self._texts(path, [_Text('name', path.name)])
         yield from _suspect_dates(path, 'name', path.name)

@@ -7,14 +7,12 @@ numbers by the standard must be numbers, and codes must look like codes.
 
 from __future__ import annotations
 
-import datetime as dt
-import hmac
 import io
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -39,10 +37,10 @@ from mslesseg_app.dicom.deidentify import profile
 from mslesseg_app.dicom.deidentify.identifying_text import (
     Speech,
     Value,
-    read_date,
     speaking_values,
 )
 from mslesseg_app.dicom.deidentify.profile import Action, Rule
+from mslesseg_app.dicom.deidentify.values import TAIL, TREATMENTS, File, new_uids
 from mslesseg_app.dicom.elements import (
     Element,
     MalformedError,
@@ -62,16 +60,6 @@ _MR_CLASSES = {
 }
 _SECONDARY_CAPTURE = '1.2.840.10008.5.1.4.1.1.7'
 _SCREEN = re.compile(r'SCREEN|CAPTURE|SNAPSHOT|\bSC\b|REPORT', re.IGNORECASE)
-_TAIL = b'\0 '
-
-_DECIMAL = re.compile(rb'[0-9eE+\-. \\\0]{0,1024}')
-_CODE = re.compile(rb'[A-Z0-9_ ./+\-*\\\0]{0,256}')
-_TIME = re.compile(rb'[0-9.: \0]{0,16}')
-_AFTER_DATE = re.compile(rb'[0-9.+\-]{0,18}')
-_UIDS = re.compile(rb'[0-9.\\\0]{0,256}')
-_AGE = re.compile(rb'(\d{3})[DWMY][ \0]?')
-_OLDEST = 89
-_LONGEST_BINARY = 64
 
 _METHOD = b'mslesseg, DICOM PS3.15 profile'
 #: Codes of the profile and its options (PS3.16, context group 7050).
@@ -108,25 +96,6 @@ class Removed:
 
     identifiers: frozenset[str]
     burnt_in: str
-
-
-@dataclass(frozen=True)
-class _File:
-    """A data set in little-endian bytes and what is needed to treat it."""
-
-    data: bytes
-    explicit: bool
-    speech: Speech
-    subject: Subject
-    pixel_bytes: int
-
-
-def shifted_date(date: dt.date, subject: Subject) -> dt.date:
-    """Return a date as it is told of the subject; intervals between dates stay."""
-    try:
-        return date + dt.timedelta(days=subject.days)
-    except OverflowError:
-        return dt.date.min
 
 
 def deidentify_file(source: Path | BinaryIO, target: Path, subject: Subject) -> Removed:
@@ -227,7 +196,7 @@ def _beginning(raw: bytes) -> tuple[str, bytes, int]:
         element = element_at(raw, position, len(raw), explicit=True)
         value = raw[element.start : element.end]
         if element.tag == 0x00020010:
-            syntax = value.strip(_TAIL).decode('ascii', 'replace')
+            syntax = value.strip(TAIL).decode('ascii', 'replace')
         elif element.tag == 0x00020016:
             title = value
         position = element.after
@@ -269,12 +238,12 @@ def _treated(
     spoken = [*speaking_values(raw, top, explicit), ('number', title)]
     spoken.append(('maker', _value(raw, head, _MAKER)))
     speech = _speech(_value(raw, head, _CHARSET), tuple(spoken))
-    file = _File(raw, explicit, speech, subject, _pixel_bytes(raw, head))
+    file = File(raw, explicit, speech, subject, _pixel_bytes(raw, head))
     parts = [part for _, part in sorted([*_cleaned(file, top), *_added(file)])]
-    instance = _value(raw, head, _INSTANCE).strip(_TAIL).decode('latin-1')
+    instance = _value(raw, head, _INSTANCE).strip(TAIL).decode('latin-1')
     identifiers = speech.identifiers | ({instance} if instance else set())
     syntax = syntax or (ExplicitVRLittleEndian if explicit else ImplicitVRLittleEndian)
-    meta = _meta(_value(raw, head, _CLASS), _new_uids(instance.encode(), subject), syntax)
+    meta = _meta(_value(raw, head, _CLASS), new_uids(instance.encode(), subject), syntax)
     return [meta, *parts], Removed(identifiers, _burnt_in(file, head))
 
 
@@ -299,7 +268,7 @@ def _value(raw: bytes, head: dict[int, Element], tag: int) -> bytes:
     return b'' if element is None else raw[element.start : element.end]
 
 
-def _cleaned(file: _File, found: Iterable[Element]) -> Iterator[tuple[int, bytes]]:
+def _cleaned(file: File, found: Iterable[Element]) -> Iterator[tuple[int, bytes]]:
     """Yield tag and bytes of each element that stays."""
     creators: dict[int, bytes] = {}
     named: set[int] = set()
@@ -308,7 +277,7 @@ def _cleaned(file: _File, found: Iterable[Element]) -> Iterator[tuple[int, bytes
         if not tag >> 16 & 1:
             part = _kept(file, element, profile.rule(tag))
         elif 0x10 <= tag & 0xFFFF <= 0xFF:
-            creators[tag] = file.data[element.start : element.end].strip(_TAIL)
+            creators[tag] = file.data[element.start : element.end].strip(TAIL)
             continue
         else:
             block = tag & 0xFFFF0000 | tag >> 8 & 0xFF
@@ -322,7 +291,7 @@ def _cleaned(file: _File, found: Iterable[Element]) -> Iterator[tuple[int, bytes
             yield tag, part
 
 
-def _kept(file: _File, element: Element, rule: Rule) -> bytes:
+def _kept(file: File, element: Element, rule: Rule) -> bytes:
     """Return the bytes of an element as it stays, none if it does not."""
     action, said = rule.action, element.representation
     if action is Action.DROP or (said and said != b'UN' and said not in rule.representations):
@@ -332,7 +301,7 @@ def _kept(file: _File, element: Element, rule: Rule) -> bytes:
     if action is Action.PIXELS:
         return _pixels(file, element)
     value = file.data[element.start : element.end]
-    new = _TREATMENTS[action](file, value, rule)
+    new = TREATMENTS[action](file, value, rule)
     if new is None:
         return b''
     if new is value:
@@ -340,11 +309,11 @@ def _kept(file: _File, element: Element, rule: Rule) -> bytes:
     return encode(element.tag, said, new)
 
 
-def _joined(file: _File, found: Iterable[Element]) -> bytes:
+def _joined(file: File, found: Iterable[Element]) -> bytes:
     return b''.join(part for _, part in sorted(_cleaned(file, found)))
 
 
-def _sequence(file: _File, element: Element) -> bytes:
+def _sequence(file: File, element: Element) -> bytes:
     inner = file
     if element.representation == b'UN':
         inner = replace(file, explicit=False)
@@ -355,7 +324,7 @@ def _sequence(file: _File, element: Element) -> bytes:
     return encode(element.tag, element.representation, contents)
 
 
-def _pixels(file: _File, element: Element) -> bytes:
+def _pixels(file: File, element: Element) -> bytes:
     """Return the pixels as they are, without what is appended to them."""
     excess = element.end - element.start - file.pixel_bytes
     if element.tag != _PIXELS or element.after != element.end or excess <= 0:
@@ -371,96 +340,16 @@ def _pixel_bytes(raw: bytes, head: dict[int, Element]) -> int:
         return sys.maxsize
     rows, columns, bits = (unpack_from('<H', value)[0] for value in values)
     samples = _value(raw, head, 0x00280002)
-    frames = _value(raw, head, 0x00280008).strip(_TAIL)
+    frames = _value(raw, head, 0x00280008).strip(TAIL)
     count = rows * columns * (unpack_from('<H', samples)[0] if len(samples) == 2 else 1)
     count *= int(frames) if frames.isdigit() else 1
     return -(-count * bits // 8) or sys.maxsize
 
 
-# ------------------------------------------------------------------------- what becomes of values
-
-
-def _number(_: _File, value: bytes, rule: Rule) -> bytes | None:
-    if rule.representations <= profile.DECIMAL:
-        return value if _DECIMAL.fullmatch(value) else None
-    fits = len(value) in (0, rule.length) if rule.length else len(value) <= _LONGEST_BINARY
-    return value if fits else None
-
-
-def _code(file: _File, value: bytes, rule: Rule) -> bytes | None:
-    return _text(file, value, rule) if _CODE.fullmatch(value) else None
-
-
-def _text(file: _File, value: bytes, _: Rule) -> bytes:
-    clean = file.speech.clean(value)
-    return value if clean == value else clean
-
-
-def _date(file: _File, value: bytes, _: Rule) -> bytes | None:
-    date = read_date(value.strip(_TAIL).decode('latin-1'))
-    return None if date is None else _digits(shifted_date(date, file.subject))
-
-
-def _datetime(file: _File, value: bytes, rule: Rule) -> bytes | None:
-    time = value.strip(_TAIL)[8:]
-    date = _date(file, value, rule)
-    return date + time if date is not None and _AFTER_DATE.fullmatch(time) else date
-
-
-def _digits(date: dt.date) -> bytes:
-    return f'{date.year:04}{date.month:02}{date.day:02}'.encode()
-
-
-def _time(_: _File, value: bytes, __: Rule) -> bytes | None:
-    return value if _TIME.fullmatch(value) else None
-
-
-def _age(_: _File, value: bytes, __: Rule) -> bytes | None:
-    match = _AGE.fullmatch(value)
-    if match is None:
-        return None
-    old = value[3:4] == b'Y' and int(match[1]) > _OLDEST
-    return b'%03dY' % (_OLDEST + 1) if old else value
-
-
-def _uid(file: _File, value: bytes, _: Rule) -> bytes:
-    return _new_uids(value.strip(_TAIL), file.subject)
-
-
-def _class(_: _File, value: bytes, __: Rule) -> bytes | None:
-    return value if _UIDS.fullmatch(value) else None
-
-
-_TREATMENTS: dict[Action, Callable[[_File, bytes, Rule], bytes | None]] = {
-    Action.NUMBER: _number,
-    Action.CODE: _code,
-    Action.TEXT: _text,
-    Action.DATE: _date,
-    Action.DATETIME: _datetime,
-    Action.TIME: _time,
-    Action.AGE: _age,
-    Action.UID: _uid,
-    Action.CLASS: _class,
-}
-
-
-def _new_uids(value: bytes, subject: Subject) -> bytes:
-    return b'\\'.join(_new_uid(uid, subject) for uid in value.split(b'\\')) if value else b''
-
-
-@lru_cache(maxsize=4096)
-def _new_uid(uid: bytes, subject: Subject) -> bytes:
-    """Return what a UID is replaced by: always the same for a person, not to be led back."""
-    if profile.is_registered(uid.decode('latin-1')):
-        return uid
-    digest = hmac.digest(subject.secret, uid, 'sha256')
-    return b'2.25.%d' % int.from_bytes(digest[:16], 'big')
-
-
 # -------------------------------------------------------------------------------- what is added
 
 
-def _added(file: _File) -> Iterator[tuple[int, bytes]]:
+def _added(file: File) -> Iterator[tuple[int, bytes]]:
     """Yield tag and bytes of the elements that are new."""
     label = file.subject.label.encode('ascii')
     for tag, representation, value in (
@@ -498,7 +387,7 @@ def _meta(kind: bytes, instance: bytes, syntax: str) -> bytes:
         encode(tag, representation, value)
         for tag, representation, value in (
             (0x00020001, b'OB', b'\0\1'),
-            (0x00020002, b'UI', kind.strip(_TAIL)),
+            (0x00020002, b'UI', kind.strip(TAIL)),
             (0x00020003, b'UI', instance),
             (0x00020010, b'UI', syntax.encode('ascii')),
             (0x00020012, b'UI', PYDICOM_IMPLEMENTATION_UID.encode('ascii')),
@@ -523,11 +412,11 @@ def _write(target: Path, parts: Iterable[bytes]) -> None:
 # --------------------------------------------------------------------------- text in the pixels
 
 
-def _burnt_in(file: _File, head: dict[int, Element]) -> str:
+def _burnt_in(file: File, head: dict[int, Element]) -> str:
     """Say why text may be part of the pixels; '' where nothing speaks for it."""
 
     def words(tag: int) -> str:
-        return _value(file.data, head, tag).strip(_TAIL).decode('latin-1').upper()
+        return _value(file.data, head, tag).strip(TAIL).decode('latin-1').upper()
 
     kind, modality, image_type = words(_CLASS), words(_MODALITY), words(_IMAGE_TYPE)
     overlays = [tag for tag in head if tag >> 24 == 0x60 and tag & 0xFFFF == 0x0102]

@@ -17,8 +17,6 @@ from mslesseg_app.dicom.export.results import identity_of, read_result, segment_
 from mslesseg_app.dicom.export.segmentation import make_segmentation
 from mslesseg_app.dicom.stack import Stack, find_source, read_folder, turned
 
-SEGMENTS = ('lesions', 'mask')
-
 
 def export(
     out: Path,
@@ -66,11 +64,7 @@ def export(
         If the mask was not made from the series, or files contradict each other.
     """
     _need_highdicom()
-    if output.resolve().is_relative_to(out.resolve()):
-        raise UsageError(
-            f'{output} lies within {out}, whose files name nobody.',
-            'DICOM objects name the patient: choose a folder elsewhere.',
-        )
+    _check_output(output, out)
     result = read_result(out, exam, model)
     stack, correlation = find_source(
         read_folder(source), result.mask, result.flair, result.brain, series_uid
@@ -82,6 +76,14 @@ def export(
     stem = f'{exam}_desc-{result.model}'
     paths = [_save(seg, output / f'{stem}_seg.dcm'), _save(report, output / f'{stem}_sr.dcm')]
     return paths, [_checked(stack, correlation)]
+
+
+def _check_output(output: Path, out: Path) -> None:
+    if output.resolve().is_relative_to(out.resolve()):
+        raise UsageError(
+            f'{output} lies within {out}, whose files name nobody.',
+            'DICOM objects name the patient: choose a folder elsewhere.',
+        )
 
 
 def _need_highdicom() -> None:

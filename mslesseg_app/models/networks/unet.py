@@ -223,12 +223,6 @@ class ResidualUNet(nn.Module):
             )
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Return the number of trained values that inference needs."""
-    kept = (p for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
-    return sum(p.numel() for p in kept)
-
-
 def build(inputs: int, options: Mapping[str, Any]) -> ResidualUNet:
     """Return an untrained network; `options` are those of `ResidualUNet`."""
     return ResidualUNet(inputs, **options)

@@ -28,29 +28,6 @@ _KEPT = 4
 """Models that a process keeps: those of one ensemble, whose exams come one after the other."""
 
 
-def segment_exam(
-    entry: ModelEntry,
-    images: Mapping[str, npt.NDArray[np.generic]],
-    brain: npt.NDArray[np.bool_],
-    device: str = 'auto',
-    threads: int = 1,
-    seed: int = 1,
-    preset: str = DEFAULT,
-) -> tuple[npt.NDArray[np.float32], dict[str, Any]]:
-    """Compute the lesion probability of one exam on the template grid.
-
-    As `segment_detailed`, without what is known about the doubt.
-
-    Returns
-    -------
-    prob : float32 array (X, Y, Z)
-        0 to 1, zero outside the brain.
-    info : dict
-    """
-    found, info = segment_detailed(entry, images, brain, device, threads, seed, preset)
-    return found.prob, info
-
-
 def segment_detailed(
     entry: ModelEntry,
     images: Mapping[str, npt.NDArray[np.generic]],
@@ -66,11 +43,9 @@ def segment_detailed(
     Parameters
     ----------
     entry : ModelEntry
-        The model.
     images : mapping of modality to array (X, Y, Z)
         Keys among FLAIR, T1w, T2w; images that the model does not know are left aside.
-    brain : bool array (X, Y, Z)
-        Brain on the same grid.
+    brain : bool array (X, Y, Z), on the same grid
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int
@@ -89,8 +64,7 @@ def segment_detailed(
         Zero outside the brain.
     info : dict
         ``device`` and ``device_note``, ``seconds``, ``used`` and ``missing`` modalities, the
-        ``policy`` of the model for missing ones, ``model``, ``version`` and ``digest``; and,
-        where there is something to say, ``preset`` (of a model that has presets) and ``notes``.
+        ``policy`` for missing ones, ``model``, ``version``, ``digest``, ``preset``, ``notes``.
 
     Raises
     ------
@@ -102,33 +76,54 @@ def segment_detailed(
     UsageError
         If the device cannot be used.
     BusyError
-        If there is too little memory for one window.
+        If the memory is too small for one window.
     """
     start = time.perf_counter()
     brain = np.asarray(brain, dtype=bool)
     missing = check_modalities(entry, images)
     where, note = _device(entry, device)
     channels = stack_channels(entry, images, brain)
-    if entry.is_engine:
-        found = _engine(entry, entry.digest, where, threads, seed)(channels, affine)
-    else:
-        chosen = resolve(entry, preset)
-        present = tuple(name not in missing for name in entry.channels)
-        predictor = _loaded(chosen, chosen.digest, where, threads, seed)
-        found = _ask(predictor, channels, brain, present)
+    found = _predict(entry, preset, (where, threads, seed), channels, brain, missing, affine)
     _check_result(entry, found.prob, brain)
+    found = _where_lesions_are(entry, found, brain)
+    info = _info(entry, found, preset, missing) | {'device': where, 'device_note': note}
+    return found, info | {'seconds': time.perf_counter() - start}
+
+
+def _where_lesions_are(
+    entry: ModelEntry, found: Prediction, brain: npt.NDArray[np.bool_]
+) -> Prediction:
     for values in (found.prob, found.variance):
         if values is not None:
             values[~brain] = 0
     prob = only_in_white_matter(found.prob, entry.threshold, entry.least_white_matter)
-    found = replace(found, prob=rounded_share(prob))
+    return replace(found, prob=rounded_share(prob))
+
+
+def _predict(
+    entry: ModelEntry,
+    preset: str,
+    how: tuple[str, int, int],
+    channels: npt.NDArray[np.float32],
+    brain: npt.NDArray[np.bool_],
+    missing: Sequence[str],
+    affine: npt.NDArray[np.float64],
+) -> Prediction:
+    """Ask the engine or the network; ``how`` is device, threads and seed."""
+    if entry.is_engine:
+        return _engine(entry, entry.digest, *how)(channels, affine)
+    chosen = resolve(entry, preset)
+    present = tuple(name not in missing for name in entry.channels)
+    return _ask(_loaded(chosen, chosen.digest, *how), channels, brain, present)
+
+
+def _info(
+    entry: ModelEntry, found: Prediction, preset: str, missing: Sequence[str]
+) -> dict[str, Any]:
     info = {
         'model': entry.name,
         'version': entry.version,
         'digest': entry.digest,
-        'device': where,
-        'device_note': note,
-        'seconds': time.perf_counter() - start,
         'used': [name for name in entry.channels if name not in missing],
         'missing': missing,
         'policy': entry.missing,
@@ -137,7 +132,7 @@ def segment_detailed(
         info['preset'] = preset
     if found.notes:
         info['notes'] = list(found.notes)
-    return found, info
+    return info
 
 
 def varies(entry: ModelEntry, preset: str = DEFAULT) -> bool:

@@ -232,21 +232,6 @@ def plan(brain: npt.NDArray[np.bool_], windows: Windows) -> tuple[Triple, list[T
     return size, [corner for corner in corners if brain[_part(corner, size)].any()]
 
 
-def predict(
-    network: Network,
-    channels: npt.NDArray[np.float32],
-    brain: npt.NDArray[np.bool_],
-    windows: Windows,
-    device: str = 'cpu',
-) -> npt.NDArray[np.float32]:
-    """Return the probability that a network gives over a whole brain, float32 (X, Y, Z).
-
-    As `predict_detailed`, for a network that gives logits.
-    """
-    sampler = as_sampler(network, windows.average)
-    return predict_detailed(sampler, channels, brain, windows, device).prob
-
-
 def as_sampler(
     network: Network, average: str = 'probability', lesion: int | None = None
 ) -> Sampler:

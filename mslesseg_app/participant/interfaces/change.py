@@ -24,8 +24,9 @@ from mslesseg_app.spatial import grids
 
 if TYPE_CHECKING:
     from mslesseg_app.lesions.agreement import Agreement
-    from mslesseg_app.lesions.change import Comparison, Session
+    from mslesseg_app.lesions.change import Comparison
     from mslesseg_app.lesions.difference import ChangedRegions, Difference
+    from mslesseg_app.lesions.groups import Session
     from mslesseg_app.spatial.affines import Affine
 
 
@@ -35,7 +36,6 @@ class _AlignInput(BaseInterfaceInputSpec):
     before_xfm = File(mandatory=True, exists=True, desc='ITK affine, template to earlier FLAIR')
     after_xfm = File(mandatory=True, exists=True, desc='ITK affine, template to later FLAIR')
     random_seed = traits.Int(1, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _AlignOutput(TraitedSpec):
@@ -57,7 +57,6 @@ class AlignPair(GuardedInterface):
             move = align_pair(
                 [nb.load(given.before_flair), nb.load(given.after_flair)],
                 [read_itk(Path(given.before_xfm)), read_itk(Path(given.after_xfm))],
-                threads=given.num_threads,
                 seed=given.random_seed,
             )
         except AlignmentError as error:
@@ -268,7 +267,7 @@ class CompareSessions(GuardedInterface):
 
 
 def _session(path: str) -> Session:
-    from mslesseg_app.lesions.change import Session
+    from mslesseg_app.lesions.groups import Session
 
     image = nb.load(path)
     return Session(np.asanyarray(image.dataobj), image.affine)

@@ -17,7 +17,6 @@ from mslesseg_app.spatial.reading import open_image
 class _PrepareInput(BaseInterfaceInputSpec):
     in_file = File(mandatory=True, desc='raw image')
     correct_bias = traits.Bool(True, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _PrepareOutput(TraitedSpec):
@@ -37,9 +36,8 @@ class PrepareImage(GuardedInterface):
         from mslesseg_app.spatial.checks import check_image
         from mslesseg_app.spatial.prepared import prepare
 
-        path, threads = Path(self.inputs.in_file), self.inputs.num_threads
-        correct = self.inputs.correct_bias
-        return prepare(check_image(path), open_image(path), correct=correct, threads=threads)
+        path = Path(self.inputs.in_file)
+        return prepare(check_image(path), open_image(path), correct=self.inputs.correct_bias)
 
 
 class _ImagesInput(BaseInterfaceInputSpec):

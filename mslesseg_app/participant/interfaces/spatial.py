@@ -28,7 +28,6 @@ class _AlignInput(_ImagesInput):
     registered = traits.Bool(False, usedefault=True, desc='on the template grid already')
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
     random_seed = traits.Int(1, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
     place = File(exists=True, desc='place in the within-subject template, from AlignSubject')
 
 
@@ -58,7 +57,6 @@ class AlignExam(GuardedInterface):
             alignment = align_exam(
                 images,
                 strategy=self.inputs.strategy,
-                threads=self.inputs.num_threads,
                 seed=self.inputs.random_seed,
                 flair_from_mni=None if affine is None else np.array(affine),
             )

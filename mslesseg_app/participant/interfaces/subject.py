@@ -75,7 +75,6 @@ class _SubjectInput(BaseInterfaceInputSpec):
     )
     sessions = traits.List(traits.Str, mandatory=True)
     random_seed = traits.Int(1, usedefault=True)
-    num_threads = traits.Int(1, usedefault=True, nohash=True, desc='CPU threads')
 
 
 class _SubjectOutput(TraitedSpec):
@@ -113,7 +112,6 @@ class AlignSubject(GuardedInterface):
             return {name: {'reason': reason} for name in usable}
         found = align_subject(
             {name: grids.to_ras(nb.load(path)) for name, path in usable.items()},
-            threads=self.inputs.num_threads,
             seed=self.inputs.random_seed,
         )
         together = sorted(found.session_from_middle)

@@ -36,7 +36,7 @@ def init_builtin_align_wf(
     modalities : tuple of str
         The images of the exam, among FLAIR, T1w and T2w.
     settings : Settings
-        ``strategy``, ``on_failed_alignment``, ``random_seed`` and ``omp_nthreads`` count.
+        ``strategy``, ``on_failed_alignment`` and ``random_seed`` count.
     registered : bool
         The images lie on the template grid already: the identity is used.
     shared : bool
@@ -55,10 +55,8 @@ def init_builtin_align_wf(
             registered=registered,
             on_failed=settings.on_failed_alignment,
             random_seed=settings.random_seed,
-            num_threads=settings.omp_nthreads,
         ),
         name='align',
-        n_procs=settings.omp_nthreads,
         mem_gb=ALIGN_MEM_GB,
     )
     brain = Node(ExtractBrain(), name='brain', mem_gb=1.0)

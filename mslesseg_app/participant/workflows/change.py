@@ -199,10 +199,8 @@ def _add_pair(
             before_xfm=old['xfm'],
             after_xfm=new['xfm'],
             random_seed=settings.random_seed,
-            num_threads=settings.omp_nthreads,
         ),
         name=f'align_{suffix}',
-        n_procs=settings.omp_nthreads,
         mem_gb=ALIGN_MEM_GB,
     )
     compare = Node(

@@ -134,15 +134,8 @@ def _init_prepare_wf(exam: Exam, settings: Settings, shared: bool) -> Workflow:
     outputnode = Node(IdentityInterface(fields=names), name='outputnode')
     for item, path in zip(names, exam.images.values(), strict=True):
         ready = shared and item == 'flair'
-        one = PrepareImage(
-            in_file=str(path), correct_bias=correct, num_threads=settings.omp_nthreads
-        )
-        conform = Node(
-            TakeAnchor() if ready else one,
-            name=f'conform_{item}',
-            n_procs=1 if ready else settings.omp_nthreads,
-            mem_gb=_BIAS_MEM_GB,
-        )
+        one = PrepareImage(in_file=str(path), correct_bias=correct)
+        conform = Node(TakeAnchor() if ready else one, name=f'conform_{item}', mem_gb=_BIAS_MEM_GB)
         if ready:
             inputnode = Node(IdentityInterface(fields=['flair']), name='inputnode')
             workflow.connect(inputnode, 'flair', conform, 'in_file')

@@ -32,19 +32,17 @@ def init_subject_wf(*, exams: list[Exam], settings: Settings) -> Workflow:
     exams : list of Exam
         Two or more exams of one subject, from ``share_template``.
     settings : Settings
-        ``bias_correction``, ``random_seed`` and ``omp_nthreads`` count.
+        ``bias_correction`` and ``random_seed`` count.
     """
     workflow = Workflow(name=subject_name(exams[0].subject))
     workflow.__desc__ = _DESCRIPTION
     keys = [session_key(exam) for exam in exams]
     fields = [f'{kind}_{key}' for key in keys for kind in ('flair', 'place')]
     outputnode = Node(IdentityInterface(fields=fields), name='outputnode')
-    threads = settings.omp_nthreads
     gather = Node(Merge(len(exams)), name='gather', run_without_submitting=True)
     align = Node(
-        AlignSubject(sessions=keys, random_seed=settings.random_seed, num_threads=threads),
+        AlignSubject(sessions=keys, random_seed=settings.random_seed),
         name='align_sessions',
-        n_procs=threads,
         mem_gb=ALIGN_MEM_GB,
     )
     workflow.connect(gather, 'out', align, 'anchors')
@@ -52,9 +50,8 @@ def init_subject_wf(*, exams: list[Exam], settings: Settings) -> Workflow:
         prepare = PrepareAnchor(
             in_file=str(exam.images['FLAIR']),
             correct_bias=settings.bias_correction,
-            num_threads=threads,
         )
-        anchor = Node(prepare, name=f'anchor_{key}', n_procs=threads, mem_gb=_BIAS_MEM_GB)
+        anchor = Node(prepare, name=f'anchor_{key}', mem_gb=_BIAS_MEM_GB)
         place = Node(Select(index=[number]), name=f'place_{key}', run_without_submitting=True)
         workflow.connect([
             (anchor, gather, [('out_file', f'in{number + 1}')]),

@@ -22,7 +22,8 @@ from mslesseg_app.core.files import write_json
 from mslesseg_app.models.prediction.presets import DEFAULT
 from mslesseg_app.models.registry import ModelEntry, read_entry
 from mslesseg_app.paper.published import METRICS
-from mslesseg_app.paper.tables import folds_table, models_table, read_rows
+from mslesseg_app.paper.sources import read_rows
+from mslesseg_app.paper.tables import folds_table, models_table
 from mslesseg_app.reports.tabular import Table, write_table
 from mslesseg_app.training.cases import LabelledCase
 from mslesseg_app.training.experiments.publish import join_folds

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skeleton import write_dataset
 
-from mslesseg_app.cli.hpc import _minutes
+from mslesseg_app.cli import parsing
 from mslesseg_app.core.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.deploy.hpc.participants import Participant, find_participants
 from mslesseg_app.deploy.hpc.resources import (
@@ -70,14 +70,14 @@ def test_measured_figures_are_those_of_the_page(project_root: Path) -> None:
 
 @given(st.integers(1, 20 * 1440))
 def test_times_can_be_read_again(minutes: int) -> None:
-    assert _minutes(Resources(1, 1, minutes).time) == minutes
+    assert parsing.minutes(Resources(1, 1, minutes).time) == minutes
 
 
 @pytest.mark.parametrize(
     ('text', 'minutes'), [('90', 90), ('1:30:00', 90), ('2-00', 2880), ('1-02:30', 1590)]
 )
 def test_times_as_slurm_writes_them(text: str, minutes: int) -> None:
-    assert _minutes(text) == minutes
+    assert parsing.minutes(text) == minutes
 
 
 # -------------------------------------------------------------------------- participants

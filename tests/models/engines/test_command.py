@@ -9,10 +9,10 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 import pytest
+from probability import segment_exam
 
 from mslesseg_app.core.errors import DataError, ModelError, UsageError
 from mslesseg_app.models.prediction.native import segment_native
-from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, list_entries
 from mslesseg_app.models.store import add_command
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE

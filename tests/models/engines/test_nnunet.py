@@ -14,10 +14,10 @@ from pathlib import Path
 import nibabel as nb
 import numpy as np
 import pytest
+from probability import segment_exam
 from tiny_nnunet import dataset, export, plans, write_model
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.registry import get_entry, load_engine
 from mslesseg_app.models.store import add_model
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from probability import segment_exam
 from scipy import ndimage
 
 from mslesseg_app.core.errors import DataError, ModelError
 from mslesseg_app.lesions.atlas import region_atlas
-from mslesseg_app.models.prediction.segment import segment_exam
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, tissue_prior

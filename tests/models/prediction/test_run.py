@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from probability import segment_exam
 
 from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.models.prediction import segment as run
@@ -51,7 +52,7 @@ def calls(monkeypatch):
 
 
 def test_channels_come_in_the_order_of_the_entry_and_normalised(calls):
-    prob, info = run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
+    prob, info = segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
     for index, name in enumerate(ENTRY.channels):
         expected = normalise(IMAGES[name], BRAIN, 'zscore')
         np.testing.assert_array_equal(calls[1]['channels'][index], expected)
@@ -75,7 +76,7 @@ def test_channels_come_in_the_order_of_the_entry_and_normalised(calls):
 @pytest.mark.parametrize('policy', ['zero', 'ignore'])
 def test_a_missing_modality_leaves_an_empty_channel_and_is_told(calls, policy):
     entry = replace(ENTRY, missing=policy)
-    _, info = run.segment_exam(entry, {'FLAIR': IMAGES['FLAIR']}, BRAIN, 'cpu')
+    _, info = segment_exam(entry, {'FLAIR': IMAGES['FLAIR']}, BRAIN, 'cpu')
     assert not calls[1]['channels'][0].any()
     assert calls[1]['present'] == (False, True)
     assert (info['used'], info['missing'], info['policy']) == (['FLAIR'], ['T1w'], policy)
@@ -83,24 +84,24 @@ def test_a_missing_modality_leaves_an_empty_channel_and_is_told(calls, policy):
 
 def test_a_model_that_refuses_names_the_modality(calls):
     with pytest.raises(DataError, match='T1w'):
-        run.segment_exam(replace(ENTRY, missing='refuse'), {'FLAIR': IMAGES['FLAIR']}, BRAIN)
+        segment_exam(replace(ENTRY, missing='refuse'), {'FLAIR': IMAGES['FLAIR']}, BRAIN)
     assert not calls
 
 
 def test_a_required_modality_is_required_under_every_policy(calls):
     with pytest.raises(DataError, match='FLAIR'):
-        run.segment_exam(ENTRY, {'T1w': IMAGES['T1w']}, BRAIN)
+        segment_exam(ENTRY, {'T1w': IMAGES['T1w']}, BRAIN)
 
 
 def test_an_image_without_anatomy_is_named(calls):
     images = IMAGES | {'T1w': np.ones(SHAPE)}
     with pytest.raises(DataError, match=r'T1w: .*constant'):
-        run.segment_exam(ENTRY, images, BRAIN, 'cpu')
+        segment_exam(ENTRY, images, BRAIN, 'cpu')
 
 
 def test_a_model_is_loaded_once_for_all_exams(calls):
     for _ in range(3):
-        run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu', threads=2, seed=5)
+        segment_exam(ENTRY, IMAGES, BRAIN, 'cpu', threads=2, seed=5)
     loads = [call['load'] for call in calls if 'load' in call]
     assert loads == [('probe', 'cpu', 2, 5)]
 
@@ -108,7 +109,7 @@ def test_a_model_is_loaded_once_for_all_exams(calls):
 def test_changed_weights_are_loaded_anew(calls):
     for sha256 in ('a' * 64, 'b' * 64):
         entry = replace(ENTRY, weights='w.safetensors', sha256=sha256)
-        run.segment_exam(entry, IMAGES, BRAIN, 'cpu')
+        segment_exam(entry, IMAGES, BRAIN, 'cpu')
     assert sum('load' in call for call in calls) == 2
 
 
@@ -117,18 +118,18 @@ def test_a_result_that_is_no_probability_is_refused(monkeypatch, wrong):
     run._loaded.cache_clear()
     monkeypatch.setattr(run, 'load_predictor', lambda *a: lambda *b: wrong)
     with pytest.raises(DataError, match='no valid probability'):
-        run.segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
+        segment_exam(ENTRY, IMAGES, BRAIN, 'cpu')
     run._loaded.cache_clear()
 
 
 def test_device_errors_reach_the_user(calls):
     with pytest.raises(UsageError):
-        run.segment_exam(ENTRY, IMAGES, BRAIN, 'tpu')
+        segment_exam(ENTRY, IMAGES, BRAIN, 'tpu')
 
 
 def test_a_model_without_weights_stays_on_the_cpu(calls):
     entry = replace(ENTRY, architecture='hyperintensity')
-    _, info = run.segment_exam(entry, IMAGES, BRAIN, 'cuda')
+    _, info = segment_exam(entry, IMAGES, BRAIN, 'cuda')
     assert info['device'] == 'cpu'
     assert 'no other device' in info['device_note']
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from probability import predict
 from torch import Tensor
 
 from mslesseg_app.core.errors import ModelError
@@ -19,7 +20,6 @@ from mslesseg_app.models.prediction.windows import (
     fit_edge,
     importance,
     plan,
-    predict,
     predict_detailed,
     starts,
 )

@@ -465,7 +465,7 @@ def test_a_new_threshold_changes_only_what_follows_the_probability(build):
 def test_threads_are_declared_to_the_scheduler(build):
     built = build(ALL, nprocs=4, omp_nthreads=3)
     many = {name.rsplit('.', 1)[1] for name, node in built.nodes.items() if node.n_procs == 3}
-    assert many == {'align', 'segment', 'conform_flair', 'conform_t1w', 'conform_t2w'}
+    assert many == {'segment'}
 
 
 def test_crash_files_go_to_the_exams_log(build):

@@ -284,7 +284,7 @@ def test_what_cannot_be_run_is_explained(arguments, said, code, tmp_path, capsys
 @pytest.mark.timeout(1800)
 def test_from_the_release_to_the_tables_and_through_the_app(tmp_path: Path) -> None:
     """Two folds of one reduced network; then the joined model segments a raw exam by the App."""
-    from mslesseg_app.demo.release import make_release
+    from phantom_release import make_release
 
     release = make_release(tmp_path, {1: 2, 2: 1, 3: 1}, [54])
     bids, out = tmp_path / 'bids', tmp_path / 'cv'

@@ -218,9 +218,8 @@ def test_raw_exams_are_written_on_the_grid_of_their_flair(raw, tmp_path, capsys)
 def test_a_model_trained_there_comes_back_with_grid_and_skull(cases, tmp_path):
     """Nnunetv2 accepts the dataset; a model with its dataset.json is added and run."""
     from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+    from probability import segment_exam
     from tiny_nnunet import write_model
-
-    from mslesseg_app.models.prediction.segment import segment_exam
 
     target = tmp_path / 'Dataset501_MS'
     export_nnunet(cases, Export(target, whole_head=True, count=2))

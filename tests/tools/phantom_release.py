@@ -1,7 +1,7 @@
 """Synthetic heads in the exact layout of the MSLesSeg release, its odd tables included.
 
-For trying ``mslesseg import``, ``train`` and ``crossval`` without the real data, and for testing
-them: no person was scanned, and no figure that comes out says anything about real exams.
+For testing ``mslesseg import``, ``train`` and ``crossval`` without the real data: no person was
+scanned, and no figure that comes out says anything about real exams.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mslesseg_app.core.files import write_bytes, write_text
 from mslesseg_app.demo.contrast import Modality
 from mslesseg_app.demo.lesions import in_session, lesion_mask, voxel_shares
 from mslesseg_app.demo.phantom import LESION_EDGE_MM, Phantom, lesion_intensity, make_phantom
-from mslesseg_app.core.files import write_bytes, write_text
 from mslesseg_app.spatial.grids import compressed, on_template
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
@@ -24,7 +24,9 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 ROOT = 'MSLesSeg Dataset'
 _TOKENS: dict[Modality, str] = {'FLAIR': 'FLAIR', 'T1w': 'T1', 'T2w': 'T2'}
 _CLINICAL = 'Patient;Timepoint;Sex;Age;MS Type;EDSS;Lesion Number;Lesion Volume;\n'
-_SCANNERS = 'Patient;Timepoint;Rows;Columns;Pixel Spacing;Slice Thickness;Repetition Time;Echo Time\n'
+_SCANNERS = (
+    'Patient;Timepoint;Rows;Columns;Pixel Spacing;Slice Thickness;Repetition Time;Echo Time\n'
+)
 
 
 @dataclass(frozen=True)
