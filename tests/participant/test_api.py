@@ -97,7 +97,7 @@ def test_mask_instances_table_and_volumes_agree(found):
 
 
 def test_several_models_are_combined(found, flair, models, ball):
-    """The mean of what each says alone, its mask by the mean's threshold, and who marks a voxel."""
+    """The mean of both, and which of them mark a voxel."""
     how = {'model_dir': models, 'threads': 1, 'brain_mask': ball}
     both = mslesseg_app.segment(flair, model=['tiny', 'other'], threshold=0.5, **how)
     other = mslesseg_app.segment(flair, model='other', threshold=0.5, **how)
