@@ -20,12 +20,8 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.core.fsl import fsl_version
 from mslesseg_app.core.settings import MODALITIES
 from mslesseg_app.participant.interfaces.base import GuardedInterface
-from mslesseg_app.participant.interfaces.spatial import (
-    _AlignOutput,
-    _images,
-    _ImagesInput,
-    write_alignment,
-)
+from mslesseg_app.participant.interfaces.images import _ImagesInput
+from mslesseg_app.participant.interfaces.spatial import _AlignOutput, _images, write_alignment
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine
 
