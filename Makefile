@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml $(CONSTRAINTS)
 
 demo: $(STAMP)  ## write DICOM files of a synthetic head, convert and segment them, say where the page is
 	$(BIN)/mslesseg demo $(DEMO_DIR)
-	@echo 'Pages:'; ls -1 $(abspath $(DEMO_DIR))/out/*.html
+	@echo 'Reports:'; ls -1 $(abspath $(DEMO_DIR))/out/*.html
 
 test: $(STAMP)  ## all tests but the slow ones; what cannot run here is skipped with a reason
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not slow'

@@ -154,7 +154,7 @@ def compare(exam: Exam) -> list[list[str]]:
     clock = time.perf_counter()
     plain = baseline(images)
     seconds['plain'] = time.perf_counter() - clock
-    theirs = exams.judge_exam(images, 'FLAIR', plain)
+    theirs = exams.check_exam(images, 'FLAIR', plain)
     for key, one in (('ours', ours), ('plain', theirs)):
         results[key] = {name: f'{off[1]:.2f}' for name, off in within_session(exam, one)}
     points = apply_affine(
@@ -164,10 +164,11 @@ def compare(exam: Exam) -> list[list[str]]:
     for name in images:
         apart = distance(ours.moving_from_mni[name], plain[name], points).mean()
         cells = [results[key].get(name, '') for key in ('ours', 'plain')]
-        verdicts = [
-            quality.judge(images[name], a[name]).verdict for a in (ours.moving_from_mni, plain)
+        statuses = [
+            quality.check_alignment(images[name], a[name]).status
+            for a in (ours.moving_from_mni, plain)
         ]
-        rows.append([exam.name, name, *cells, f'{apart:.1f}', *verdicts, '', '', ''])
+        rows.append([exam.name, name, *cells, f'{apart:.1f}', *statuses, '', '', ''])
     ratio = seconds['plain'] / seconds['ours']
     rows[-1][-3:] = [f'{seconds["ours"]:.1f}', f'{seconds["plain"]:.1f}', f'{ratio:.1f}']
     return rows

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import nibabel as nb
 import numpy as np
 
-from mslesseg_app.demo.dicom import Patient, Study, write_series
+from mslesseg_app.demo.dicom import DemoStudy, Patient, write_series
 
 FLAIR = {
     'RepetitionTime': 5.0,
@@ -115,7 +115,7 @@ def scanner(folder: Path, series: int, shape: tuple[int, int, int]) -> int:
             folder / f'{number:04d}',
             vendor=('siemens', 'ge', 'philips')[number % 3],
             patient=patient,
-            study=Study(dt.date(2020, 1, 1) + dt.timedelta(days=number)),
+            study=DemoStudy(dt.date(2020, 1, 1) + dt.timedelta(days=number)),
             number=2,
             description='3D FLAIR',
             sidecar=FLAIR,

@@ -11,7 +11,7 @@ and shifted by up to 60 mm along each (``rigid``); stored with other axes and fl
 telling the truth (``storage``); its origin moved by 200 mm (``origin``). The session is aligned
 as the App does it (``anchored``), and each image alone (``independent``). A result is lost when
 it is more than 2 mm (mean over the template's brain) from the one without displacement. The
-judgement should say so. Rows go to FILE (tab-separated) at once; what is there is not done
+check should say so. Rows go to FILE (tab-separated) at once; what is there is not done
 again. ``--report`` prints the tables of what FILE holds. Without ``--data`` (or the variable
 ``MSLESSEG_TEST_DATA``) only the synthetic heads are tried.
 """
@@ -44,7 +44,7 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 LOST_MM = 2.0
 STRATEGIES = ('anchored', 'independent')
 COLUMNS = (
-    'kind', 'scan', 'image', 'strategy', 'displacement', 'number', 'distance_mm', 'verdict',
+    'kind', 'scan', 'image', 'strategy', 'displacement', 'number', 'distance_mm', 'status',
     'z', 'peak', 'seconds', 'reason', 'moving_from_mni',
 )  # fmt: skip
 
@@ -172,18 +172,18 @@ class Trial:
         for name, move in moves.items():
             row = {'kind': self.scans.kind, 'scan': self.scans.name, 'image': name, **key}
             if found is None:
-                yield row | {'distance_mm': 'nan', 'verdict': 'error'}
+                yield row | {'distance_mm': 'nan', 'status': 'error'}
                 continue
             affine = found.moving_from_mni[name]
             plain = self.plain[key['strategy']].get(name, affine)
             back = apply_affine(compose(invert(move), affine), self.points)
             before = apply_affine(plain, self.points)
             off = np.linalg.norm(back - before, axis=1).mean()
-            verdict = 'failed' if name in found.failed else 'suspect'
+            status = 'fail' if name in found.failed else 'check'
             quality = found.quality[name]
             yield row | {
                 'distance_mm': f'{off:.3f}',
-                'verdict': verdict if name in found.reasons else 'ok',
+                'status': status if name in found.reasons else 'pass',
                 'z': f'{quality["z"]:.2f}',
                 'peak': f'{quality["peak"]:.3f}',
                 'reason': found.reasons.get(name, ''),
@@ -263,7 +263,7 @@ def _counts(rows: list[dict[str, str]]) -> list[str]:
     """Return n, lost and silent, lost and flagged, right but flagged, worst, seconds."""
     off = np.array([float(row['distance_mm']) for row in rows])
     lost = ~(off <= LOST_MM)
-    flagged = np.array([row['verdict'] != 'ok' for row in rows])
+    flagged = np.array([row['status'] != 'pass' for row in rows])
     seconds = np.median([float(row['seconds']) for row in rows])
     counts = [len(rows), (lost & ~flagged).sum(), (lost & flagged).sum(), (~lost & flagged).sum()]
     right = off[~lost]
@@ -303,7 +303,7 @@ def _belongs(row: dict[str, str], strategy: str) -> bool:
 
 
 def _report_plain(study: Study) -> None:
-    """Print the verdicts without displacement, and those on bottles."""
+    """Print the statuses without displacement, and those on bottles."""
     rows = []
     for strategy in STRATEGIES:
         mine = [r for r in study.rows if r['strategy'] == strategy]
@@ -311,15 +311,15 @@ def _report_plain(study: Study) -> None:
             chosen = [r for r in mine if r['kind'] == kind]
             if kind != 'phantoms':
                 chosen = [r for r in chosen if r['displacement'] == 'none']
-            verdicts = [row['verdict'] for row in chosen]
-            count = [str(verdicts.count(one)) for one in ('ok', 'suspect', 'failed', 'error')]
+            statuses = [row['status'] for row in chosen]
+            count = [str(statuses.count(one)) for one in ('pass', 'check', 'fail', 'error')]
             rows.append([strategy, kind, str(len(chosen)), *count])
-    head = ['strategy', 'scans', 'images', 'ok', 'suspect', 'failed', 'refused']
-    table('Verdicts without displacement (phantoms: with any)', head, rows)
+    head = ['strategy', 'scans', 'images', 'pass', 'check', 'fail', 'refused']
+    table('Statuses without displacement (phantoms: with any)', head, rows)
 
 
 def _report_lost(study: Study) -> None:
-    keys = ('scan', 'image', 'strategy', 'displacement', 'number', 'distance_mm', 'verdict', 'z')
+    keys = ('scan', 'image', 'strategy', 'displacement', 'number', 'distance_mm', 'status', 'z')
     lost = [
         [row[key] for key in keys]
         for row in study.rows

@@ -122,8 +122,8 @@ def sequential_chains(network: Any, shape: tuple[int, ...], entry: ModelEntry) -
         total = torch.zeros_like(noisy)
         for i in range(10):
             prob = torch.sigmoid(sum(chain[i] for chain in logits) / 4).clamp(min=0.001)
-            doubt = -prob * prob.log()
-            weight = torch.exp(1 / (1 + np.exp(-(i + 1) / 10)) * (1 - doubt))
+            entropy = -prob * prob.log()
+            weight = torch.exp(1 / (1 + np.exp(-(i + 1) / 10)) * (1 - entropy))
             total += weight * sum(chain[i] for chain in clamped)
         return total
 

@@ -1,4 +1,4 @@
-"""Does the judgement tell right alignments from wrong ones? Every scan, with planted failures.
+"""Does the check tell right alignments from wrong ones? Every scan, with planted failures.
 
 Usage::
 
@@ -35,7 +35,7 @@ from mslesseg_app.spatial.affines import apply_affine
 from mslesseg_app.spatial.exam_alignment import BRAIN_CENTRE
 from mslesseg_app.spatial.similarity import shrink
 
-COLUMNS = ('group', 'kind', 'scan', 'image', 'what', 'distance_mm', 'verdict', 'reason')
+COLUMNS = ('group', 'kind', 'scan', 'image', 'what', 'distance_mm', 'status', 'reason')
 NUMBERS = ('z', 'peak', 'nmi', 'overlap', 'scale_x', 'scale_y', 'scale_z', 'shear')
 #: Matrices of other images are wrong when they are further off than this (mm).
 WRONG_MM = 10.0
@@ -68,10 +68,10 @@ def distance(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> float
     return float(np.linalg.norm(off, axis=1).mean())
 
 
-def row_of(group: str, what: str, off: float, judged: quality.Judgement) -> dict[str, Any]:
+def row_of(group: str, what: str, off: float, judged: quality.AlignmentCheck) -> dict[str, Any]:
     numbers = {key: f'{judged.numbers[key]:.4f}' for key in NUMBERS}
-    verdict = {'verdict': judged.verdict, 'reason': judged.reason}
-    return {'group': group, 'what': what, 'distance_mm': f'{off:.1f}', **verdict, **numbers}
+    status = {'status': judged.status, 'reason': judged.reason}
+    return {'group': group, 'what': what, 'distance_mm': f'{off:.1f}', **status, **numbers}
 
 
 def right_affines(scans: Scans, images: dict[str, Any], study: Study) -> dict[str, np.ndarray]:
@@ -84,7 +84,7 @@ def right_affines(scans: Scans, images: dict[str, Any], study: Study) -> dict[st
 
 
 def small(images: dict[str, Any]) -> dict[str, Any]:
-    """Shrink the images as the judgement does first, so that it is done once."""
+    """Shrink the images as the check does first, so that it is done once."""
     return {name: nb.Nifti1Image(*shrink(img, 2.0)) for name, img in images.items()}
 
 
@@ -93,10 +93,12 @@ def judge_scans(scans: Scans, images: dict[str, Any], right: dict[str, Any]) -> 
     points = brain_points()
     for name, affine in right.items():
         key = {'kind': scans.kind, 'scan': scans.name, 'image': name}
-        yield key | row_of('right', '', 0.0, quality.judge(images[name], affine))
+        yield key | row_of('right', '', 0.0, quality.check_alignment(images[name], affine))
         for group, what, move in planted():
             off = distance(affine @ move, affine, points)
-            yield key | row_of(group, what, off, quality.judge(images[name], affine @ move))
+            yield key | row_of(
+                group, what, off, quality.check_alignment(images[name], affine @ move)
+            )
 
 
 def others(scans: Scans, images: dict[str, Any], every: dict[tuple, np.ndarray]) -> Iterator[dict]:
@@ -110,7 +112,9 @@ def others(scans: Scans, images: dict[str, Any], every: dict[tuple, np.ndarray])
             off = distance(affine, right, points)
             key = {'kind': kind, 'scan': scans.name, 'image': name}
             group = 'matrix of another image'
-            yield key | row_of(group, f'{other} {image}', off, quality.judge(img, affine))
+            yield key | row_of(
+                group, f'{other} {image}', off, quality.check_alignment(img, affine)
+            )
 
 
 def headless() -> Iterator[tuple[str, nb.Nifti1Image]]:
@@ -142,25 +146,27 @@ def judge_headless() -> Iterator[dict]:
         try:
             affine = exam.to_template(img, 1).moving_from_reference
         except MSLesSegError as error:
-            yield key | {'group': 'no head', 'what': name, 'verdict': 'refused', 'reason': error}
+            yield key | {'group': 'no head', 'what': name, 'status': 'refused', 'reason': error}
             continue
-        yield key | row_of('no head', name, np.nan, quality.judge(img, affine))
+        yield key | row_of('no head', name, np.nan, quality.check_alignment(img, affine))
 
 
 # ------------------------------------------------------------------------------ tables
 
 
 def print_tables(rows: list[dict[str, str]]) -> None:
-    """Print verdicts and the range of the numbers by group, and every miss."""
+    """Print statuses and the range of the numbers by group, and every miss."""
     lines = []
     for group, mine in groups(rows).items():
-        verdicts = [row['verdict'] for row in mine]
-        count = [str(verdicts.count(one)) for one in ('ok', 'suspect', 'failed')]
+        statuses = [row['status'] for row in mine]
+        count = [str(statuses.count(one)) for one in ('pass', 'check', 'fail')]
         lines.append([group, str(len(mine)), *count, *(span(mine, key) for key in NUMBERS[:2])])
         lines[-1] += [span(mine, 'overlap'), scales(mine)]
-    head = ['alignments', 'n', 'ok', 'suspect', 'failed', 'z', 'peak', 'overlap', 'scales']
-    table('Judgement: right alignments and planted failures (smallest to largest)', head, lines)
-    keys = ('group', 'kind', 'scan', 'image', 'what', 'distance_mm', 'verdict', 'z', 'peak')
+    head = ['alignments', 'n', 'pass', 'check', 'fail', 'z', 'peak', 'overlap', 'scales']
+    table(
+        'Alignment check: right alignments and planted failures (smallest to largest)', head, lines
+    )
+    keys = ('group', 'kind', 'scan', 'image', 'what', 'distance_mm', 'status', 'z', 'peak')
     missed = [row for group, mine in groups(rows).items() for row in mine if is_wrong(group, row)]
     table('Right ones that are flagged, wrong ones that are ok', list(keys), _cells(missed, keys))
 
@@ -189,7 +195,7 @@ def groups(rows: list[dict[str, str]]) -> dict[str, list[dict[str, str]]]:
 def is_wrong(group: str, row: dict[str, str]) -> bool:
     if 'less than' in group:
         return False
-    return (row['verdict'] == 'ok') != group.startswith('right')
+    return (row['status'] == 'pass') != group.startswith('right')
 
 
 def span(rows: list[dict[str, str]], key: str) -> str:

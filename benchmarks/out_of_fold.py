@@ -43,7 +43,7 @@ from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 from mslesseg_app.training.augmentation import LesionShapes, Patch, make_volume, plant, whole_brain
 from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
 from mslesseg_app.training.experiments.labelled_exams import find_cases
-from mslesseg_app.training.random_fields import Chance
+from mslesseg_app.training.random_fields import RandomStream
 
 ROOT = Path(__file__).parents[1]
 FOLDS = json.loads((ROOT / 'docs/models/unet-folds.json').read_text('utf-8'))
@@ -242,9 +242,9 @@ def planted(run: str, cases: Sequence[LabelledCase], work: Path, data: Path, thr
     for number, case in enumerate(cases):
         if case.subject not in people:
             continue
-        chance = Chance(number)
+        stream = RandomStream(number)
         images, label, brain, present = with_lesions(
-            read_case(case, entry), shapes, chance.uniform(40, 80), chance
+            read_case(case, entry), shapes, stream.uniform(40, 80), stream
         )
         used = {n: i for n, i, p in zip(entry.channels, images, present, strict=True) if p}
         prob = predictor(stack_channels(entry, used, brain), brain, present) * brain
@@ -256,15 +256,15 @@ def planted(run: str, cases: Sequence[LabelledCase], work: Path, data: Path, thr
 
 
 def with_lesions(
-    case: RawCase, shapes: LesionShapes, load_ml: float, chance: Chance
+    case: RawCase, shapes: LesionShapes, load_ml: float, stream: RandomStream
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[bool, ...]]:
     """Return images, lesions, brain and present channels of an exam with planted lesions."""
     volume = make_volume(case)
-    places = shapes.draw(volume.marks.shape[1:], volume.corner, load_ml, chance)[None].float()
+    places = shapes.draw(volume.marks.shape[1:], volume.corner, load_ml, stream)[None].float()
     lesion, negative, unknown, brain = (mark[None] for mark in volume.marks)
     patch = Patch(volume.images.clone(), lesion.clone(), negative, unknown, brain)
     _, spread = whole_brain(volume)
-    plant(patch, places * brain, spread, volume.present, chance, contrast=(1.2, 2.5))
+    plant(patch, places * brain, spread, volume.present, stream, contrast=(1.2, 2.5))
     inside = brain[0].numpy() > 0
     return patch.images.numpy(), (patch.label[0].numpy() > 0.5) & inside, inside, volume.present
 

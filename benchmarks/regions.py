@@ -29,7 +29,7 @@ from mslesseg_app.demo.protocols import session_protocols
 from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.description import on_template
 from mslesseg_app.lesions.regions import fit_landmarks, template_landmarks
-from mslesseg_app.lesions.regions import place_lesions as places_of
+from mslesseg_app.lesions.regions import locate_lesions as places_of
 from mslesseg_app.lesions.topography import REGIONS
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.bias import correct_bias

@@ -154,8 +154,8 @@ def _look_again(exams: list[Exam], settings: Settings, entry: AnyModel) -> float
     """Return the seconds of an exam that was finished before."""
     from mslesseg_app.bids.names import expected_outputs
     from mslesseg_app.participant.batch import Batch
-    from mslesseg_app.participant.subjects import Subject
-    from mslesseg_app.reports.writing import page_path
+    from mslesseg_app.participant.subjects import SubjectRun
+    from mslesseg_app.reports.writing import report_path
 
     batch = Batch(exams, settings, 'builtin', entry, quiet=True)
     for exam in exams:
@@ -163,10 +163,10 @@ def _look_again(exams: list[Exam], settings: Settings, entry: AnyModel) -> float
             path = settings.out_dir / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text('')
-        page_path(settings, exam.subject).write_text('')
-        subject = Subject(batch, exam.subject, [exam], ExitStack())
+        report_path(settings, exam.subject).write_text('')
+        subject = SubjectRun(batch, exam.subject, [exam], ExitStack())
         subject.note_exams([exam])
-        subject.note_page()
+        subject.note_report()
     begin = time.process_time()
     outcome = batch.run()
     if outcome.problems or outcome.others or batch.progress.unfinished():

@@ -24,9 +24,9 @@ from scipy import ndimage
 from mslesseg_app.lesions.selfcheck import (
     EDGE_MM,
     SelfCheck,
-    TissuePicture,
+    TissueSignal,
     compare,
-    tissue_picture,
+    tissue_signal,
 )
 
 SMALL_ML = 0.1
@@ -123,7 +123,7 @@ def good_masks(exam: Exam) -> Iterator[tuple[str, np.ndarray]]:
         yield 'predicted', exam.prediction
 
 
-def bad_masks(exam: Exam, picture: TissuePicture) -> Iterator[tuple[str, np.ndarray]]:
+def bad_masks(exam: Exam, signal: TissueSignal) -> Iterator[tuple[str, np.ndarray]]:
     mask = exam.mask
     yield 'empty', np.zeros_like(mask)
     left = np.arange(mask.shape[0])[:, None, None] > 90
@@ -132,15 +132,15 @@ def bad_masks(exam: Exam, picture: TissuePicture) -> Iterator[tuple[str, np.ndar
             yield name, half
     for name, shift in SHIFTS.items():
         yield name, np.roll(mask, shift, axis=(0, 1, 2))
-    bright = (picture.z > 1) & picture.seen
+    bright = (signal.z > 1) & signal.seen
     yield 'threshold too low', np.kron(bright, np.ones((int(EDGE_MM),) * 3, bool))
 
 
 def results(exam: Exam) -> Iterator[tuple[str, str, SelfCheck]]:
-    picture = tissue_picture(exam.flair, exam.brain)
-    for kind, masks in (('good', good_masks(exam)), ('bad', bad_masks(exam, picture))):
+    signal = tissue_signal(exam.flair, exam.brain)
+    for kind, masks in (('good', good_masks(exam)), ('bad', bad_masks(exam, signal))):
         for name, mask in masks:
-            yield kind, name, compare(picture, mask)
+            yield kind, name, compare(signal, mask)
 
 
 def row(*cells: object) -> None:

@@ -4,7 +4,7 @@ Usage: ``python benchmarks/slices.py --data DATA [--model-dir FOLDER] [MODEL ...
 the folder of public scans (`MSLESSEG_TEST_DATA`). For each model it prints the mean DSC over 18
 axial slices of 14 people at several thresholds.
 
-The slices come as pictures without a scale, and nothing lies above or below them. So these are
+The slices come as images without a scale, and nothing lies above or below them. So these are
 approximations: heads are scaled to a length of 185 mm, the brain is cut out by morphology (slices
 where that failed to the eye are left out, and so are coronal and sagittal ones), and each slice is
 repeated 48 times. The figures compare models on unknown people; they say less about whole exams.
@@ -35,10 +35,10 @@ SLICES = (
     '130012', '134009', '135017', '137003', '137007', '142005', '147008', '147014', '147018',
 )  # fmt: skip
 SHORT_OF_HEAD = ('115017', '137003', '142005', '147018')
-"""Slices so high or so low that the length of the head says nothing: 230 mm a picture."""
+"""Slices so high or so low that the length of the head says nothing: 230 mm an image."""
 THRESHOLDS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
 HEAD_MM = 185.0
-PICTURE_MM = 230.0
+IMAGE_MM = 230.0
 REPEATED = 48
 
 Mask = npt.NDArray[np.bool_]
@@ -55,9 +55,9 @@ class Slice:
     lesion: Mask
 
 
-def brain_of(picture: Floats) -> Mask:
+def brain_of(image: Floats) -> Mask:
     """Return roughly the brain of an axial FLAIR slice: the bright piece deepest in the head."""
-    smooth, bright = _bright(picture)
+    smooth, bright = _bright(image)
     head = _largest(bright)
     radius = float(np.sqrt(head.sum() / np.pi))
     core = ndimage.binary_erosion(head, iterations=int(0.25 * radius))
@@ -70,9 +70,9 @@ def brain_of(picture: Floats) -> Mask:
     return np.asarray(ndimage.binary_fill_holes(wide[40:-40, 40:-40]) & (depth > 0.05 * radius))
 
 
-def _bright(picture: Floats) -> tuple[Floats, Mask]:
-    """Return the smoothed picture, and the head with what else is bright in it."""
-    smooth = ndimage.gaussian_filter(picture, 1)
+def _bright(image: Floats) -> tuple[Floats, Mask]:
+    """Return the smoothed image, and the head with what else is bright in it."""
+    smooth = ndimage.gaussian_filter(image, 1)
     return smooth, np.asarray(ndimage.binary_fill_holes(smooth > 25))
 
 
@@ -85,14 +85,14 @@ def _largest(mask: Mask, weight: npt.NDArray[np.float64] | None = None) -> Mask:
 
 def read_slice(folder: Path, name: str) -> Slice:
     """Read a slice and its mask, and bring both to 1 mm."""
-    picture = np.asarray(Image.open(folder / f'images/{name}.jpg').convert('L'), np.float32)
+    image = np.asarray(Image.open(folder / f'images/{name}.jpg').convert('L'), np.float32)
     mask_file = next((folder / 'masks').glob(f'{name}*'))
     lesion = np.asarray(Image.open(mask_file).convert('L')) >= 128
-    brain = brain_of(picture)
-    _, bright = _bright(picture)
+    brain = brain_of(image)
+    _, bright = _bright(image)
     length = min(np.ptp(np.where(bright)[0]) + 1, 1.18 * np.ptp(np.where(brain)[0]))
-    mm = PICTURE_MM / len(picture) if name in SHORT_OF_HEAD else HEAD_MM / length
-    blurred = ndimage.gaussian_filter(picture, 0.4 / mm)
+    mm = IMAGE_MM / len(image) if name in SHORT_OF_HEAD else HEAD_MM / length
+    blurred = ndimage.gaussian_filter(image, 0.4 / mm)
     images = [
         _upright(ndimage.zoom(a.astype(np.float32), mm, order=1)) for a in (blurred, brain, lesion)
     ]
@@ -101,8 +101,8 @@ def read_slice(folder: Path, name: str) -> Slice:
     return Slice(name, flair, inside > 0.5, (truth > 0.5) & (inside > 0.5))
 
 
-def _upright(picture: Floats) -> Floats:
-    return np.ascontiguousarray(picture[::-1].T)
+def _upright(image: Floats) -> Floats:
+    return np.ascontiguousarray(image[::-1].T)
 
 
 def judge(entry: ModelEntry, slices: Sequence[Slice], threads: int) -> npt.NDArray[np.float64]:

@@ -30,7 +30,7 @@ from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import apply_affine, compose, invert, read_itk
 from mslesseg_app.spatial.bias import correct_bias
 from mslesseg_app.spatial.brain import brain_mask
-from mslesseg_app.spatial.registration import Pair
+from mslesseg_app.spatial.registration import ImagePair
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
 
@@ -203,12 +203,12 @@ def print_quality(results: list[Result]) -> None:
     rows = []
     for one in results:
         for name, numbers in one.found.quality.items():
-            verdict = 'failed' if name in one.found.failed else one.found.reasons.get(name, 'ok')
+            status = 'fail' if name in one.found.failed else one.found.reasons.get(name, 'pass')
             anchor = ' (anchor)' if name == one.found.anchor else ''
             rows.append(
-                [one.exam.name, name + anchor, *(f'{numbers[key]:.2f}' for key in keys), verdict]
+                [one.exam.name, name + anchor, *(f'{numbers[key]:.2f}' for key in keys), status]
             )
-    table('Judgement', ['exam', 'image', *keys, 'verdict'], rows)
+    table('Alignment check', ['exam', 'image', *keys, 'status'], rows)
 
 
 def print_between(results: list[Result]) -> None:
@@ -277,7 +277,7 @@ def print_tissue_affine() -> None:
 
     brain = datasets.load_mni152_template(resolution=1)
     template = load_template()
-    pair = Pair(brain, exams.template_reference(1))
+    pair = ImagePair(brain, exams.template_reference(1))
     affine = np.eye(4)
     for size in (4.0, 2.5, 2.0):
         affine = search.refine(*pair.level(size), affine, 12, iterations=80).affine

@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument('bids')
     parser.add_argument('out')
     parser.add_argument('--network', default='unetr')
-    parser.add_argument('--preset', default='mended')
+    parser.add_argument('--preset', default='default')
     parser.add_argument('--folds', type=int, default=5)
     parser.add_argument('--partition')
     parser.add_argument('--gpus', type=int, default=0)

@@ -60,7 +60,7 @@ def describe(parser: argparse.ArgumentParser) -> dict[str, Any]:
             },
             {
                 'id': 'pages',
-                'name': 'Pages',
+                'name': 'Reports',
                 'path-template': '[OUTPUT_DIR]/*.html',
                 'list': True,
                 'optional': True,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 #: An acquisition whose thickest voxel edge exceeds this, in mm, is not taken for 3D.
 _MAX_3D_THICKNESS = 2.0
-#: Parts of a complex image that are no picture of the anatomy.
-_NO_PICTURE = ('phase', 'real', 'imag')
+#: Parts of a complex image that do not show the anatomy.
+_WITHOUT_ANATOMY = ('phase', 'real', 'imag')
 #: Entities of images that were made from others.
 _DERIVED = ('space', 'desc', 'res', 'den', 'label', 'segmentation', 'atlas', 'hemi')
 #: Entities that are no reason against an image, or have a rule of their own.
@@ -101,7 +101,7 @@ _ALPHABET = 'nothing but the alphabet tells it apart'
 def _unusable(item: BIDSImageFile, filters: Mapping[str, Any]) -> str:
     """Say why a file is no image of the anatomy, or nothing."""
     part = str(item.entities.get('part', '')).lower()
-    if part in _NO_PICTURE and 'part' not in filters:
+    if part in _WITHOUT_ANATOMY and 'part' not in filters:
         return f'part-{part} is no magnitude image'
     if item.entities.get('chunk') is not None and 'chunk' not in filters:
         return f'chunk-{item.entities["chunk"]} is a part of an image'
@@ -128,11 +128,11 @@ class _Candidate:
         self.rank = tuple(rule(self) for rule, _ in _RULES)
 
 
-def _named(candidate: _Candidate, *names: str) -> str:
+def _entity_text(candidate: _Candidate, *names: str) -> str:
     return ', '.join(f'{name}-{candidate.entities.get(name)}' for name in names)
 
 
-def _number(value: Any) -> int:
+def _digits(value: Any) -> int:
     digits = re.sub(r'\D', '', str(value or 0))
     return int(digits or 0)
 
@@ -141,7 +141,7 @@ def _echo(candidate: _Candidate) -> int:
     """Rank an echo: none first; the first of a T1w, the last of others."""
     if 'echo' not in candidate.entities:
         return 1_000_000
-    number = _number(candidate.entities['echo'])
+    number = _digits(candidate.entities['echo'])
     return -number if candidate.modality == 'T1w' else number
 
 
@@ -149,17 +149,20 @@ _Rule = tuple[Callable[[_Candidate], Any], Callable[[_Candidate], str]]
 
 #: What is compared, in order, and what is said of the one that loses by it.
 _RULES: tuple[_Rule, ...] = (
-    (lambda one: not one.derived, lambda one: 'made from others: ' + _named(one, *one.derived)),
+    (
+        lambda one: not one.derived,
+        lambda one: 'made from others: ' + _entity_text(one, *one.derived),
+    ),
     (lambda one: one.is_3d, lambda one: f'2D by {one.source}'),
     (lambda one: not one.contrast, lambda one: f'contrast agent: {one.contrast}'),
     (
         lambda one: 'reconstruction' not in one.entities,
         lambda one: f'reconstruction rec-{one.entities["reconstruction"]}',
     ),
-    (lambda one: -len(one.extra), lambda one: 'has ' + _named(one, *one.extra)),
+    (lambda one: -len(one.extra), lambda one: 'has ' + _entity_text(one, *one.extra)),
     (_echo, lambda one: f'another echo, echo-{one.entities.get("echo")}'),
     (
-        lambda one: _number(one.entities.get('run')),
+        lambda one: _digits(one.entities.get('run')),
         lambda one: 'an earlier run' if 'run' in one.entities else 'no run label, others have one',
     ),
     (lambda one: one.name, lambda _: _ALPHABET),

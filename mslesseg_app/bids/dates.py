@@ -33,13 +33,13 @@ def session_date(bids_dir: Path, subject: str, session: str | None, flair: str) 
         they are: shifted alike, their differences are right.
     """
     folder = bids_dir / f'sub-{subject}'
-    for row in _rows(folder / f'sub-{subject}_sessions.tsv'):
+    for row in _read_rows(folder / f'sub-{subject}_sessions.tsv'):
         named = session and row.get('session_id') in (f'ses-{session}', session)
         if named and (found := _time(row.get('acq_time'))):
             return found
     name = f'sub-{subject}' + (f'_ses-{session}' if session else '')
     folder = folder / f'ses-{session}' if session else folder
-    rows = _rows(folder / f'{name}_scans.tsv')
+    rows = _read_rows(folder / f'{name}_scans.tsv')
     own = [row for row in rows if Path(row.get('filename') or '').name == Path(flair).name]
     return next((when for row in own + rows if (when := _time(row.get('acq_time')))), None)
 
@@ -73,7 +73,7 @@ def _time(text: str | None) -> datetime | None:
     return found.replace(tzinfo=None)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _read_rows(path: Path) -> list[dict[str, str]]:
     try:
         text = io.StringIO(read_any_text(path), newline='')
         return list(csv.DictReader(text, delimiter='\t'))

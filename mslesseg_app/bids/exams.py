@@ -157,7 +157,7 @@ def check_dataset(root: Path) -> None:
         ) from error
 
 
-def _select_subjects(dataset: _Dataset) -> list[str]:
+def _select_subjects(dataset: _KnownDataset) -> list[str]:
     settings = dataset.settings
     present = [
         label
@@ -196,7 +196,7 @@ def _shortened(labels: list[str], most: int = 20) -> str:
     return ', '.join(labels[:most]) + rest
 
 
-def _subject_exams(dataset: _Dataset, subject: str) -> list[Exam]:
+def _subject_exams(dataset: _KnownDataset, subject: str) -> list[Exam]:
     settings = dataset.settings
     found, misplaced = _in_place(
         {modality: images.get(subject, []) for modality, images in dataset.found.items()},
@@ -290,7 +290,7 @@ def _as_queries(filters: dict[str, Any]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Dataset:
+class _KnownDataset:
     """What is known of a dataset while its exams are collected."""
 
     found: dict[str, dict[str, list[BIDSImageFile]]]  # by modality and subject
@@ -299,14 +299,14 @@ class _Dataset:
     settings: Settings
 
 
-def _read_dataset(settings: Settings) -> _Dataset:
+def _read_dataset(settings: Settings) -> _KnownDataset:
     root = settings.bids_dir
     layout = open_layout(root, settings.bids_database_dir, settings.participants)
     loaded = _load_entities(layout)
     ignored = IgnoredFiles(root)
     found = {name: _query(layout, ignored, name, settings) for name in settings.modalities}
     del loaded
-    return _Dataset(found, ignored, Metadata(root), settings)
+    return _KnownDataset(found, ignored, Metadata(root), settings)
 
 
 def _load_entities(layout: BIDSLayout) -> list[BIDSImageFile]:
@@ -327,7 +327,7 @@ def _make_exam(
     session: str | None,
     candidates: dict[str, list[BIDSImageFile]],
     notes: list[str],
-    dataset: _Dataset,
+    dataset: _KnownDataset,
 ) -> Exam:
     settings = dataset.settings
     images: dict[str, Path] = {}

@@ -40,7 +40,7 @@ class Metadata:
             for sidecar in self._sidecars(folder):
                 *theirs, kind = sidecar.stem.split('_')
                 if kind == suffix and set(theirs) <= set(entities):
-                    merged |= _read(sidecar)
+                    merged |= _read_sidecar(sidecar)
         return merged
 
     def _sidecars(self, folder: Path) -> list[Path]:
@@ -60,7 +60,7 @@ def _folders(folder: Path, root: Path) -> Iterator[Path]:
         yield root.joinpath(*parts[:count])
 
 
-def _read(sidecar: Path) -> dict[str, Any]:
+def _read_sidecar(sidecar: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_any_text(sidecar))
     except (OSError, ValueError, RecursionError):

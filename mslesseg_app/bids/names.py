@@ -98,7 +98,7 @@ def expected_outputs(exam: Exam, model: str, uncertainty: bool = False) -> list[
     Returns
     -------
     list of Path
-        Relative to the output folder, sorted; the subject's page is not among them.
+        Relative to the output folder, sorted; the report of the subject is not among them.
     """
     from mslesseg_app.metrics.consensus import METHODS
 

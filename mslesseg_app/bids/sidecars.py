@@ -31,7 +31,7 @@ _KINDS = {
     'models': 'Which models of the ensemble mark a voxel, each at its own threshold: the sum of 1 '
     'for the first of Model.Members, 2 for the second, 4 for the third, and so on.',
 }
-_DOUBT = {
+_UNCERTAINTY = {
     'entropy': 'Entropy of the lesion probability in bits: 0 is certain, 1 is a probability of '
     '0.5.',
     'variance': 'Variance of the lesion probability over {varied}: 0 to 0.25.',
@@ -94,7 +94,7 @@ class Sidecars:
     def lesion(self, kind: str, space: str) -> dict[str, Any]:
         """Sidecar of a lesion mask, probability map, uncertainty map, instances or regions."""
         own = kind in ('prob', 'uncertainty', 'models')
-        text = self._doubt() if kind == 'uncertainty' else self._kind(kind)
+        text = self._uncertainty() if kind == 'uncertainty' else self._kind_text(kind)
         content: dict[str, Any] = {
             'Description': text + (_FROM_NATIVE if space == 'mni' and not own else ''),
             'Sources': [self.uris[name] for name in self._used()],
@@ -141,7 +141,7 @@ class Sidecars:
             CONNECTIVITY_KEY: settings.connectivity,
         }
 
-    def _kind(self, kind: str) -> str:
+    def _kind_text(self, kind: str) -> str:
         if kind != 'prob' or not isinstance(self.entry, Ensemble):
             return _KINDS[kind]
         maps = {
@@ -151,10 +151,10 @@ class Sidecars:
         }
         return maps[self.entry.method]
 
-    def _doubt(self) -> str:
+    def _uncertainty(self) -> str:
         several = isinstance(self.entry, Ensemble)
         varied = 'the models' if several else 'diffusion chains, flips and folds'
-        text = _DOUBT[self.settings.uncertainty].format(varied=varied)
+        text = _UNCERTAINTY[self.settings.uncertainty].format(varied=varied)
         return text + (' It is that of the mean probability of the models.' if several else '')
 
     def _model(self) -> dict[str, Any]:

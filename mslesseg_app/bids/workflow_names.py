@@ -18,7 +18,7 @@ STAGES = {
     'bet': 'brain mask',
     'brain': 'brain mask',
     'segment': 'lesions',
-    'join': 'lesions',
+    'combine': 'lesions',
     'model': 'lesions',
     'restore': 'back to native space',
     'find': 'lesions',

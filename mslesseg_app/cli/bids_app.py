@@ -123,7 +123,7 @@ def to_settings(options: argparse.Namespace, command: str) -> Settings:
 
 
 def check_name(path: Path) -> None:
-    """Make sure that the name of a folder can be written into tables, pages and settings.
+    """Make sure that the name of a folder can be written into tables, reports and settings.
 
     Raises
     ------

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``consensus``."""
     parser = parsing.Parser(
         prog='mslesseg consensus',
-        description='Join the lesion masks of several raters or models of one image.',
+        description='Combine the lesion masks of several raters or models of one image.',
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -94,7 +94,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Join the masks and write what is asked for."""
+    """Combine the masks and write what is asked for."""
     options = build_parser().parse_args(arguments)
     _check(options)
     from mslesseg_app.core.files import write_json
@@ -109,29 +109,29 @@ def main(arguments: list[str]) -> int:
         resample=options.resample,
         label=options.label,
     )
-    joined = work.join(raters, options.method, threshold)
+    combined = work.combine(raters, options.method, threshold)
     table = work.rater_table(
-        raters, joined, options.method, threshold=threshold, best=options.best or 5
+        raters, combined, options.method, threshold=threshold, best=options.best or 5
     )
-    work.write_image(raters, joined.mask.view('u1'), options.output)
+    work.write_image(raters, combined.mask.view('u1'), options.output)
     sidecar = options.output.name.removesuffix(_IMAGE) + '.json'
-    content = work.describe(raters, joined, options.method, threshold)
+    content = work.describe(raters, combined, options.method, threshold)
     write_json(options.output.with_name(sidecar), content)
-    _write_more(options, raters, joined, table)
-    _say(table, joined, options)
+    _write_more(options, raters, combined, table)
+    _print_result(table, combined, options)
     return 0
 
 
 def _write_more(
-    options: argparse.Namespace, raters: Raters, joined: Consensus, table: pd.DataFrame
+    options: argparse.Namespace, raters: Raters, combined: Consensus, table: pd.DataFrame
 ) -> None:
     from mslesseg_app.metrics.batch import write_table
     from mslesseg_app.metrics.raters import rater_columns, write_image
 
     if options.probability is not None:
-        write_image(raters, joined.probability, options.probability)
+        write_image(raters, combined.probability, options.probability)
     if options.agreement is not None:
-        write_image(raters, joined.agreement, options.agreement)
+        write_image(raters, combined.agreement, options.agreement)
     if options.raters is not None:
         columns = rater_columns(raters.reference is not None)
         write_table(table, options.raters, columns)
@@ -155,10 +155,10 @@ def _check(options: argparse.Namespace) -> None:
         raise UsageError('A majority has no --threshold.', 'Use --method mean, or leave it out.')
 
 
-def _say(table: pd.DataFrame, joined: Consensus, options: argparse.Namespace) -> None:
+def _print_result(table: pd.DataFrame, combined: Consensus, options: argparse.Namespace) -> None:
     wanted = _PRINTED if options.reference is None else _PRINTED_WITH_REFERENCE
     columns = [name for name in wanted if table[name].notna().any()]
     print(table[columns].to_string(index=False, float_format='%.3f', na_rep='n/a'))
-    if joined.note:
-        print(f'mslesseg: note: {joined.note}', file=sys.stderr)
+    if combined.note:
+        print(f'mslesseg: note: {combined.note}', file=sys.stderr)
     print(f'{options.method} of {len(options.masks)} masks: {options.output}')

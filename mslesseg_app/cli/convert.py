@@ -12,7 +12,7 @@ from mslesseg_app.cli import parsing
 from mslesseg_app.core.errors import NoInputError, UsageError
 
 if TYPE_CHECKING:
-    from mslesseg_app.dicom.convert.plan import Request
+    from mslesseg_app.dicom.convert.plan import ConversionRequest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -126,14 +126,16 @@ def main(arguments: list[str]) -> int:
     return convert(to_request(options, options.places[:-1], options.places[-1]))
 
 
-def to_request(options: argparse.Namespace, sources: list[Path], bids_dir: Path) -> Request:
+def to_request(
+    options: argparse.Namespace, sources: list[Path], bids_dir: Path
+) -> ConversionRequest:
     """Turn parsed options into a request, paths made absolute."""
-    from mslesseg_app.dicom.convert.plan import Request
+    from mslesseg_app.dicom.convert.plan import ConversionRequest
     from mslesseg_app.dicom.deidentify.private_records import default_map
 
     bids_dir = bids_dir.absolute()
     chosen = options.subject_map
-    return Request(
+    return ConversionRequest(
         sources=tuple(source.absolute() for source in sources),
         bids_dir=bids_dir,
         work_dir=options.work_dir.absolute(),

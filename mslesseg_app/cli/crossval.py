@@ -13,7 +13,7 @@ from mslesseg_app.cli.train import NETWORKS, UNFINISHED, add_common, make_job, m
 from mslesseg_app.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from mslesseg_app.training.experiments.crossval import Study
+    from mslesseg_app.training.experiments.crossval import CrossValidation
 
 PAPER = ('mssegdiff', 'unetr', 'swinunetr', 'transbts')
 #: A test holds them to `mslesseg_app.training.folds.SCHEMES`.
@@ -91,12 +91,12 @@ def main(arguments: list[str]) -> int:
     return _show(gather(study, say), options)
 
 
-def _all(study: Study) -> list[int]:
+def _all(study: CrossValidation) -> list[int]:
     return [fold.number for fold in study.folds]
 
 
-def _study(options: argparse.Namespace) -> Study:
-    from mslesseg_app.training.experiments.crossval import Study
+def _study(options: argparse.Namespace) -> CrossValidation:
+    from mslesseg_app.training.experiments.crossval import CrossValidation
     from mslesseg_app.training.experiments.labelled_exams import dataset_licence, find_cases
     from mslesseg_app.training.folds import make_folds
 
@@ -119,7 +119,7 @@ def _study(options: argparse.Namespace) -> Study:
         )
     if not options.licence:
         job = replace(job, licence=dataset_licence(options.data))
-    return Study(options.out_dir, plans, tuple(folds), job)
+    return CrossValidation(options.out_dir, plans, tuple(folds), job)
 
 
 def _show(tables: dict, options: argparse.Namespace) -> int:

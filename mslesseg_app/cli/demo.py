@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     own, rest = _split(arguments)
     options = build_parser().parse_args(own)
     from mslesseg_app.demo.studies import SUBJECT, write_references, write_studies
-    from mslesseg_app.dicom.convert.plan import Request
+    from mslesseg_app.dicom.convert.plan import ConversionRequest
     from mslesseg_app.dicom.convert.run import convert
     from mslesseg_app.dicom.deidentify.private_records import default_map
 
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     bids_dir = folder / 'bids'
     sources = write_studies(folder, options.random_seed, options.resolution)
     print(f'DICOM files: {sources}', flush=True)
-    request = Request(
+    request = ConversionRequest(
         sources=(sources,),
         bids_dir=bids_dir,
         work_dir=folder / 'work',

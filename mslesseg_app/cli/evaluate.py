@@ -14,11 +14,11 @@ from mslesseg_app.core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mslesseg_app.metrics.batch import Outcome
+    from mslesseg_app.metrics.batch import PairOutcome
     from mslesseg_app.metrics.change import ChangeOutcome
     from mslesseg_app.metrics.pairs import Pairs
 
-    _AnyOutcome = Outcome | ChangeOutcome
+    _AnyOutcome = PairOutcome | ChangeOutcome
 
 #: Names of the rule sets (a test holds them to `mslesseg_app.metrics.rules`).
 RULE_SETS = ('mslesseg', 'isbi2015', 'msseg2016', 'mslesseg-official')

@@ -17,7 +17,7 @@ from mslesseg_app.core.settings import DEFAULT_MODEL
 if TYPE_CHECKING:
     from mslesseg_app.core.settings import Settings
     from mslesseg_app.deploy.hpc.participants import Participant
-    from mslesseg_app.deploy.hpc.resources import Resources
+    from mslesseg_app.deploy.hpc.resources import JobResources
     from mslesseg_app.deploy.hpc.slurm import ArrayJob
 
 #: Options of the App that the scripts set themselves.
@@ -99,7 +99,7 @@ def _sbatch(options: argparse.Namespace, rest: list[str]) -> int:
     job = _job(options, rest, settings, people)
     written = write_scripts(job, options.scripts.absolute())
     if not options.quiet:
-        _say(job, written)
+        _print_job(job, written)
     return 0
 
 
@@ -142,13 +142,13 @@ def _job(
     options: argparse.Namespace, rest: list[str], settings: Settings, people: list[Participant]
 ) -> ArrayJob:
     from mslesseg_app.deploy.hpc.options import for_tasks
-    from mslesseg_app.deploy.hpc.resources import Resources
+    from mslesseg_app.deploy.hpc.resources import JobResources
     from mslesseg_app.deploy.hpc.slurm import GROUP, ArrayJob, Site
 
     if options.image is not None and not options.image.is_file():
         raise NoInputError(f'The image {options.image} does not exist.', 'Give the .sif file.')
     words, paths = for_tasks(rest, settings)
-    group = Resources(
+    group = JobResources(
         cpus=options.group_cpus or GROUP.cpus,
         memory_mb=options.group_mem or GROUP.memory_mb,
         minutes=options.group_time or GROUP.minutes,
@@ -178,7 +178,7 @@ def _job(
     )
 
 
-def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> Resources:
+def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> JobResources:
     """Estimate, and put what was said instead of it."""
     from mslesseg_app.deploy.hpc.resources import architectures, estimate
 
@@ -200,7 +200,7 @@ def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> R
     )
 
 
-def _say(job: ArrayJob, written: list[Path]) -> None:
+def _print_job(job: ArrayJob, written: list[Path]) -> None:
     asked = job.resources
     print(f'{len(job.labels)} participants, one per task.')
     gpu = f', {asked.gpu}' if asked.gpu else ''
@@ -241,7 +241,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace, rest: list[str]) -> int:
     from mslesseg_app.cli import train
-    from mslesseg_app.deploy.hpc.training import Request, submit, with_absolute_paths
+    from mslesseg_app.deploy.hpc.training import TrainingRequest, submit, with_absolute_paths
 
     if not rest:
         raise UsageError(
@@ -260,7 +260,7 @@ def _train(options: argparse.Namespace, rest: list[str]) -> int:
         *parsed.data, parsed.run_dir, parsed.masks, parsed.preprocessed, parsed.cache,
         parsed.model_dir, parsed.start_from, parsed.lesion_shapes,
     )  # fmt: skip
-    request = Request(
+    request = TrainingRequest(
         arguments=with_absolute_paths(rest, paths),
         folder=options.jobs.absolute(),
         local=options.local,

@@ -115,10 +115,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    from mslesseg_app.models.overview import page
+    from mslesseg_app.models.overview import model_text
     from mslesseg_app.models.registry import get_entry
 
-    print(page(get_entry(options.name, options.model_dir)))
+    print(model_text(get_entry(options.name, options.model_dir)))
     return 0
 
 
@@ -138,33 +138,33 @@ def _verify(options: argparse.Namespace) -> int:
 def _add(options: argparse.Namespace) -> int:
     from mslesseg_app.models.store import add_command, add_model
 
-    folder, wishes = _folder(options), _wishes(options)
+    folder, overrides = _folder(options), _overrides(options)
     if (options.file is None) == (options.engine_command is None):
         raise UsageError(
             'What is to be added is not clear.', 'Give either FILE or --engine-command COMMAND.'
         )
     if options.file is None:
-        entry = add_command(options.engine_command, folder, wishes, force=options.force)
+        entry = add_command(options.engine_command, folder, overrides, force=options.force)
         print(f'{entry.name}: the program is described in {folder}')
         return 0
-    entry = add_model(options.file, folder, wishes, force=options.force)
+    entry = add_model(options.file, folder, overrides, force=options.force)
     files = ', '.join(str(path) for path in entry.weights_paths)
     print(f'{entry.name}: {files} is described in {folder}')
     return 0
 
 
-def _wishes(options: argparse.Namespace) -> dict[str, Any]:
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a description that were given."""
     fields = ('name', 'architecture', 'missing', 'normalisation', 'threshold', 'licence')
-    wishes = {key: getattr(options, key) for key in fields}
+    overrides = {key: getattr(options, key) for key in fields}
     for key in ('channels', 'required'):
-        wishes[key] = tuple(getattr(options, key) or ()) or None
-    wishes['version'] = options.model_version
-    wishes['patch'] = _edges(options.patch)
-    wishes = {key: value for key, value in wishes.items() if value is not None}
-    wishes['options'] = dict(map(_option, options.option))
-    wishes['card'] = {'title': options.title} if options.title else {}
-    return wishes
+        overrides[key] = tuple(getattr(options, key) or ()) or None
+    overrides['version'] = options.model_version
+    overrides['patch'] = _edges(options.patch)
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    overrides['options'] = dict(map(_option, options.option))
+    overrides['card'] = {'title': options.title} if options.title else {}
+    return overrides
 
 
 def _edges(numbers: list[int] | None) -> tuple[int, ...] | None:

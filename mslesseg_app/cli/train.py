@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from mslesseg_app.cli import parsing
 
 if TYPE_CHECKING:
-    from mslesseg_app.training.experiments.train import Job, Trained
+    from mslesseg_app.training.experiments.train import Trained, TrainingJob
     from mslesseg_app.training.plan import Plan
 
 #: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
 NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
-PRESETS = ('paper', 'mended', 'reduced')
+PRESETS = ('paper', 'default', 'reduced')
 UNFINISHED = 75
 
 
@@ -75,7 +75,7 @@ def add_common(parser: argparse.ArgumentParser) -> None:
     add(
         '--preset',
         choices=PRESETS,
-        default='mended',
+        default='default',
         help="Settings: the paper's repositories, ours that mends their faults (default), or "
         'ours for two CPU cores.',
     )
@@ -170,13 +170,13 @@ def make_plan(options: argparse.Namespace, network: str) -> Plan:
     return plan if options.random_seed is None else changed(plan, {'seed': options.random_seed})
 
 
-def make_job(options: argparse.Namespace, folder: Path, name: str) -> Job:
+def make_job(options: argparse.Namespace, folder: Path, name: str) -> TrainingJob:
     """Return how it is run."""
-    from mslesseg_app.training.experiments.train import Job
+    from mslesseg_app.training.experiments.train import TrainingJob
 
     beside = int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
     cores = max(1, len(os.sched_getaffinity(0)) // beside)
-    return Job(
+    return TrainingJob(
         folder=folder,
         cache=options.cache or folder / 'cache',
         model_dir=options.model_dir or folder / 'models',
@@ -202,7 +202,7 @@ def _datasets(options: argparse.Namespace, folder: Path) -> list[Path]:
     return data if isinstance(data, list) else [data]
 
 
-def _report(done: Trained, job: Job, quiet: bool) -> int:
+def _report(done: Trained, job: TrainingJob, quiet: bool) -> int:
     if not done.first:
         return 0
     if not done.complete:

@@ -362,7 +362,7 @@ class Settings:
 
     @property
     def result_name(self) -> str:
-        """What results are named after: the model, or the method that joins several."""
+        """What results are named after: the model, or the method that combines several."""
         return result_name(self.model, self.ensemble)
 
     @property
@@ -379,7 +379,7 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that TOML can hold; what is None is left out."""
         return {
-            item.name: _plain(value)
+            item.name: _toml_value(value)
             for item in dataclasses.fields(self)
             if (value := getattr(self, item.name)) is not None
         }
@@ -406,12 +406,12 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(map(plain_name, (value,) if isinstance(value, str) else value))
 
 
-def _plain(value: Any) -> Any:
+def _toml_value(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, tuple):
         return list(value)
     if isinstance(value, dict):
         # TOML knows no null: PyBIDS' "no such entity" is written as an empty list.
-        return {key: [] if item is None else _plain(item) for key, item in value.items()}
+        return {key: [] if item is None else _toml_value(item) for key, item in value.items()}
     return value

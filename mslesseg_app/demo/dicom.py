@@ -41,7 +41,7 @@ class Patient:
 
 
 @dataclass(frozen=True)
-class Study:
+class DemoStudy:
     """The visit of a header: one study of one scanner."""
 
     date: dt.date
@@ -59,7 +59,7 @@ def write_series(
     *,
     vendor: str,
     patient: Patient,
-    study: Study,
+    study: DemoStudy,
     number: int,
     description: str,
     sidecar: Mapping[str, Any],
@@ -181,7 +181,7 @@ def _stored(image: nb.Nifti1Image) -> tuple[npt.NDArray[Any], float, float]:
 # ------------------------------------------------------------------------- what all share
 
 
-def _base(patient: Patient, study: Study, number: int, description: str) -> Dataset:
+def _base(patient: Patient, study: DemoStudy, number: int, description: str) -> Dataset:
     """Header of a series without its images."""
     from pydicom import Dataset
 

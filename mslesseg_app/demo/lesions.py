@@ -158,7 +158,7 @@ def place_lesions(brain: Brain, rng: np.random.Generator) -> tuple[Lesion, ...]:
         Numbered from 1 in the order of the plan, at least `GAP_MM` apart. A lesion for which
         no place is found is left out.
     """
-    maps = _PlacementMaps(brain)
+    maps = _TissueMaps(brain)
     placed: list[Lesion] = []
     for number, (kind, volume, change) in enumerate(PLAN, start=1):
         candidates = maps.candidates(kind, volume)
@@ -171,7 +171,7 @@ def place_lesions(brain: Brain, rng: np.random.Generator) -> tuple[Lesion, ...]:
     return tuple(placed)
 
 
-class _PlacementMaps:
+class _TissueMaps:
     """Distances to ventricles and cortex, from which the kinds of lesion are told apart."""
 
     def __init__(self, brain: Brain) -> None:
@@ -238,7 +238,7 @@ def _central_difference(field: Array, index: npt.NDArray[np.intp], axis: int) ->
 
 
 def _propose(
-    maps: _PlacementMaps,
+    maps: _TissueMaps,
     index: npt.NDArray[np.intp],
     number: int,
     kind: Kind,

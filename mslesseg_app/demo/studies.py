@@ -16,7 +16,7 @@ import numpy as np
 from mslesseg_app import __version__
 from mslesseg_app.core.errors import DataError, OutputError
 from mslesseg_app.core.files import explain_os_error, write_bytes, write_json, write_text
-from mslesseg_app.demo.dicom import Patient, Study, write_series
+from mslesseg_app.demo.dicom import DemoStudy, Patient, write_series
 from mslesseg_app.demo.phantom import make_phantom, scan, session_mask
 from mslesseg_app.demo.protocols import SESSIONS, session_protocols
 from mslesseg_app.spatial.grids import compressed
@@ -182,7 +182,7 @@ def _write_study(
     folder: Path, session: int, images: dict[Any, tuple[nb.Nifti1Image, dict[str, Any]]]
 ) -> None:
     acquired = dt.datetime.fromisoformat(ACQUIRED[session - 1])
-    study = Study(
+    study = DemoStudy(
         date=acquired.date(),
         time=acquired.time(),
         description='MS follow-up',

@@ -111,7 +111,7 @@ class Header:
         JSON of the six direction cosines.
     position : float or None
         Millimetres along the normal of the slices; of a multi-frame object, its first frame.
-    places : str
+    positions : str
         JSON of the positions (x, y, z; mm) of all frames; one for a classic file.
     echoes : str
         JSON of the echo times (ms) of the frames; one for a classic file.
@@ -137,7 +137,7 @@ class Header:
     frames: int
     orientation: str
     position: float | None
-    places: str
+    positions: str
     spacing: str
     echoes: str
     tr: float
@@ -155,7 +155,7 @@ def read_header(path: Path) -> Header | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            return _read(path)
+            return _read_header(path)
     except InvalidDicomError:
         return 'no DICOM'
     except OSError as error:
@@ -164,7 +164,7 @@ def read_header(path: Path) -> Header | str:
         return DAMAGED
 
 
-def _read(path: Path) -> Header | str:
+def _read_header(path: Path) -> Header | str:
     with path.open('rb') as stream:
         bare = stream.read(132)[128:] != b'DICM'
         stream.seek(0)
@@ -180,28 +180,30 @@ def _read(path: Path) -> Header | str:
     if reason == TRUNCATED and 'Rows' not in dataset:
         return reason
     orientation = _orientation(dataset)
-    places = _places(dataset)
-    study = _text(dataset, 'StudyInstanceUID') or f'of {_date(dataset)}'
+    positions = _frame_positions(dataset)
+    study = _element_text(dataset, 'StudyInstanceUID') or f'of {_date(dataset)}'
     return Header(
         patient=patient_key(dataset) or f'unknown, study {study}',
-        birth=_text(dataset, 'PatientBirthDate'),
+        birth=_element_text(dataset, 'PatientBirthDate'),
         study=study,
-        series=_text(dataset, 'SeriesInstanceUID') or f'number {_whole(dataset, "SeriesNumber")}',
-        instance=_text(dataset, 'SOPInstanceUID'),
+        series=_element_text(dataset, 'SeriesInstanceUID')
+        or f'number {_whole(dataset, "SeriesNumber")}',
+        instance=_element_text(dataset, 'SOPInstanceUID'),
         date=_date(dataset),
         time=_time(dataset),
         number=_whole(dataset, 'SeriesNumber'),
         instance_number=_whole(dataset, 'InstanceNumber'),
         acquisition=_whole(dataset, 'AcquisitionNumber'),
-        modality=_text(dataset, 'Modality'),
-        vendor=vendor_of(_text(dataset, 'Manufacturer')),
-        description=_text(dataset, 'SeriesDescription') or _text(dataset, 'ProtocolName'),
+        modality=_element_text(dataset, 'Modality'),
+        vendor=vendor_of(_element_text(dataset, 'Manufacturer')),
+        description=_element_text(dataset, 'SeriesDescription')
+        or _element_text(dataset, 'ProtocolName'),
         image_type='/'.join(_list(dataset, 'ImageType', str)),
         matrix=f'{_whole(dataset, "Columns")}x{_whole(dataset, "Rows")}',
         frames=max(1, _whole(dataset, 'NumberOfFrames')),
         orientation=json.dumps(orientation) if orientation else '',
-        position=_height(places, orientation),
-        places=json.dumps(places),
+        position=_height(positions, orientation),
+        positions=json.dumps(positions),
         spacing='x'.join(f'{value:.3f}' for value in _spacing(dataset)),
         echoes=json.dumps(_echoes(dataset)),
         tr=_timing(dataset, 'RepetitionTime'),
@@ -239,7 +241,7 @@ def vendor_of(manufacturer: str) -> str:
 # ---------------------------------------------------------------------------------- values
 
 
-def _text(dataset: Any, keyword: str) -> str:
+def _element_text(dataset: Any, keyword: str) -> str:
     try:
         value = dataset.get(keyword)
     except BAD_VALUE:
@@ -276,7 +278,7 @@ def _date(dataset: Any) -> str:
         'AcquisitionDateTime',
         'ContentDate',
     ):
-        digits = _text(dataset, keyword).replace('.', '').replace('-', '')[:8]
+        digits = _element_text(dataset, keyword).replace('.', '').replace('-', '')[:8]
         if _exists(digits):
             return digits
     return ''
@@ -294,7 +296,7 @@ def _exists(digits: str) -> bool:
 
 def _time(dataset: Any) -> str:
     for keyword in ('StudyTime', 'SeriesTime', 'AcquisitionTime'):
-        digits = _text(dataset, keyword).replace(':', '')[:6]
+        digits = _element_text(dataset, keyword).replace(':', '')[:6]
         if len(digits) >= 4 and digits.isdigit():
             return digits.ljust(6, '0')
     return ''
@@ -347,24 +349,24 @@ def _spacing(dataset: Any) -> list[float]:
     return values
 
 
-def _places(dataset: Any) -> list[list[float]]:
+def _frame_positions(dataset: Any) -> list[list[float]]:
     """Return the positions of the frames; of those that have none, nothing."""
-    found = [_place(dataset)]
+    found = [_position(dataset)]
     if not found[0]:
-        found = [_place(item) for item in _groups(dataset, 'PlanePositionSequence')]
-    return [place for place in found if place]
+        found = [_position(item) for item in _groups(dataset, 'PlanePositionSequence')]
+    return [position for position in found if position]
 
 
-def _place(item: Any) -> list[float]:
-    place = _list(item, 'ImagePositionPatient', float)
-    usable = len(place) == 3 and all(np.isfinite(place))
-    return [round(value, 4) for value in place] if usable else []
+def _position(item: Any) -> list[float]:
+    position = _list(item, 'ImagePositionPatient', float)
+    usable = len(position) == 3 and all(np.isfinite(position))
+    return [round(value, 4) for value in position] if usable else []
 
 
-def _height(places: list[list[float]], orientation: list[float]) -> float | None:
-    if not places or not orientation:
+def _height(positions: list[list[float]], orientation: list[float]) -> float | None:
+    if not positions or not orientation:
         return None
-    return heights(places[:1], orientation)[0]
+    return heights(positions[:1], orientation)[0]
 
 
 def _echoes(dataset: Any) -> list[float]:
@@ -409,8 +411,8 @@ def _ends_within(stream: BinaryIO) -> bool:
 
 def _unfit(dataset: Any, pixels: _Pixels) -> str:
     """Say why an image is of no use; '' where it is."""
-    modality = _text(dataset, 'Modality').upper()
-    image = _text(dataset, 'SOPClassUID') in _MR_IMAGES and modality in ('MR', '')
+    modality = _element_text(dataset, 'Modality').upper()
+    image = _element_text(dataset, 'SOPClassUID') in _MR_IMAGES and modality in ('MR', '')
     sized = _whole(dataset, 'Rows') > 0 and _whole(dataset, 'Columns') > 0
     if not sized and not (image and 'Rows' not in dataset):
         return f'no image ({modality or "no modality"})'

@@ -28,7 +28,7 @@ _LABEL = re.compile(r'[A-Za-z0-9]+')
 
 
 @dataclass(frozen=True)
-class Subject:
+class SubjectIdentity:
     """What stands for a person from now on.
 
     Attributes
@@ -89,7 +89,7 @@ class SubjectMap:
 
     def subject(
         self, patient: str, label: str | None = None, avoid: Collection[str] = ()
-    ) -> Subject:
+    ) -> SubjectIdentity:
         """Return the subject of a patient, the same one for ever.
 
         Parameters
@@ -118,7 +118,7 @@ class SubjectMap:
         lock = FileLock(lock_path, timeout=_WAIT_S, mode=0o600)
         try:
             with lock:
-                patients = self._read()
+                patients = self._read_patients()
                 if patient not in patients:
                     patients[patient] = _newcomer(_free_label(patients, label, avoid))
                     self._write(patients)
@@ -130,7 +130,7 @@ class SubjectMap:
             raise explain_os_error(error, self.path) from error
         return _subject(patients[patient], label)
 
-    def _read(self) -> dict[str, Any]:
+    def _read_patients(self) -> dict[str, Any]:
         if not self.path.exists():
             return {}
         try:
@@ -163,8 +163,10 @@ def _newcomer(label: str) -> dict[str, Any]:
     return {'label': label, 'days': days, 'secret': secrets.token_hex(32)}
 
 
-def _subject(entry: dict[str, Any], label: str | None) -> Subject:
-    subject = Subject(str(entry['label']), int(entry['days']), bytes.fromhex(entry['secret']))
+def _subject(entry: dict[str, Any], label: str | None) -> SubjectIdentity:
+    subject = SubjectIdentity(
+        str(entry['label']), int(entry['days']), bytes.fromhex(entry['secret'])
+    )
     if label is not None and label != subject.label:
         raise UsageError(
             f'This patient is known as sub-{subject.label} already, not as sub-{label}.',

@@ -91,7 +91,7 @@ def read_folder(folder: Path) -> dict[str, list[Any]]:
         raise NoInputError(f'{folder} does not exist.')
     series: dict[str, list[Any]] = {}
     for path in sorted(folder.rglob('*')) if folder.is_dir() else [folder]:
-        dataset = _read(path) if path.is_file() else None
+        dataset = _read_dataset(path) if path.is_file() else None
         if dataset is not None and 'PixelData' in dataset and 'SeriesInstanceUID' in dataset:
             series.setdefault(str(dataset.SeriesInstanceUID), []).append(dataset)
     if not series:
@@ -101,7 +101,7 @@ def read_folder(folder: Path) -> dict[str, list[Any]]:
     return series
 
 
-def _read(path: Path) -> Any:
+def _read_dataset(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
@@ -122,7 +122,7 @@ def make_stack(datasets: Sequence[Any]) -> Stack:
     unique = {str(dataset.SOPInstanceUID): dataset for dataset in datasets}
     kept = tuple(unique.values())
     try:
-        places = [place for dataset in kept for place in _places(dataset)]
+        places = [place for dataset in kept for place in _frame_geometry(dataset)]
         sizes = {(int(d.Columns), int(d.Rows)) for d in kept}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(f'it has no geometry ({error})') from error
@@ -132,7 +132,7 @@ def make_stack(datasets: Sequence[Any]) -> Stack:
     return _stacked(kept, places, sizes.pop())
 
 
-def _places(dataset: Any) -> list[Floats]:
+def _frame_geometry(dataset: Any) -> list[Floats]:
     """Return position, row and column direction, and pixel spacing of each frame (11 numbers)."""
     if int(dataset.get('NumberOfFrames') or 1) == 1 and 'ImagePositionPatient' in dataset:
         return [_numbers(dataset, dataset, dataset)]

@@ -1,4 +1,4 @@
-"""Group level: tables, statistics and a page of all exams, from the output folder alone."""
+"""Group level: tables, statistics and a report of all exams, from the output folder alone."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def gather_changes(settings: Settings) -> list[dict[str, Any]]:
     for path in sorted(settings.out_dir.glob('sub-*/anat/*_changes.tsv')):
         name = _NAME.fullmatch(path.name)
         if name and (not settings.participants or name.group(1) in settings.participants):
-            rows += [row for row in _read(path) if _wanted(row, settings)]
+            rows += [row for row in _read_changes(path) if _wanted(row, settings)]
     return rows
 
 
@@ -41,7 +41,7 @@ def _wanted(row: dict[str, Any], settings: Settings) -> bool:
     return not settings.sessions or sessions <= set(settings.sessions)
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read_changes(path: Path) -> list[dict[str, Any]]:
     hint = 'Delete it and run the participant again.'
     try:
         with path.open(encoding='utf-8', newline='') as file:

@@ -1,4 +1,4 @@
-"""The charts of the group page, from its tables."""
+"""The charts of the group report, from its tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from mslesseg_app.group.quality import LIMIT, numbers
 from mslesseg_app.group.summaries import by_model, measures
-from mslesseg_app.reports.charts import Chart, Line, Series, rates, scatter, strips
+from mslesseg_app.reports.charts import Chart, ChartSeries, Line, rates, scatter, strips
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
         ('lesion_volume_ml', 'Lesion volume', 'lesion volume (ml)'),
         ('lesion_count', 'Number of lesions', 'lesions'),
     ):
-        series = [Series(m, numbers(p, column), labels=exam_names(p)) for m, p in parts]
+        series = [ChartSeries(m, numbers(p, column), labels=exam_names(p)) for m, p in parts]
         caption = 'One point per exam; box: median and quartiles.'
         if any(np.isfinite(one.x).any() for one in series):
             key = column.removesuffix('_ml')
@@ -62,7 +62,7 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
                 strips(key, title, label, series, caption=caption, keep=(0,), colours=used)
             )
     series = [
-        Series(m, numbers(p, 'lesion_volume_ml'), numbers(p, 'lesion_count'), exam_names(p))
+        ChartSeries(m, numbers(p, 'lesion_volume_ml'), numbers(p, 'lesion_count'), exam_names(p))
         for m, p in parts
     ]
     if any((one.x > 0).any() for one in series):
@@ -82,7 +82,7 @@ def cohort_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
     return charts
 
 
-def outlier_chart(rows: Sequence[dict[str, Any]], scores: dict[str, Series]) -> Chart | None:
+def outlier_chart(rows: Sequence[dict[str, Any]], scores: dict[str, ChartSeries]) -> Chart | None:
     """Draw the robust z values of all exams, one row a judged column."""
     series = [one for one in scores.values() if np.isfinite(one.x).any()]
     if not series:
@@ -118,7 +118,7 @@ def metric_charts(
             values = numbers(part, metric)
             values[~np.isfinite(values)] = np.nan
             series.append(
-                Series(
+                ChartSeries(
                     model, values, labels=exam_names(part), mean=float(mean), low=low, high=high
                 )
             )
@@ -170,7 +170,7 @@ def _bland_altman(
         f'bland_altman_{row["model"]}',
         f'Volumes of {row["model"]}: difference',
         ('mean of both volumes (ml)', 'predicted − reference (ml)'),
-        [Series(row['model'], middle, difference, names)],
+        [ChartSeries(row['model'], middle, difference, names)],
         lines=lines,
         caption=words,
         keep=((), (0.0,)),
@@ -195,7 +195,7 @@ def _regression(
         f'regression_{row["model"]}',
         f'Volumes of {row["model"]}: regression',
         ('reference volume (ml)', 'predicted volume (ml)'),
-        [Series(row['model'], two, one, names)],
+        [ChartSeries(row['model'], two, one, names)],
         lines=lines,
         caption=words,
         square=True,
@@ -221,7 +221,7 @@ def size_charts(
                 ('size of the reference lesion', 'share found'),
                 classes,
                 [
-                    Series(
+                    ChartSeries(
                         model,
                         np.zeros(0),
                         np.array([row['share'] for row in part]),
@@ -237,7 +237,7 @@ def size_charts(
         )
     parts = by_model(table)
     series = [
-        Series(m, numbers(p, 'volume_reference_ml'), numbers(p, 'DSC'), exam_names(p))
+        ChartSeries(m, numbers(p, 'volume_reference_ml'), numbers(p, 'DSC'), exam_names(p))
         for m, p in parts
     ]
     if any(((one.x > 0) & np.isfinite(one.y)).any() for one in series):

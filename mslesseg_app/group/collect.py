@@ -151,7 +151,7 @@ def _key_of(path: Path) -> Key | None:
 
 def _key_in(path: Path) -> Key:
     """Read whose metrics these are, where the name of the file does not say it."""
-    row = _read(path)[0]
+    row = _read_metrics(path)[0]
     subject, session, model = (row[name] for name in KEYS)
     return Key(subject, '' if session == 'n/a' else session, model)
 
@@ -189,7 +189,7 @@ def _raw_exams(settings: Settings) -> list[Key]:
 
 
 def gather(paths: Iterable[Path]) -> pd.DataFrame:
-    """Join the metrics tables of exams; columns of older versions are filled up with ``n/a``.
+    """Merge the metrics tables of exams; columns of older versions are filled up with ``n/a``.
 
     Returns
     -------
@@ -203,14 +203,14 @@ def gather(paths: Iterable[Path]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    table = pd.DataFrame([row for path in paths for row in _read(path)], dtype=object)
+    table = pd.DataFrame([row for path in paths for row in _read_metrics(path)], dtype=object)
     table = table.fillna('n/a')
     columns = [name for name in metric_columns() if name in table]
     rest = [name for name in table if name not in columns]
     return table[columns + rest].sort_values(list(KEYS), ignore_index=True)
 
 
-def _read(path: Path) -> list[dict[str, str]]:
+def _read_metrics(path: Path) -> list[dict[str, str]]:
     """Read the rows of a metrics table as text."""
     try:
         with path.open(encoding='utf-8-sig', newline='') as file:
@@ -304,9 +304,9 @@ def join_participants(
         return table, path
     people = read_participants(path)
     new = [str(name) for name in people if name not in table]
-    joined = table.join(people[new], on='participant_id')
-    joined[new] = joined[new].fillna('n/a')
-    return joined, path
+    merged = table.join(people[new], on='participant_id')
+    merged[new] = merged[new].fillna('n/a')
+    return merged, path
 
 
 def read_participants(path: Path) -> pd.DataFrame:

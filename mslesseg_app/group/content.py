@@ -1,4 +1,4 @@
-"""The sections of the group page and the tables for papers, from the rows of the tables."""
+"""The sections of the group report and the tables for papers, from the rows of the tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mslesseg_app.group.regions import REGION_COLUMNS, REGIONS
 from mslesseg_app.group.statistics import FEWEST_FOR_TEST, RESAMPLES
 from mslesseg_app.reports.charts import Chart
 from mslesseg_app.reports.group_report import Section
-from mslesseg_app.reports.review import Picture
+from mslesseg_app.reports.review import SectionImage
 from mslesseg_app.reports.tabular import Cell, Column, Interval, Spread, Table
 
 if TYPE_CHECKING:
@@ -544,21 +544,21 @@ def frequency_section(drawn: Sequence[tuple[Frequency, Path, Path]], folder: Pat
     Parameters
     ----------
     drawn : sequence of (Frequency, Path, Path)
-        Map, its NIfTI file and its picture.
+        Map, its NIfTI file and its image.
     folder : Path
-        That of the page.
+        That of the report.
     """
     if not drawn:
         words = ('No exam has a lesion mask on the template grid: there is no map of lesions.',)
         return Section('frequency', 'Where lesions are', warnings=words)
-    pictures = []
+    images = []
     for found, _, path in drawn:
         peak, place = found.peak
         where = f'x {place[0]}, y {place[1]}, z {place[2]} mm'
         counts = f'{found.participants} participants, {found.exams} exams'
         highest = f'highest {100 * peak:.3g} % at {where}' if peak else 'no lesion anywhere'
-        pictures.append(
-            Picture(
+        images.append(
+            SectionImage(
                 path,
                 f'Lesion frequency, {found.model}',
                 f'Share of participants with a lesion ({counts}); {highest}. Axial slices of '
@@ -569,7 +569,7 @@ def frequency_section(drawn: Sequence[tuple[Frequency, Path, Path]], folder: Pat
     files = tuple(path.relative_to(folder).as_posix() for _, path, _ in drawn)
     words = ('Each participant has equal weight (mean over that participant’s exams).',)
     return Section(
-        'frequency', 'Where lesions are', words=words, pictures=tuple(pictures), files=files
+        'frequency', 'Where lesions are', words=words, images=tuple(images), files=files
     )
 
 

@@ -41,7 +41,7 @@ _WORTH_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Task:
+class EvaluationTask:
     """One exam: its reference and the masks of all models, by space.
 
     Attributes
@@ -71,7 +71,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class EvaluationOutcome:
     """What came of one exam.
 
     Attributes
@@ -93,7 +93,7 @@ class Outcome:
         return json.dumps(vars(self), default=lambda number: number.item()).encode()
 
     @classmethod
-    def from_json(cls, text: bytes) -> Outcome:
+    def from_json(cls, text: bytes) -> EvaluationOutcome:
         """Read what :meth:`to_json` gave."""
         found = json.loads(text)
         problems = {model: (words, code) for model, (words, code) in found['problems'].items()}
@@ -142,7 +142,9 @@ RATER_COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def evaluate_all(tasks: Sequence[Task], nprocs: int, work: Path | None = None) -> list[Outcome]:
+def evaluate_all(
+    tasks: Sequence[EvaluationTask], nprocs: int, work: Path | None = None
+) -> list[EvaluationOutcome]:
     """Evaluate exams, ``nprocs`` at a time where that is worth it.
 
     The results, and their order, do not depend on ``nprocs``.
@@ -170,7 +172,7 @@ def evaluate_all(tasks: Sequence[Task], nprocs: int, work: Path | None = None) -
         for task, outcome in zip(fresh, _evaluate(fresh, nprocs), strict=True)
     }
     texts = [made.get(task.name) or before[task.name][1] for task in tasks]
-    outcomes = [Outcome.from_json(text) for text in texts]
+    outcomes = [EvaluationOutcome.from_json(text) for text in texts]
     found = {
         task.name: (state, text)
         for task, state, text, outcome in zip(tasks, states, texts, outcomes, strict=True)
@@ -181,7 +183,7 @@ def evaluate_all(tasks: Sequence[Task], nprocs: int, work: Path | None = None) -
     return outcomes
 
 
-def _evaluate(tasks: Sequence[Task], nprocs: int) -> list[Outcome]:
+def _evaluate(tasks: Sequence[EvaluationTask], nprocs: int) -> list[EvaluationOutcome]:
     if not tasks:
         return []
     start = time.perf_counter()
@@ -217,9 +219,9 @@ def _one_thread() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def evaluate_exam(task: Task) -> Outcome:
+def evaluate_exam(task: EvaluationTask) -> EvaluationOutcome:
     """Evaluate all models of one exam; what cannot be evaluated is said, nothing is raised."""
-    outcome = Outcome()
+    outcome = EvaluationOutcome()
     try:
         image, truth = read_binary(task.reference)
     except MSLesSegError as error:
@@ -234,14 +236,14 @@ def evaluate_exam(task: Task) -> Outcome:
             outcome.problems[model] = (error.message, error.exit_code)
             continue
         found[model] = (mask, grid, soft)
-        outcome.rows.append(_row(task, model, grid, (mask, truth, image), soft))
+        outcome.rows.append(_evaluation_row(task, model, grid, (mask, truth, image), soft))
     if len(found) >= FEWEST_MODELS:
         _add_consensus(task, found, truth, image, outcome)
     return outcome
 
 
-def _row(
-    task: Task, model: str, grid: str, compared: tuple[Mask, Mask, Any], soft: Any
+def _evaluation_row(
+    task: EvaluationTask, model: str, grid: str, compared: tuple[Mask, Mask, Any], soft: Any
 ) -> dict[str, Any]:
     mask, truth, image = compared
     result = evaluate(mask, truth, nb.affines.voxel_sizes(image.affine), task.rules, soft)
@@ -295,11 +297,11 @@ def _data(image: Any) -> npt.NDArray[Any]:
 
 
 def _add_consensus(
-    task: Task,
+    task: EvaluationTask,
     found: dict[str, tuple[Mask, str, Any]],
     truth: Mask,
     image: Any,
-    outcome: Outcome,
+    outcome: EvaluationOutcome,
 ) -> None:
     """Evaluate the joint masks of all models, and each model against them."""
     masks = {model: mask for model, (mask, _, _) in found.items()}
@@ -309,7 +311,7 @@ def _add_consensus(
     joint = {method: consensus(list(cut.values()), method) for method in METHODS}
     for method, result in joint.items():
         compared = (result.mask, truth[box], image)
-        row = _row(task, CONSENSUS[method], grid, compared, None)
+        row = _evaluation_row(task, CONSENSUS[method], grid, compared, None)
         row['note'] = '; '.join(filter(None, (row['note'], result.note))) or None
         outcome.rows.append(row)
     scores = {row['rater']: row for row in experiments(cut, truth[box])}

@@ -1,4 +1,4 @@
-"""Where lesions are: the share of participants that have one at each place of the template."""
+"""Where lesions are: the share of participants that have one at each location of the template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app.core.files import write_bytes, write_json
-from mslesseg_app.group.thumbnails import View, unpack
+from mslesseg_app.group.thumbnails import Thumbnail, unpack
 from mslesseg_app.reports.slices import bounding_box, grey_window, oriented, to_grey
 from mslesseg_app.spatial.grids import compressed, on_template
 from mslesseg_app.spatial.template import TEMPLATE_NAME, TEMPLATE_SHAPE, load_template
@@ -61,7 +61,7 @@ class FrequencySum:
         self._subject = ''
         self._open: dict[str, list[bytes]] = {}
 
-    def add(self, view: View) -> None:
+    def add(self, view: Thumbnail) -> None:
         """Add an exam; those of a participant follow each other."""
         if view.voxels is None:
             return
@@ -91,11 +91,11 @@ class FrequencySum:
 
 
 def write_frequency(found: Frequency, folder: Path) -> tuple[Path, Path]:
-    """Write a map as NIfTI with its sidecar, and its picture.
+    """Write a map as NIfTI with its sidecar, and its figure.
 
     Returns
     -------
-    image, picture : Path
+    image, figure : Path
         ``<model>.nii.gz`` and ``<model>.jpg``.
     """
     image, drawing = (folder / f'{found.model}.{end}' for end in ('nii.gz', 'jpg'))
@@ -152,10 +152,10 @@ def _tile(
     window: tuple[float, float],
     top: float,
 ) -> npt.NDArray[np.uint8]:
-    from mslesseg_app.reports.slices import picture
+    from mslesseg_app.reports.slices import slice_plane
 
-    drawn = np.repeat(to_grey(picture(grey, 2, index, box), window)[:, :, None], 3, axis=2)
-    values = np.asarray(picture(share, 2, index, box))
+    drawn = np.repeat(to_grey(slice_plane(grey, 2, index, box), window)[:, :, None], 3, axis=2)
+    values = np.asarray(slice_plane(share, 2, index, box))
     hit = values > 0
     drawn[hit] = colours(values[hit] / top)
     return drawn

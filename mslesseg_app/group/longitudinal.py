@@ -11,7 +11,7 @@ import numpy as np
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.group.quality import numbers
 from mslesseg_app.group.summaries import by_model
-from mslesseg_app.reports.charts import Chart, Series, strips
+from mslesseg_app.reports.charts import Chart, ChartSeries, strips
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +69,7 @@ def progress_rows(table: pd.DataFrame, people: pd.DataFrame) -> list[dict[str, A
     table : pandas.DataFrame
         One row a pair and model.
     people : pandas.DataFrame
-        Joined metrics tables with the columns of participants.
+        Merged metrics tables with the columns of participants.
     """
     parts = [('all', table)]
     if column := next((name for name in _SPLITS if name in people), None):
@@ -77,7 +77,7 @@ def progress_rows(table: pd.DataFrame, people: pd.DataFrame) -> list[dict[str, A
         values = table['participant_id'].map(groups)
         parts += [(f'{column} {v}', table[values == v]) for v in sorted(set(values.dropna()))]
     return [
-        _row(name, model, part)
+        _participant_row(name, model, part)
         for name, chosen in parts
         if len(chosen)
         for model, part in by_model(chosen)
@@ -95,12 +95,12 @@ def without(table: pd.DataFrame, exams: set[tuple[str, str]]) -> pd.DataFrame:
 
 def comparable(table: pd.DataFrame) -> pd.DataFrame:
     """Return the pairs that were judged to be comparable."""
-    if 'verdict' not in table:
+    if 'status' not in table:
         return table
-    return table[~table['verdict'].isin(['failed', 'not comparable'])]
+    return table[~table['status'].isin(['fail', 'not comparable'])]
 
 
-def _row(name: str, model: str, part: pd.DataFrame) -> dict[str, Any]:
+def _participant_row(name: str, model: str, part: pd.DataFrame) -> dict[str, Any]:
     good = comparable(part)
     years, new = numbers(good, 'years'), numbers(good, 'n_new')
     dated = np.isfinite(years) & (years > 0)
@@ -136,7 +136,8 @@ def progress_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]
         ('difference_ml', 'change_volume', 'Change of lesion volume', 'later − earlier (ml)'),
     ):
         series = [
-            Series(model, numbers(part, column), labels=_pair_names(part)) for model, part in parts
+            ChartSeries(model, numbers(part, column), labels=_pair_names(part))
+            for model, part in parts
         ]
         if any(np.isfinite(one.x).any() for one in series):
             words = 'One point a pair of consecutive sessions; box: quartiles, with the median.'

@@ -110,7 +110,7 @@ def costs(out_dir: Path) -> dict[str, Cost]:
         text = path.read_text(encoding='utf-8', errors='replace')
         seconds: dict[tuple[str, str], float] = {}
         for row in _ROW.finditer(text):
-            for model in _named(row['model'], names):
+            for model in _names_counted(row['model'], names):
                 key = model, row['exam']
                 seconds[key] = seconds.get(key, 0.0) + float(row['s'])
         for (model, exam), value in seconds.items():
@@ -119,7 +119,7 @@ def costs(out_dir: Path) -> dict[str, Cost]:
     return found
 
 
-def _named(model: str | None, names: Sequence[str]) -> list[str]:
+def _names_counted(model: str | None, names: Sequence[str]) -> list[str]:
     """Return what a step counts for: its model and, in an ensemble, the ensemble."""
     if model is None:
         return list(names[:1])
@@ -147,7 +147,7 @@ def _add_memory(found: dict[str, Cost], logs: Path, run: str, names: Sequence[st
             continue
         for step, gib in steps:
             match = re.fullmatch(r'(?:.*\.)?segment(?:_(\w+))?', step)
-            for model in _named(match[1], names) if match else ():
+            for model in _names_counted(match[1], names) if match else ():
                 memory = found.setdefault(model, Cost()).memory
                 memory[exam] = max(gib, memory.get(exam, 0.0))
 

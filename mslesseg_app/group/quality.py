@@ -22,7 +22,7 @@ FEWEST = 5
 
 
 @dataclass(frozen=True)
-class Judged:
+class OutlierRule:
     """One column of the exam table and how it is judged.
 
     Attributes
@@ -49,20 +49,20 @@ def _log_volume(millilitres: Floats) -> Floats:
     return np.log10(1000 * millilitres + 1)
 
 
-JUDGED: dict[str, Judged] = {
-    'lesion_volume_ml': Judged('lesion volume', 0.05, _log_volume, by_model=True),
-    'lesion_count': Judged('number of lesions', 0.1, np.log1p, by_model=True),
-    'lesion_load_percent': Judged(
+OUTLIER_RULES: dict[str, OutlierRule] = {
+    'lesion_volume_ml': OutlierRule('lesion volume', 0.05, _log_volume, by_model=True),
+    'lesion_count': OutlierRule('number of lesions', 0.1, np.log1p, by_model=True),
+    'lesion_load_percent': OutlierRule(
         'lesion load', 0.05, lambda x: np.log10(1e4 * x + 1), by_model=True
     ),
-    'model_agreement': Judged('agreement of the models', 0.05, low_only=True),
-    'brain_volume_ml': Judged('brain volume', 20.0),
-    'brain_volume_mni_ml': Judged('brain volume, template grid', 20.0),
-    'flair_slice_thickness_mm': Judged('slice thickness of the FLAIR', 0.5),
-    'flair_coverage': Judged('brain coverage of the FLAIR', 0.01, low_only=True),
-    'alignment_FLAIR': Judged('registration of the FLAIR', 1.0, low_only=True),
-    'alignment_T1w': Judged('registration of the T1w', 1.0, low_only=True),
-    'alignment_T2w': Judged('registration of the T2w', 1.0, low_only=True),
+    'model_agreement': OutlierRule('agreement of the models', 0.05, low_only=True),
+    'brain_volume_ml': OutlierRule('brain volume', 20.0),
+    'brain_volume_mni_ml': OutlierRule('brain volume, template grid', 20.0),
+    'flair_slice_thickness_mm': OutlierRule('slice thickness of the FLAIR', 0.5),
+    'flair_coverage': OutlierRule('brain coverage of the FLAIR', 0.01, low_only=True),
+    'alignment_FLAIR': OutlierRule('registration of the FLAIR', 1.0, low_only=True),
+    'alignment_T1w': OutlierRule('registration of the T1w', 1.0, low_only=True),
+    'alignment_T2w': OutlierRule('registration of the T2w', 1.0, low_only=True),
 }
 
 OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
@@ -78,7 +78,7 @@ OUTLIER_COLUMNS: dict[str, dict[str, Any]] = {
     'robust_z': {
         'Description': '0.6745 (x - median) / MAD of the transformed values (Iglewicz and Hoaglin '
         '1993; the mean absolute deviation where the MAD is zero), with a least spread for each '
-        'column; n/a for verdicts.'
+        'column; n/a for statuses.'
     },
     'reason': {'Description': 'In words.'},
 }
@@ -90,22 +90,22 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
     Parameters
     ----------
     table : pandas.DataFrame
-        Joined metrics tables (text); columns that older versions lack are passed over.
+        Merged metrics tables (text); columns that older versions lack are passed over.
 
     Returns
     -------
     list of dict
         Keys of `OUTLIER_COLUMNS`, worst first within each exam. Numbers are judged among at
-        least `FEWEST` exams; verdicts of the participant level that are not ``ok``, and
+        least `FEWEST` exams; statuses of the participant level that are not ``pass``, and
         self-checks and agreements of models that did not pass, are always listed.
     """
     rows: list[dict[str, Any]] = []
-    for column, judged in JUDGED.items():
+    for column, judged in OUTLIER_RULES.items():
         if column not in table:
             continue
         for model, part in parts(table, judged.by_model):
-            rows += _judge(part, column, judged, model)
-    rows += _verdicts(table) + _statuses(table)
+            rows += _outside_limits(part, column, judged, model)
+    rows += _statuses(table) + _statuses(table)
     order = {'participant_id': '', 'session_id': '', 'model': ''}
     return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
 
@@ -139,7 +139,9 @@ def parts(table: pd.DataFrame, by_model: bool) -> list[tuple[str, pd.DataFrame]]
     return [('n/a', table.drop_duplicates(['participant_id', 'session_id']))]
 
 
-def _judge(part: pd.DataFrame, column: str, judged: Judged, model: str) -> list[dict[str, Any]]:
+def _outside_limits(
+    part: pd.DataFrame, column: str, judged: OutlierRule, model: str
+) -> list[dict[str, Any]]:
     values = numbers(part, column)
     known = np.isfinite(values)
     if known.sum() < FEWEST:
@@ -167,25 +169,27 @@ def _judge(part: pd.DataFrame, column: str, judged: Judged, model: str) -> list[
     return rows
 
 
-def _verdicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _statuses(table: pd.DataFrame) -> list[dict[str, Any]]:
     names = [str(name) for name in table]
-    columns = [name for name in names if name.endswith('_verdict') and name != 'qc_verdict']
+    columns = [
+        name for name in names if name.startswith('alignment_') and name.endswith('_status')
+    ]
     rows = []
     for _, exam in table.drop_duplicates(['participant_id', 'session_id']).iterrows():
-        found = {name: exam[name] for name in columns if exam[name] in ('suspect', 'failed')}
-        if not found and exam.get('qc_verdict') in ('suspect', 'failed'):
-            found = {'qc_verdict': exam['qc_verdict']}
-        for name, verdict in found.items():
+        found = {name: exam[name] for name in columns if exam[name] in ('check', 'fail')}
+        if not found and exam.get('qc_status') in ('check', 'fail'):
+            found = {'qc_status': exam['qc_status']}
+        for name, status in found.items():
             rows.append(
                 {
                     'participant_id': exam['participant_id'],
                     'session_id': exam['session_id'],
                     'model': 'n/a',
                     'column': name,
-                    'value': verdict,
+                    'value': status,
                     'median': None,
                     'robust_z': math.nan,
-                    'reason': f'the participant level judged it: {verdict}',
+                    'reason': f'status at the participant level: {status}',
                 }
             )
     return rows

@@ -9,7 +9,7 @@ import numpy as np
 from mslesseg_app.group.charts import exam_names
 from mslesseg_app.group.quality import numbers
 from mslesseg_app.group.summaries import by_model
-from mslesseg_app.reports.charts import Chart, Series, strips
+from mslesseg_app.reports.charts import Chart, ChartSeries, strips
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +42,7 @@ def region_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     Parameters
     ----------
     table : pandas.DataFrame
-        Joined metrics tables (text) with the columns ``<region>_lesions`` and
+        Merged metrics tables (text) with the columns ``<region>_lesions`` and
         ``<region>_volume_ml``.
 
     Returns
@@ -83,7 +83,7 @@ def region_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]:
     charts = []
     for model, part in by_model(table):
         series = [
-            Series(words, numbers(part, f'{name}_lesions'), labels=exam_names(part))
+            ChartSeries(words, numbers(part, f'{name}_lesions'), labels=exam_names(part))
             for name, words in REGIONS.items()
         ]
         if any(np.isfinite(one.x).any() for one in series):

@@ -10,10 +10,10 @@ from typing import Any
 
 from mslesseg_app.bids.review import Mark, Review
 from mslesseg_app.group.collect import Holdings, Key, exam_states, gather
-from mslesseg_app.group.thumbnails import View, shown_model
+from mslesseg_app.group.thumbnails import Thumbnail, shown_model
 from mslesseg_app.reports.review import ReviewRow
 
-_WORST = ('failed', 'suspect', 'ok')
+_WORST = ('fail', 'check', 'pass')
 _OPEN = ('failed', 'earlier result', 'no metrics', 'no result')
 
 
@@ -28,12 +28,12 @@ class Looked:
     outliers : sequence of dict
         Rows of ``group_outliers.tsv``.
     out : Path
-        Folder of the page.
+        Folder of the report.
     """
 
     holdings: Holdings
     review: Review
-    views: Sequence[View]
+    views: Sequence[Thumbnail]
     outliers: Sequence[dict[str, Any]]
     out: Path
 
@@ -50,7 +50,7 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
     outliers: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in looked.outliers:
         outliers.setdefault((row['participant_id'], row['session_id']), []).append(row)
-    pictures = {view.key: view.picture for view in looked.views if view.picture}
+    images = {view.key: view.image for view in looked.views if view.image}
     states: dict[tuple[str, str], dict[str, Any]] = {}
     for row in exam_states(holdings):
         key = (row['participant_id'], row['session_id'])
@@ -65,11 +65,11 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
             ReviewRow(
                 participant=subject,
                 session=name.session,
-                page=_page(looked.out, subject),
-                picture=pictures.get(name),
-                volume_ml=_number(known.get('lesion_volume_ml')),
+                report=_report_address(looked.out, subject),
+                image=images.get(name),
+                volume_ml=_finite_or_none(known.get('lesion_volume_ml')),
                 lesions=_count(known.get('lesion_count')),
-                verdict=_verdict(known, state),
+                status=_status(known, state),
                 selfcheck=str(known.get('selfcheck_status', 'n/a')),
                 flags=tuple(_flags(name, state, outliers.get((subject, session), ()))),
                 mark=mark.mark,
@@ -80,11 +80,11 @@ def review_rows(looked: Looked) -> list[ReviewRow]:
     return rows
 
 
-def _page(out: Path, subject: str) -> str:
+def _report_address(out: Path, subject: str) -> str:
     return f'{subject}.html' if (out / f'{subject}.html').is_file() else ''
 
 
-def _number(text: Any) -> float | None:
+def _finite_or_none(text: Any) -> float | None:
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -93,18 +93,22 @@ def _number(text: Any) -> float | None:
 
 
 def _count(text: Any) -> int | None:
-    value = _number(text)
+    value = _finite_or_none(text)
     return None if value is None else round(value)
 
 
-def _verdict(known: dict[str, Any], state: dict[str, Any]) -> str:
-    """Return the worst verdict; ``failed`` without a result, ``suspect`` with an earlier one."""
+def _status(known: dict[str, Any], state: dict[str, Any]) -> str:
+    """Return the worst status; ``fail`` without a result, ``check`` with an earlier one."""
     if state['state'] in ('failed', 'no metrics'):
-        return 'failed'
+        return 'fail'
     if state['state'] == 'earlier result':
-        return 'suspect'
-    found = {str(value) for name, value in known.items() if str(name).endswith('_verdict')}
-    return next((verdict for verdict in _WORST if verdict in found), 'unknown')
+        return 'check'
+    found = {
+        str(value)
+        for name, value in known.items()
+        if str(name).endswith('_status') and name != 'selfcheck_status'
+    }
+    return next((status for status in _WORST if status in found), 'unknown')
 
 
 def _flags(key: Key, state: dict[str, Any], outliers: Sequence[dict[str, Any]]) -> list[str]:
@@ -116,6 +120,6 @@ def _flags(key: Key, state: dict[str, Any], outliers: Sequence[dict[str, Any]]) 
         if row['model'] in (key.model, 'n/a'):
             said = row['reason']
             if 'participant level' in said:
-                said = f'{str(row["column"]).removesuffix("_verdict")}: {row["value"]}'
+                said = f'{str(row["column"]).removesuffix("_status")}: {row["value"]}'
             flags.append(said.replace('_', ' '))
     return list(dict.fromkeys(flags))

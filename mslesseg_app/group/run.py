@@ -29,7 +29,7 @@ from mslesseg_app.group import (
     summaries,
 )
 from mslesseg_app.group import (
-    charts as pictures,
+    charts as plots,
 )
 from mslesseg_app.group import (
     longitudinal as progress,
@@ -47,20 +47,20 @@ from mslesseg_app.group.collect import (
 from mslesseg_app.group.evaluation import (
     CONSENSUS,
     RATER_COLUMNS,
-    Outcome,
-    Task,
+    EvaluationOutcome,
+    EvaluationTask,
     evaluate_all,
     evaluation_dictionary,
 )
 from mslesseg_app.group.frequency import FrequencySum, write_frequency
 from mslesseg_app.group.references import find_references
 from mslesseg_app.group.review_rows import Looked, review_rows
-from mslesseg_app.group.thumbnails import View, make_views, shown_model, view_tasks
+from mslesseg_app.group.thumbnails import Thumbnail, make_views, shown_model, view_tasks
 from mslesseg_app.lesions.change_table import SUMMARY_COLUMNS
 from mslesseg_app.metrics.columns import metric_columns
 from mslesseg_app.metrics.rules import get_rules
-from mslesseg_app.reports.charts import Chart, Series
-from mslesseg_app.reports.group_report import Fact, Section, write_group_page
+from mslesseg_app.reports.charts import Chart, ChartSeries
+from mslesseg_app.reports.group_report import Fact, Section, write_group_report
 from mslesseg_app.reports.tabular import Table, to_latex, to_markdown, write_records
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _Report:
 
 
 def run_group(settings: Settings, *, quiet: bool = False) -> int:
-    """Write the tables and the page of all exams in the output folder.
+    """Write the tables and the report of all exams in the output folder.
 
     Parameters
     ----------
@@ -179,7 +179,7 @@ def _exam(key: Key) -> Key:
 
 
 def _volumes(report: _Report, holdings: Holdings) -> tuple[pd.DataFrame, list[str], str]:
-    """Write the joined metrics tables; return them, the participants' columns and their file."""
+    """Write the merged metrics tables; return them, the participants' columns and their file."""
     table = gather(holdings.metrics.values())
     before = list(table)
     folders = (report.settings.out_dir, report.settings.bids_dir)
@@ -217,7 +217,7 @@ def _exams(
 
 
 def _change(report: _Report) -> None:
-    """Join the tables of change of all subjects, where there are any."""
+    """Merge the tables of change of all subjects, where there are any."""
     rows = change.gather_changes(report.settings)
     if rows:
         report.records('change', rows, SUMMARY_COLUMNS)
@@ -239,11 +239,13 @@ def _state_words(row: dict[str, Any]) -> str:
 def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: str) -> None:
     rows = summaries.cohort(volumes, people)
     report.records('cohort', rows, summaries.COHORT_COLUMNS)
-    charts = pictures.cohort_charts(volumes, _colours(volumes))
+    charts = plots.cohort_charts(volumes, _colours(volumes))
     report.sections.append(content.cohort_section(rows, charts, source))
 
 
-def _views(report: _Report, holdings: Holdings, review: Review) -> tuple[list[View], FrequencySum]:
+def _views(
+    report: _Report, holdings: Holdings, review: Review
+) -> tuple[list[Thumbnail], FrequencySum]:
     """Draw the exams; those of other models than the shown one only give their lesions."""
     settings = report.settings
     model, left_out = shown_model(holdings), excluded_exams(review)
@@ -251,7 +253,7 @@ def _views(report: _Report, holdings: Holdings, review: Review) -> tuple[list[Vi
         task if task.key.model == model else dataclasses.replace(task, mask=None)
         for task in view_tasks(holdings, settings.out_dir, report.path('figures') / 'exams')
     ]
-    views, total = list[View](), FrequencySum()
+    views, total = list[Thumbnail](), FrequencySum()
     for view in make_views(tasks, settings.nprocs, settings.work_dir):
         if (view.key.subject, view.key.session) not in left_out:
             total.add(view)
@@ -263,8 +265,8 @@ def _views(report: _Report, holdings: Holdings, review: Review) -> tuple[list[Vi
 def _frequency(report: _Report, total: FrequencySum) -> None:
     drawn = []
     for found in total.maps():
-        image, picture = write_frequency(found, report.path('frequency'))
-        drawn.append((found, image, picture))
+        image, figure = write_frequency(found, report.path('frequency'))
+        drawn.append((found, image, figure))
     report.sections.append(content.frequency_section(drawn, report.settings.out_dir))
 
 
@@ -291,7 +293,7 @@ def _progress(report: _Report, volumes: pd.DataFrame, review: Review) -> None:
 def _outliers(report: _Report, volumes: pd.DataFrame) -> list[dict[str, Any]]:
     rows = quality.outliers(volumes)
     report.records('outliers', rows, quality.OUTLIER_COLUMNS)
-    chart = pictures.outlier_chart(rows, _scores(volumes))
+    chart = plots.outlier_chart(rows, _scores(volumes))
     exams = len(volumes.drop_duplicates(['participant_id', 'session_id']))
     report.sections.append(content.outlier_section(rows, chart, exams))
     listed = {(row['participant_id'], row['session_id']) for row in rows}
@@ -300,10 +302,10 @@ def _outliers(report: _Report, volumes: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _scores(volumes: pd.DataFrame) -> dict[str, Series]:
+def _scores(volumes: pd.DataFrame) -> dict[str, ChartSeries]:
     """Return the robust z values that the outliers are judged by, by column (and model)."""
     scores = {}
-    for column, judged in quality.JUDGED.items():
+    for column, judged in quality.OUTLIER_RULES.items():
         for model, part in quality.parts(volumes, judged.by_model):
             values = quality.numbers(part, column)
             known = np.isfinite(values)
@@ -311,12 +313,12 @@ def _scores(volumes: pd.DataFrame) -> dict[str, Series]:
                 continue
             name = judged.title if model == 'n/a' else f'{judged.title}, {model}'
             z = quality.robust_z(np.asarray(judged.scale(values[known])), judged.floor)
-            scores[name] = Series(name, z, labels=pictures.exam_names(part[known]))
+            scores[name] = ChartSeries(name, z, labels=plots.exam_names(part[known]))
     return scores
 
 
 def _colours(volumes: pd.DataFrame) -> dict[str, int]:
-    return pictures.palette([*sorted(set(volumes['model'])), *CONSENSUS.values()])
+    return plots.palette([*sorted(set(volumes['model'])), *CONSENSUS.values()])
 
 
 # ------------------------------------------------------------------------- accuracy
@@ -355,7 +357,9 @@ def _accuracy(
     )
 
 
-def _tasks(settings: Settings, holdings: Holdings, references: dict[Key, Path]) -> list[Task]:
+def _tasks(
+    settings: Settings, holdings: Holdings, references: dict[Key, Path]
+) -> list[EvaluationTask]:
     tasks = []
     by_exam: dict[Key, dict[str, dict[str, Path]]] = {}
     for key, files in sorted(holdings.masks.items()):
@@ -364,7 +368,7 @@ def _tasks(settings: Settings, holdings: Holdings, references: dict[Key, Path]) 
         masks = by_exam.get(exam, {})
         row = {key: value for key, value in exam.row().items() if key != 'model'}
         soft = {model: _probabilities(files) for model, files in masks.items()}
-        tasks.append(Task(row, reference, masks, soft, settings.rules))
+        tasks.append(EvaluationTask(row, reference, masks, soft, settings.rules))
     return tasks
 
 
@@ -378,7 +382,7 @@ def _probabilities(files: dict[str, Path]) -> dict[str, Path]:
 
 
 def _problems(
-    report: _Report, outcomes: Sequence[Outcome], references: dict[Key, Path]
+    report: _Report, outcomes: Sequence[EvaluationOutcome], references: dict[Key, Path]
 ) -> list[str]:
     problems = []
     for exam, outcome in zip(sorted(references), outcomes, strict=True):
@@ -404,12 +408,12 @@ def _write_accuracy(
     columns = evaluation_dictionary(report.settings.rules)
     report.records('evaluation', rows, columns)
     table = pd.DataFrame(rows, columns=list(columns))
-    colours = pictures.palette(
+    colours = plots.palette(
         [*sorted(set(table['model']) - set(CONSENSUS.values())), *CONSENSUS.values()]
     )
     means = summaries.summary(table, seed)
     report.records('summary', means, summaries.SUMMARY_COLUMNS)
-    charts = pictures.metric_charts(table, means, colours)
+    charts = plots.metric_charts(table, means, colours)
     report.sections.append(content.evaluation_section(table, means, charts, problems))
     chosen = summaries.compared(dict.fromkeys(row['metric'] for row in means))
     compared = summaries.comparison(table, chosen, seed)
@@ -418,11 +422,11 @@ def _write_accuracy(
         report.sections.append(content.comparison_section(compared))
     agreed = summaries.agreement(table, seed)
     report.records('agreement', agreed, summaries.AGREEMENT_COLUMNS)
-    drawn = pictures.volume_charts(table, agreed, colours)
+    drawn = plots.volume_charts(table, agreed, colours)
     report.sections.append(content.agreement_section(agreed, drawn))
     sized = summaries.sizes(table, seed)
     report.records('sizes', sized, summaries.SIZE_COLUMNS)
-    drawn = pictures.size_charts(table, sized, colours)
+    drawn = plots.size_charts(table, sized, colours)
     report.sections.append(content.size_section(sized, drawn, columns))
     if raters:
         report.records('raters', raters, RATER_COLUMNS)
@@ -471,15 +475,15 @@ def _models(
 def _write_texts(
     report: _Report, volumes: pd.DataFrame, holdings: Holdings, references: int, shown: Looked
 ) -> None:
-    """Write figures with their data, Markdown, LaTeX and the page."""
+    """Write figures with their data, Markdown, LaTeX and the report."""
     charts = [chart for section in report.sections for chart in section.charts]
     for chart in charts:
         chart.write(report.path('figures'))
     tables = [table for section in report.sections for table in section.tables]
     write_text(report.path('markdown'), '\n'.join(map(to_markdown, tables)))
     write_text(report.path('latex'), _latex_document(tables))
-    write_group_page(
-        report.path('page'),
+    write_group_report(
+        report.path('report'),
         title='Group report',
         folder=report.settings.out_dir.name,
         facts=_facts(volumes, holdings, references),
@@ -528,7 +532,7 @@ def _tell(report: _Report, volumes: pd.DataFrame, holdings: Holdings) -> None:
     print(f'{len(volumes)} exams of {people} participants: {report.path("volumes")}')
     for text in report.said:
         print(f'  {text}')
-    print(f'  {report.path("page")}')
+    print(f'  {report.path("report")}')
     if report.codes:
         print('Some masks could not be evaluated; see above.', file=sys.stderr)
 

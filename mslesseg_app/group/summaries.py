@@ -242,7 +242,7 @@ def cohort(table: pd.DataFrame, people: Sequence[str]) -> list[dict[str, Any]]:
     Parameters
     ----------
     table : pandas.DataFrame
-        Joined metrics tables (text) with the columns of participants.
+        Merged metrics tables (text) with the columns of participants.
     people : sequence of str
         Names of those columns.
     """

@@ -1,6 +1,6 @@
-"""What is seen of each exam on the group page: a small picture, and its lesions on the template.
+"""What is seen of each exam on the group report: a small image, and its lesions on the template.
 
-Pictures are kept in ``group_figures/exams``, lesions in the work folder; both are made again only
+Images are kept in ``group_figures/exams``, lesions in the work folder; both are made again only
 when an image has changed.
 """
 
@@ -28,21 +28,21 @@ from mslesseg_app.group.collect import Holdings, Key
 from mslesseg_app.group.images import load_whole
 from mslesseg_app.group.kept import read_kept, state_of, write_kept
 from mslesseg_app.reports.slices import (
-    Volume,
+    OrientedVolume,
     bounding_box,
     foreground,
     grey_window,
     oriented,
     oriented_like,
-    picture,
     pixel_size,
+    slice_plane,
     spread,
     to_grey,
 )
 from mslesseg_app.spatial.checks import UNREADABLE
 from mslesseg_app.spatial.template import is_template_grid
 
-#: Height of a picture in pixels; three slices side by side.
+#: Height of an image in pixels; three slices side by side.
 HEIGHT = 112
 _SLICES = 3
 _GAP = 2
@@ -57,8 +57,8 @@ class ViewTask:
 
     Attributes
     ----------
-    picture : Path
-        Where the picture is kept.
+    image : Path
+        Where the image is kept.
     mask, template_mask, flair, brain : Path or None
         Lesion mask on the native and on the template grid, FLAIR and brain mask.
     voxels : bytes or None
@@ -66,7 +66,7 @@ class ViewTask:
     """
 
     key: Key
-    picture: Path
+    image: Path
     mask: Path | None
     template_mask: Path | None
     flair: Path | None
@@ -80,12 +80,12 @@ class ViewTask:
 
 
 @dataclass(frozen=True)
-class View:
+class Thumbnail:
     """What was made of an exam.
 
     Attributes
     ----------
-    picture : Path or None
+    image : Path or None
         JPEG; None where there is nothing to show.
     voxels : bytes or None
         Lesion voxels on the template grid, see :func:`unpack`.
@@ -94,7 +94,7 @@ class View:
     """
 
     key: Key
-    picture: Path | None = None
+    image: Path | None = None
     voxels: bytes | None = None
     problem: str = ''
 
@@ -113,7 +113,7 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
     out : Path
         Output folder of the App.
     folder : Path
-        Where pictures are kept.
+        Where images are kept.
     """
     tasks = []
     for key, masks in sorted(holdings.masks.items()):
@@ -123,7 +123,7 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
         tasks.append(
             ViewTask(
                 key=key,
-                picture=folder / f'{key.exam}_desc-{key.model}.jpg',
+                image=folder / f'{key.exam}_desc-{key.model}.jpg',
                 mask=masks.get('orig'),
                 template_mask=masks.get('MNI152NLin6Asym'),
                 flair=flair if flair.is_file() else None,
@@ -133,7 +133,9 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
     return tasks
 
 
-def make_views(tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None) -> Iterator[View]:
+def make_views(
+    tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None
+) -> Iterator[Thumbnail]:
     """Look at all exams, ``nprocs`` at a time where that is worth it.
 
     Parameters
@@ -149,7 +151,7 @@ def make_views(tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None)
     Raises
     ------
     DiskError
-        If a process was ended from outside, or a picture cannot be written.
+        If a process was ended from outside, or an image cannot be written.
     """
     states = {task.name: state_of([task.template_mask] if task.template_mask else [])
               for task in tasks}  # fmt: skip
@@ -169,7 +171,7 @@ def make_views(tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None)
         write_kept(work, 'lesions', found)
 
 
-def _made(tasks: Sequence[ViewTask], nprocs: int) -> Iterator[View]:
+def _made(tasks: Sequence[ViewTask], nprocs: int) -> Iterator[Thumbnail]:
     fresh = sum(task.voxels is None or not _is_drawn(task) for task in tasks)
     if nprocs < 2 or fresh < _WORTH_EXAMS:
         yield from map(make_view, tasks)
@@ -185,31 +187,31 @@ def _made(tasks: Sequence[ViewTask], nprocs: int) -> Iterator[View]:
         ) from error
 
 
-def make_view(task: ViewTask) -> View:
+def make_view(task: ViewTask) -> Thumbnail:
     """Draw one exam and read its lesions; what cannot be read is said, not raised."""
     try:
         drawn = _drawn(task)
-        return View(task.key, drawn, task.voxels or _template_voxels(task.template_mask))
+        return Thumbnail(task.key, drawn, task.voxels or _template_voxels(task.template_mask))
     except (*UNREADABLE, DataError) as error:
-        return View(task.key, problem=f'{task.key.exam} ({task.key.model}): {error}')
+        return Thumbnail(task.key, problem=f'{task.key.exam} ({task.key.model}): {error}')
 
 
 def _is_drawn(task: ViewTask) -> bool:
-    """Return whether a picture is there that is newer than all that it shows."""
+    """Return whether an image is there that is newer than all that it shows."""
     sources = [path for path in (task.mask, task.flair, task.brain) if path is not None]
-    if task.mask is None or not task.picture.is_file():
+    if task.mask is None or not task.image.is_file():
         return task.mask is None
     newest = max(path.stat().st_mtime_ns for path in sources)
-    return task.picture.stat().st_mtime_ns >= newest
+    return task.image.stat().st_mtime_ns >= newest
 
 
 def _drawn(task: ViewTask) -> Path | None:
     if task.mask is None:
         return None
     if not _is_drawn(task):
-        task.picture.unlink(missing_ok=True)
-        write_bytes(task.picture, _jpeg(_montage(task.mask, task.flair, task.brain)))
-    return task.picture
+        task.image.unlink(missing_ok=True)
+        write_bytes(task.image, _jpeg(_montage(task.mask, task.flair, task.brain)))
+    return task.image
 
 
 def _template_voxels(path: Path | None) -> bytes | None:
@@ -257,14 +259,14 @@ def _montage(
     box = bounding_box(inside, lesions.spacing, 8.0)
     panels = []
     for index in chosen:
-        plane, marked = (picture(volume, axis, index, box) for volume in (grey, mask))
+        plane, marked = (slice_plane(volume, axis, index, box) for volume in (grey, mask))
         panels.append(_panel(plane, marked, window, pixel_size(lesions, axis)))
         panels.append(np.zeros((HEIGHT, _GAP, 3), np.uint8))
     return np.concatenate(panels[:-1], axis=1)
 
 
 def _inside(
-    grey: npt.NDArray[np.float32], brain_path: Path | None, lesions: Volume
+    grey: npt.NDArray[np.float32], brain_path: Path | None, lesions: OrientedVolume
 ) -> npt.NDArray[np.bool_]:
     if brain_path is not None:
         brain = oriented_like(load_whole(brain_path), lesions, brain_path.name)

@@ -13,15 +13,15 @@ from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-Verdict = Literal['ok', 'suspect', 'failed']
+CheckStatus = Literal['pass', 'check', 'fail']
 
 #: Mean distance of the brains' edges (mm) from which the comparison is suspect, and failed.
-EDGE_SUSPECT_MM, EDGE_FAILED_MM = 1.5, 4.0
+EDGE_CHECK_MM, EDGE_FAIL_MM = 1.5, 4.0
 #: Correlation of the two FLAIRs within the brain below which it is suspect, and failed.
-CORRELATION_SUSPECT, CORRELATION_FAILED = 0.6, 0.2
+CORRELATION_CHECK, CORRELATION_FAIL = 0.6, 0.2
 #: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried.
 #: Less than a voxel says nothing: interpolation between coarse voxels blurs as much.
-SMOOTHING_SUSPECT_MM = 1.7
+SMOOTHING_CHECK_MM = 1.7
 _MOST_POINTS = 60_000
 
 
@@ -38,44 +38,44 @@ class Agreement:
         intensity.
     smoothing_mm : float
         How much the sharper FLAIR was smoothed.
-    verdict : {'ok', 'suspect', 'failed'}
+    status : {'pass', 'check', 'fail'}
     reason : str
-        Why it is not ``ok``.
+        Why it is not ``pass``.
     """
 
     edge_mm: float
     correlation: float
     smoothing_mm: float
-    verdict: Verdict
+    status: CheckStatus
     reason: str = ''
 
 
-def judge_agreement(
+def check_agreement(
     edge_mm: float, correlation: float, smoothing_mm: float = 0.0, voxel_mm: float = 1.0
 ) -> Agreement:
     """Judge the numbers by their limits; ``voxel_mm`` is the edge of a voxel in plane."""
-    edge = _verdict(edge_mm, EDGE_SUSPECT_MM, EDGE_FAILED_MM)
-    similar = _verdict(-correlation, -CORRELATION_SUSPECT, -CORRELATION_FAILED)
+    edge = _status(edge_mm, EDGE_CHECK_MM, EDGE_FAIL_MM)
+    similar = _status(-correlation, -CORRELATION_CHECK, -CORRELATION_FAIL)
     reasons = []
-    if edge != 'ok':
+    if edge != 'pass':
         reasons.append(f'the edges of the brains lie {edge_mm:.1f} mm apart')
-    if similar != 'ok':
+    if similar != 'pass':
         reasons.append(f'the FLAIRs differ (correlation {correlation:.2f})')
-    least = max(SMOOTHING_SUSPECT_MM, voxel_mm)
-    blurred: Verdict = 'suspect' if smoothing_mm >= least else 'ok'
-    if blurred != 'ok':
+    least = max(SMOOTHING_CHECK_MM, voxel_mm)
+    blurred: CheckStatus = 'check' if smoothing_mm >= least else 'pass'
+    if blurred != 'pass':
         reasons.append('the FLAIRs differ in resolution')
-    worst: Verdict = 'ok'
-    for verdict in (edge, similar, blurred):
-        if verdict == 'failed' or (verdict == 'suspect' and worst == 'ok'):
-            worst = verdict
+    worst: CheckStatus = 'pass'
+    for status in (edge, similar, blurred):
+        if status == 'fail' or (status == 'check' and worst == 'pass'):
+            worst = status
     return Agreement(edge_mm, correlation, smoothing_mm, worst, '; '.join(reasons))
 
 
-def _verdict(value: float, suspect: float, failed: float) -> Verdict:
+def _status(value: float, suspect: float, failed: float) -> CheckStatus:
     if not np.isfinite(value) or value > failed:
-        return 'failed'
-    return 'suspect' if value > suspect else 'ok'
+        return 'fail'
+    return 'check' if value > suspect else 'pass'
 
 
 def edge_distance(before: Any, after: Any, after_from_before: Affine) -> float:

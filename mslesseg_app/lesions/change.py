@@ -87,7 +87,7 @@ def compare_sessions(
         Where these differ.
     near_mm : float
         A lesion that only the later mask has and one that only the earlier has are the same
-        lesion, seen at slightly different places, when they come closer than this.
+        lesion, seen at slightly different locations, when they come closer than this.
     edited : (bool, bool)
         Whether a person has edited the mask of the earlier and of the later session. An edited
         mask is taken at its word: what it alone has is new or resolved, and nothing is new
@@ -111,7 +111,7 @@ def compare_sessions(
             if _covered(points, before, after, move) < 0.5:
                 group.note = _NOT_SEEN
                 continue
-        _judge(group, edited)
+        _classify(group, edited)
     return Comparison(groups, _region_codes(groups, owners, regions))
 
 
@@ -233,7 +233,7 @@ _OPPOSITE = 'a part of it changed the other way'
 _DIFFERENT = 0.5
 
 
-def _judge(group: Group, edited: tuple[bool, bool]) -> None:
+def _classify(group: Group, edited: tuple[bool, bool]) -> None:
     """Give a group its status."""
     if group.changed:
         group.status = _direction(group)

@@ -24,17 +24,17 @@ class PairRecord:
         Sessions with ``ses-``, the earlier one first.
     years : float or None
         Time between them; None without the dates of both.
-    verdict : str or None
-        ``ok``, ``suspect`` or ``failed``: whether the images can be compared.
+    status : str or None
+        ``pass``, ``check`` or ``fail``: whether the images can be compared.
     reason : str or None
-        Why the verdict is not ``ok``.
+        Why the status is not ``pass``.
     """
 
     session_before: str | None = _entry('PreviousSession')
     session_after: str | None = _entry('Session')
     years: float | None = _entry('IntervalYears')
     edited: str | None = _entry('EditedSessions')
-    verdict: str | None = _entry('Guard', 'Verdict')
+    status: str | None = _entry('Guard', 'Status')
     reason: str | None = _entry('Guard', 'Reason')
     brain_edge_mm: float | None = _entry('Guard', 'BrainEdge_mm')
     flair_correlation: float | None = _entry('Guard', 'FLAIRCorrelation')

@@ -88,15 +88,15 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Time between the sessions; n/a without the dates of both.',
         'Units': 'year',
     },
-    'verdict': {
+    'status': {
         'Description': 'Whether the sessions can be compared.',
         'Levels': {
-            'ok': 'Alignment and contrast agree.',
-            'suspect': 'Review both images.',
-            'failed': 'Not compared.',
+            'pass': 'Alignment and contrast agree.',
+            'check': 'Review both images.',
+            'fail': 'Not compared.',
         },
     },
-    'reason': {'Description': 'Why the verdict is not ok.'},
+    'reason': {'Description': 'Why the status is not pass.'},
     'edited': {'Description': 'Sessions whose mask a person has edited.'},
     **_COUNTS,
     'n_not_judged': {'Description': 'Number of lesions without a status.'},
@@ -154,12 +154,12 @@ def change_rows(comparison: Comparison, years: float | None) -> list[dict[str, A
         Time between the sessions; None gives rates of ``n/a``.
     """
     return [
-        {'change_id': number, **_row(group, years)}
+        {'change_id': number, **_change_row(group, years)}
         for number, group in enumerate(comparison.groups, start=1)
     ]
 
 
-def _row(group: Group, years: float | None) -> dict[str, Any]:
+def _change_row(group: Group, years: float | None) -> dict[str, Any]:
     x, y, z = group.centroid
     return {
         'status': group.status,

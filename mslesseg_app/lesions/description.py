@@ -15,8 +15,8 @@ from mslesseg_app.lesions.regions import (
     Landmarks,
     fit_landmarks,
     lesion_points,
+    locate_lesions,
     nearest_voxels,
-    place_lesions,
     template_voxels,
 )
 from mslesseg_app.lesions.topography import REGIONS
@@ -89,11 +89,11 @@ def describe_lesions(
     if len(table):
         lesions = on_template(labels, affine, mni_from_native)
         landmarks = fit_landmarks(images, brain, lesions)
-        places = place_lesions(labels, affine, mni_from_native, landmarks)
-        found = [places[number] for number in table['lesion_id']]
-        completed['region'] = [place.region for place in found]
-        completed['distance_ventricle_mm'] = [place.to_ventricle for place in found]
-        completed['distance_cortex_mm'] = [place.to_cortex for place in found]
+        locations = locate_lesions(labels, affine, mni_from_native, landmarks)
+        found = [locations[number] for number in table['lesion_id']]
+        completed['region'] = [location.region for location in found]
+        completed['distance_ventricle_mm'] = [location.to_ventricle for location in found]
+        completed['distance_cortex_mm'] = [location.to_cortex for location in found]
         for name, image in images.items():
             ratios = intensity_ratios(labels, affine, mni_from_native, image, landmarks.white)
             completed[f'{name.lower()}_ratio'] = [ratios[n] for n in table['lesion_id']]
@@ -101,7 +101,7 @@ def describe_lesions(
     judged = dissemination(completed)
     metadata['DisseminationInSpace'] = judged
     columns = region_columns(completed)
-    columns |= {f'dissemination_{year}': item['Verdict'] for year, item in judged.items()}
+    columns |= {f'dissemination_{year}': item['Result'] for year, item in judged.items()}
     return Described(completed, _region_image(labels, completed), columns, metadata)
 
 

@@ -3,7 +3,7 @@
 The images decide: change is a standardised difference of matched images (Lemieux et al.,
 NeuroImage 1998, and others after it) where at least one session shows lesion tissue and the
 other tissue at all, so that moving fluid, vessels and the edge of the brain do not count. The
-noise is measured in each pair, and place by place: near the skull base, or where sessions are
+noise is measured in each pair, and by location: near the skull base, or where sessions are
 aligned less well, a larger difference is needed. At edges that both images show, the difference
 that a small misalignment makes is added to it.
 """
@@ -81,7 +81,7 @@ class Difference:
     noise : float
         Standard deviation of the difference over the brain, as a share of its median FLAIR.
     normal : float32 array (X, Y, Z)
-        FLAIR of normal tissue around each place.
+        FLAIR of normal tissue around each location.
     """
 
     pair: HalfWay

@@ -24,7 +24,7 @@ NOT_ASSESSED = {'2017': ('spinal_cord',), '2024': ('spinal_cord', 'optic_nerve')
 REQUIRED = 2
 MET = 'met'
 NOT_MET = 'not met by the brain alone'
-NOT_JUDGED = 'not assessed'
+WITHOUT_RESULT = 'not assessed'
 #: A lesion of more than this volume that makes up more than this share of the load dominates.
 DOMINATING_ML, DOMINATING_SHARE = 15.0, 0.8
 
@@ -40,7 +40,7 @@ def dissemination(lesions: pd.DataFrame) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        For ``2017`` and ``2024``: ``Verdict``, ``RegionsSeen``, ``RegionsRequired``,
+        For ``2017`` and ``2024``: ``Result``, ``RegionsSeen``, ``RegionsRequired``,
         ``RegionsOfCriteria`` (how many there are) and ``NotAssessed``; ``Note`` where one lesion
         dominates.
     """
@@ -50,7 +50,7 @@ def dissemination(lesions: pd.DataFrame) -> dict[str, dict[str, Any]]:
     seen = [name for name in BRAIN_REGIONS if (counted == name).any()]
     return {
         edition: {
-            'Verdict': NOT_JUDGED if note else MET if len(seen) >= REQUIRED else NOT_MET,
+            'Result': WITHOUT_RESULT if note else MET if len(seen) >= REQUIRED else NOT_MET,
             'RegionsSeen': seen,
             'RegionsRequired': REQUIRED,
             'RegionsOfCriteria': len(BRAIN_REGIONS) + len(unseen),

@@ -55,7 +55,7 @@ def pull(own: Floats, other: Floats, weight: Floats) -> Floats:
     return weight * (other - own)
 
 
-def join(own: Floats, pulls: Sequence[Floats]) -> Floats:
+def combine(own: Floats, pulls: Sequence[Floats]) -> Floats:
     """Return the joint probability of a session.
 
     Parameters

@@ -69,7 +69,7 @@ class Landmarks:
 
 
 @dataclass(frozen=True)
-class Place:
+class LesionLocation:
     """Where one lesion lies.
 
     Attributes
@@ -281,12 +281,12 @@ def lesion_points(labels: npt.NDArray[np.integer], affine: Array) -> Iterator[tu
         yield number, points @ affine[:3, :3].T + affine[:3, 3]
 
 
-def place_lesions(
+def locate_lesions(
     labels: npt.NDArray[np.integer],
     affine: Array,
     mni_from_native: Array,
     landmarks: Landmarks,
-) -> dict[int, Place]:
+) -> dict[int, LesionLocation]:
     """Tell of each lesion where it lies.
 
     Parameters
@@ -301,19 +301,19 @@ def place_lesions(
 
     Returns
     -------
-    dict of int to Place
+    dict of int to LesionLocation
     """
     voxel_from_native = template_voxels(mni_from_native)
     native_from_voxel = np.linalg.inv(voxel_from_native).astype(np.float64)
     ventricles = _Outline(landmarks.ventricles, native_from_voxel)
     cortex = _Outline(landmarks.cortex, native_from_voxel)
-    places = {}
+    locations = {}
     for number, points in lesion_points(labels, affine):
         voxels = nearest_voxels(points, voxel_from_native)
         share = float(landmarks.infratentorial[voxels].mean())
         distances = ventricles.gap(points, voxels), cortex.gap(points, voxels)
-        places[number] = Place(region_of(*distances, share), *distances, share)
-    return places
+        locations[number] = LesionLocation(region_of(*distances, share), *distances, share)
+    return locations
 
 
 def template_voxels(mni_from_native: Array) -> Array:

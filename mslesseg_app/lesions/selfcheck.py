@@ -114,7 +114,7 @@ SELFCHECK_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'selfcheck_status': {
         'Description': 'Self-check of the lesion mask against the FLAIR, independent of the model '
-        'and of the image checks (qc_verdict).',
+        'and of the image checks (qc_status).',
         'Levels': {
             'pass': 'mask and FLAIR agree; a mask without a lesion never passes',
             'check': 'confirm the mask before use',
@@ -242,14 +242,14 @@ def check_segmentation(
                 'Align and resample it to the template first.',
             )
     try:
-        picture = tissue_picture(flair, brain, limits)
+        signal = tissue_signal(flair, brain, limits)
     except DataError as error:
         return _not_possible(error, bool(np.any(mask)))
-    return compare(picture, mask, native_ml_per_ml, limits)
+    return compare(signal, mask, native_ml_per_ml, limits)
 
 
 @dataclass(frozen=True)
-class TissuePicture:
+class TissueSignal:
     """What the FLAIR shows, on the grid of the check.
 
     Attributes
@@ -267,9 +267,9 @@ class TissuePicture:
     bright: Bools
 
 
-def tissue_picture(
+def tissue_signal(
     flair: npt.NDArray[np.floating], brain: npt.NDArray[np.generic], limits: Limits = LIMITS
-) -> TissuePicture:
+) -> TissueSignal:
     """Find the clearly hyperintense tissue of a FLAIR; the mask plays no part.
 
     Raises
@@ -291,7 +291,7 @@ def tissue_picture(
     fluid = _own_fluid(image - scale.offset, seen, scale, ventricles)
     across = _across(fit.matrix, fit.offset, image.shape)
     where = searched(moved, seen, fluid, limits) & ~fossa & (across > limits.midline_mm)
-    return TissuePicture(z, seen, without_crumbs((z >= limits.bright) & where, limits.smallest_ml))
+    return TissueSignal(z, seen, without_crumbs((z >= limits.bright) & where, limits.smallest_ml))
 
 
 _FIT_STEP = 4
@@ -355,7 +355,7 @@ def _across(matrix: npt.NDArray[np.float64], offset: npt.NDArray[np.float64], sh
 
 
 def compare(
-    picture: TissuePicture,
+    signal: TissueSignal,
     mask: npt.NDArray[np.generic],
     native_ml_per_ml: float = 1.0,
     limits: Limits = LIMITS,
@@ -365,13 +365,13 @@ def compare(
     part = halved(np.asarray(mask) != 0)
     steps = max(1, round(limits.tolerance_mm / EDGE_MM))
     near = ndimage.binary_dilation(part > 0, structure(18), iterations=steps)
-    all_ml = float(picture.bright.sum()) * ml
-    outside_ml = float((picture.bright & ~near).sum()) * ml
+    all_ml = float(signal.bright.sum()) * ml
+    outside_ml = float((signal.bright & ~near).sum()) * ml
     lesion_ml = float(part.sum()) * ml
     share = None
     if lesion_ml > 0:
-        share = float(part[picture.z >= limits.lesion].sum() / part.sum())
-    status, reasons = judge(lesion_ml, all_ml, outside_ml, share, limits)
+        share = float(part[signal.z >= limits.lesion].sum() / part.sum())
+    status, reasons = rate_mask(lesion_ml, all_ml, outside_ml, share, limits)
     return SelfCheck(
         status,
         round(all_ml, 3),
@@ -382,7 +382,7 @@ def compare(
     )
 
 
-def judge(
+def rate_mask(
     lesion_ml: float,
     hyperintense_ml: float,
     outside_ml: float,

@@ -1,4 +1,4 @@
-"""One row for each lesion: size, place and probability."""
+"""One row for each lesion: size, location and probability."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def lesion_table(
     mni_from_native : array (4, 4), optional
         Native RAS+ millimetres to MNI152NLin6Asym RAS+ millimetres.
     uncertainty : float array (X, Y, Z), optional
-        Map of doubt on the same grid.
+        Uncertainty map on the same grid.
     models : sequence of bool arrays (X, Y, Z)
         The mask of each model of an ensemble on the same grid.
 
@@ -206,7 +206,9 @@ def lesion_table(
     for image in (prob, uncertainty, *models):
         _check_grid(labels, image)
     rows = [
-        asdict(_row(labels, number, box, affine, prob, mni_from_native, uncertainty, models))
+        asdict(
+            _lesion_row(labels, number, box, affine, prob, mni_from_native, uncertainty, models)
+        )
         for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1)
         if box is not None
     ]
@@ -225,7 +227,7 @@ def _check_grid(labels: npt.NDArray[np.integer], image: npt.NDArray[Any] | None)
         )
 
 
-def _row(
+def _lesion_row(
     labels: npt.NDArray[np.integer],
     number: int,
     box: tuple[slice, ...],

@@ -18,7 +18,7 @@ from mslesseg_app.core.files import atomic_path, explain_os_error, write_json
 from mslesseg_app.core.text import aligned
 from mslesseg_app.metrics.cohort import isbi_score, volume_correlation
 from mslesseg_app.metrics.evaluation import Evaluation, evaluate, evaluation_columns
-from mslesseg_app.metrics.pairs import Pair
+from mslesseg_app.metrics.pairs import MaskPair
 from mslesseg_app.metrics.rules import RULES, get_rules
 from mslesseg_app.spatial.masks import on_grid_of, read_mask, read_probability, voxel_sizes
 
@@ -63,15 +63,15 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PairOutcome:
     """What one pair gave: an evaluation a rule set, or the error that stopped it."""
 
-    pair: Pair
+    pair: MaskPair
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
     error: MSLesSegError | None = None
 
 
-def evaluate_pair(pair: Pair, options: Options) -> dict[str, Evaluation]:
+def evaluate_pair(pair: MaskPair, options: Options) -> dict[str, Evaluation]:
     """Read one pair of masks and compare it under each rule set.
 
     The grid of the reference decides.
@@ -101,12 +101,14 @@ def evaluate_pair(pair: Pair, options: Options) -> dict[str, Evaluation]:
     }
 
 
-def evaluate_pairs(pairs: Sequence[Pair], options: Options, nprocs: int = 1) -> list[Outcome]:
+def evaluate_pairs(
+    pairs: Sequence[MaskPair], options: Options, nprocs: int = 1
+) -> list[PairOutcome]:
     """Compare all pairs, in their order; one that fails does not stop the others.
 
     Parameters
     ----------
-    pairs : sequence of Pair
+    pairs : sequence of MaskPair
     options : Options
     nprocs : int
         Processes; the results do not depend on it.
@@ -132,14 +134,14 @@ def evaluate_pairs(pairs: Sequence[Pair], options: Options, nprocs: int = 1) -> 
         ) from error
 
 
-def _guarded(work: tuple[Pair, Options]) -> Outcome:
+def _guarded(work: tuple[MaskPair, Options]) -> PairOutcome:
     pair, options = work
     try:
-        return Outcome(pair, evaluate_pair(pair, options))
+        return PairOutcome(pair, evaluate_pair(pair, options))
     except MSLesSegError as error:
-        return Outcome(pair, error=error)
+        return PairOutcome(pair, error=error)
     except OSError as error:
-        return Outcome(pair, error=explain_os_error(error, pair.prediction))
+        return PairOutcome(pair, error=explain_os_error(error, pair.prediction))
 
 
 # ---------------------------------------------------------------------------- table
@@ -159,7 +161,7 @@ def table_columns(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
         }
     return {
         **_OWN_COLUMNS,
-        **{name: _joined(by_rules, len(rules)) for name, by_rules in described.items()},
+        **{name: _merged_column(by_rules, len(rules)) for name, by_rules in described.items()},
         **_NOTE,
     }
 
@@ -178,8 +180,8 @@ def _merged_order(rules: Sequence[str]) -> list[str]:
     return order
 
 
-def _joined(by_rules: dict[str, dict[str, str]], wanted: int) -> dict[str, str]:
-    """Join the descriptions of a column; a rule set without the column has ``n/a`` there."""
+def _merged_column(by_rules: dict[str, dict[str, str]], wanted: int) -> dict[str, str]:
+    """Merge the descriptions of a column; a rule set without the column has ``n/a`` there."""
     first = next(iter(by_rules.values()))
     if len(by_rules) == wanted and all(column == first for column in by_rules.values()):
         return first
@@ -194,15 +196,15 @@ def _joined(by_rules: dict[str, dict[str, str]], wanted: int) -> dict[str, str]:
     return joined | ({'Units': ' or '.join(sorted(units))} if units != {''} else {})
 
 
-def to_table(outcomes: Sequence[Outcome], rules: Sequence[str]) -> pd.DataFrame:
+def to_table(outcomes: Sequence[PairOutcome], rules: Sequence[str]) -> pd.DataFrame:
     """Return one row a pair and rule set; a pair that failed has its reason in ``note``."""
     import pandas as pd
 
-    rows = [row for outcome in outcomes for row in _rows(outcome, rules)]
+    rows = [row for outcome in outcomes for row in _outcome_rows(outcome, rules)]
     return pd.DataFrame(rows, columns=list(table_columns(rules)))
 
 
-def _rows(outcome: Outcome, rules: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _outcome_rows(outcome: PairOutcome, rules: Sequence[str]) -> Iterator[dict[str, Any]]:
     pair = outcome.pair
     for name in rules:
         row: dict[str, Any] = {
@@ -233,7 +235,7 @@ _PRINTED = (
 _MOST_PRINTED = 20
 
 
-def result_in_words(outcomes: Sequence[Outcome], rules: Sequence[str]) -> str:
+def result_in_words(outcomes: Sequence[PairOutcome], rules: Sequence[str]) -> str:
     """Return the main columns of the table as aligned text, with the mean of several pairs."""
     rows: list[list[str]] = []
     columns = [name for name in _PRINTED if name in table_columns(rules)]
@@ -281,7 +283,7 @@ COHORT_COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def cohort_table(outcomes: Sequence[Outcome], rules: Sequence[str]) -> pd.DataFrame:
+def cohort_table(outcomes: Sequence[PairOutcome], rules: Sequence[str]) -> pd.DataFrame:
     """Return what only several pairs together have, one row a rule set."""
     import pandas as pd
 

@@ -20,7 +20,7 @@ from mslesseg_app.spatial.masks import on_grid_of, read_image, voxel_sizes
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mslesseg_app.metrics.pairs import Pair
+    from mslesseg_app.metrics.pairs import MaskPair
 
 Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.int64]
@@ -90,7 +90,7 @@ CHANGE_COHORT_COLUMNS: dict[str, dict[str, Any]] = {
 class ChangeOutcome:
     """What one pair of maps gave: rows, or the error that stopped it."""
 
-    pair: Pair
+    pair: MaskPair
     rows: list[dict[str, Any]] = field(default_factory=list)
     error: MSLesSegError | None = None
 
@@ -116,7 +116,7 @@ def evaluate_change(predicted: Codes, true: Codes, voxel_mm3: float) -> list[dic
         masks = [change_mask(data, direction) for data in (predicted, true)]
         if masks[0] is None or masks[1] is None:
             continue
-        rows += _rows(masks[0], masks[1], voxel_mm3, direction)
+        rows += _change_rows(masks[0], masks[1], voxel_mm3, direction)
     return rows
 
 
@@ -128,7 +128,9 @@ def change_mask(codes: Codes, direction: str = 'all') -> Mask | None:
     return np.isin(codes, wanted)
 
 
-def _rows(predicted: Mask, true: Mask, voxel_mm3: float, direction: str) -> list[dict[str, Any]]:
+def _change_rows(
+    predicted: Mask, true: Mask, voxel_mm3: float, direction: str
+) -> list[dict[str, Any]]:
     strict = match_lesions(predicted, true, get_rules('msseg2016'), voxel_mm3)
     touch = match_lesions(predicted, true, _TOUCH, voxel_mm3)
     both = int(np.count_nonzero(predicted)) + int(np.count_nonzero(true))
@@ -178,19 +180,21 @@ def _counts(strict: tuple[Side, Side], touch: tuple[Side, Side]) -> dict[str, An
     }
 
 
-def evaluate_change_files(pairs: Sequence[Pair], resample: bool = False) -> list[ChangeOutcome]:
+def evaluate_change_files(
+    pairs: Sequence[MaskPair], resample: bool = False
+) -> list[ChangeOutcome]:
     """Compare pairs of files; one that fails does not stop the others.
 
     Parameters
     ----------
-    pairs : sequence of Pair
+    pairs : sequence of MaskPair
     resample : bool
         Bring predictions on another grid to that of the reference (nearest voxel).
     """
     return [_guarded(pair, resample) for pair in pairs]
 
 
-def _guarded(pair: Pair, resample: bool) -> ChangeOutcome:
+def _guarded(pair: MaskPair, resample: bool) -> ChangeOutcome:
     try:
         reference = read_codes(pair.reference)
         prediction = read_codes(pair.prediction)

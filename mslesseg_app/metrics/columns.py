@@ -10,9 +10,9 @@ from mslesseg_app.lesions.dissemination import (
     DOMINATING_SHARE,
     MET,
     NOT_ASSESSED,
-    NOT_JUDGED,
     NOT_MET,
     SMALLEST_MM,
+    WITHOUT_RESULT,
 )
 from mslesseg_app.lesions.selfcheck import SELFCHECK_COLUMNS
 from mslesseg_app.lesions.topography import REGIONS
@@ -84,7 +84,7 @@ def _region_columns() -> dict[str, dict[str, Any]]:
             'Levels': {
                 MET: 'two regions of the brain or more',
                 NOT_MET: 'fewer regions of the brain; those not assessed may add to them',
-                NOT_JUDGED: f'one lesion of more than {DOMINATING_ML:g} ml makes up more than '
+                WITHOUT_RESULT: f'one lesion of more than {DOMINATING_ML:g} ml makes up more than '
                 f'{DOMINATING_SHARE:.0%} of the load, which is unlike multiple sclerosis',
             },
         }

@@ -4,7 +4,7 @@
 Medical Imaging 23:903, 2004) as SimpleITK has it: the hidden mask and each rater's sensitivity
 and specificity explain each other. Its prior and its specificities are shares of the voxels it
 is shown. Shown a whole head it finds every specificity to be one, believes every mark, and
-joins the masks rather than weighing them. So it is shown a band: the voxels that at least one
+combines the masks rather than weighing them. So it is shown a band: the voxels that at least one
 rater marked and those within `MARGIN_VOXELS` steps (across faces) of them. Everything outside
 is background. **Sensitivity and specificity are therefore those within this band**; the
 specificity of a whole head would always be close to one.
@@ -48,7 +48,7 @@ Method = Literal['mean', 'majority', 'staple']
 METHODS: tuple[Method, ...] = ('staple', 'majority', 'mean')
 
 #: STAPLE sees the marked voxels and those this many steps away. With simulated raters of three
-#: real masks (``docs/metrics.md``) a wider band joins the masks of many or wide raters, and the
+#: real masks (``docs/metrics.md``) a wider band combines the masks of many or wide raters, and the
 #: marked voxels alone leave no background to learn a specificity from.
 MARGIN_VOXELS = 1
 #: A rater whose sensitivity and specificity do not add up to more than one is no better than
@@ -92,7 +92,7 @@ def consensus(
     probabilities: Sequence[npt.NDArray[np.floating[Any]]] | None = None,
     threshold: float = 0.5,
 ) -> Consensus:
-    """Join the masks of several raters or models.
+    """Combine the masks of several raters or models.
 
     Parameters
     ----------

@@ -56,7 +56,7 @@ def _ordered(columns: Columns) -> Columns:
     return {name: columns[name] for name in _FIRST} | columns
 
 
-def _describe(description: str, units: str = '') -> dict[str, str]:
+def _column(description: str, units: str = '') -> dict[str, str]:
     return {'Description': description, **({'Units': units} if units else {})}
 
 
@@ -65,24 +65,24 @@ def _voxels() -> Columns:
 
 
 def _lesions(rules: Rules) -> Columns:
-    kind, met = _kind(rules), _meeting(rules)
+    kind, met = _lesion_definition(rules), _meeting(rules)
     return {
-        'LTPR': _describe(
+        'LTPR': _column(
             f'Share of the reference lesions ({kind}) that the prediction finds: {met}; 0 to 1; '
             'n/a without a reference lesion.'
         ),
-        'LFPR': _describe(
+        'LFPR': _column(
             f'Share of the predicted lesions ({kind}) that the reference does not confirm, by '
             'the same rule, 0 to 1 (a false discovery rate); n/a without a predicted lesion.'
         ),
-        'lesion_F1': _describe(
+        'lesion_F1': _column(
             'Harmonic mean of LTPR and 1 - LFPR, 0 to 1; 1 when neither mask has a lesion, 0 '
             'when one of them has none.'
         ),
     }
 
 
-def _kind(rules: Rules) -> str:
+def _lesion_definition(rules: Rules) -> str:
     text = f'{rules.connectivity}-connected'
     return f'{text}, more than {rules.min_volume_mm3:g} mm³' if rules.min_volume_mm3 else text
 
@@ -101,20 +101,20 @@ def _meeting(rules: Rules) -> str:
 def _volumes() -> Columns:
     return {
         'AVD': dict(METRIC_COLUMNS['AVD']),
-        'AVD_percent': _describe('AVD in percent of the reference volume.', 'percent'),
-        'AVD_ml': _describe('Absolute difference of the volumes; always defined.', 'ml'),
+        'AVD_percent': _column('AVD in percent of the reference volume.', 'percent'),
+        'AVD_ml': _column('Absolute difference of the volumes; always defined.', 'ml'),
     }
 
 
 def _surfaces(rules: Rules) -> Columns:
     return {
         'ASSD': dict(METRIC_COLUMNS['ASSD']),
-        'HD95': _describe(
+        'HD95': _column(
             'The larger of the two directed 95th percentiles of the surface distances; 0 when '
             'both masks are empty, n/a when one is.',
             'mm',
         ),
-        nsd_name(rules): _describe(
+        nsd_name(rules): _column(
             'Normalised surface Dice: share of the surface voxels of both masks that lie within '
             f'{rules.nsd_tolerance_mm:g} mm of the other surface, 0 to 1; 1 when both masks are '
             'empty, 0 when one is.'
@@ -124,15 +124,15 @@ def _surfaces(rules: Rules) -> Columns:
 
 def _anima() -> Columns:
     return {
-        'SensL': _describe('LTPR under the name that animaSegPerfAnalyzer gives it.'),
-        'PPVL': _describe('1 - LFPR under the name that animaSegPerfAnalyzer gives it.'),
-        'F1': _describe('lesion_F1 under the name that animaSegPerfAnalyzer gives it.'),
+        'SensL': _column('LTPR under the name that animaSegPerfAnalyzer gives it.'),
+        'PPVL': _column('1 - LFPR under the name that animaSegPerfAnalyzer gives it.'),
+        'F1': _column('lesion_F1 under the name that animaSegPerfAnalyzer gives it.'),
     }
 
 
 def _isbi() -> Columns:
     return {
-        'ISBI_partial': _describe(
+        'ISBI_partial': _column(
             'Terms of the ISBI 2015 score that one exam has: DSC/8 + PPV/8 + (1 - LFPR)/4 + '
             'LTPR/4, 0 to 0.75; the last quarter is the volume correlation of a cohort. n/a '
             'when one of them is.'
@@ -141,12 +141,12 @@ def _isbi() -> Columns:
 
 
 def _amounts(rules: Rules) -> Columns:
-    kind = _kind(rules)
+    kind = _lesion_definition(rules)
     return {
-        'n_reference': _describe(f'Number of reference lesions ({kind}).'),
-        'n_predicted': _describe(f'Number of predicted lesions ({kind}).'),
-        'volume_reference_ml': _describe('Volume of the reference mask.', 'ml'),
-        'volume_predicted_ml': _describe('Volume of the predicted mask.', 'ml'),
+        'n_reference': _column(f'Number of reference lesions ({kind}).'),
+        'n_predicted': _column(f'Number of predicted lesions ({kind}).'),
+        'volume_reference_ml': _column('Volume of the reference mask.', 'ml'),
+        'volume_predicted_ml': _column('Volume of the predicted mask.', 'ml'),
     }
 
 
@@ -164,25 +164,25 @@ def _by_size() -> Columns:
     columns: Columns = {}
     for stratum in STRATA:
         size = stratum_text(stratum)
-        columns[f'LTPR_{stratum}'] = _describe(
+        columns[f'LTPR_{stratum}'] = _column(
             f'LTPR of the reference lesions of {size}; n/a without one.'
         )
-        columns[f'LFPR_{stratum}'] = _describe(
+        columns[f'LFPR_{stratum}'] = _column(
             f'LFPR of the predicted lesions of {size}; n/a without one.'
         )
-        columns[f'n_reference_{stratum}'] = _describe(f'Number of reference lesions of {size}.')
-        columns[f'n_predicted_{stratum}'] = _describe(f'Number of predicted lesions of {size}.')
+        columns[f'n_reference_{stratum}'] = _column(f'Number of reference lesions of {size}.')
+        columns[f'n_predicted_{stratum}'] = _column(f'Number of predicted lesions of {size}.')
     return columns
 
 
 def _calibration() -> Columns:
     where = f'in the box around both masks and {MARGIN_MM:g} mm more (the whole grid when empty)'
     return {
-        'ECE': _describe(
+        'ECE': _column(
             f'Expected calibration error of the probabilities, {BINS} bins of equal width, '
             f'{where}; n/a without probabilities.'
         ),
-        'Brier': _describe(
+        'Brier': _column(
             f'Mean squared difference of probability and reference, {where}; n/a without '
             'probabilities.'
         ),
@@ -192,33 +192,33 @@ def _calibration() -> Columns:
 def _published() -> Columns:
     """The columns of the published code, with what it gives for empty masks."""
     return {
-        'DSC': _describe('Dice of the voxels; n/a when both masks are empty.'),
-        'TPR': _describe('Share of the reference voxels found; n/a without one.'),
-        'PPV': _describe('Share of the predicted voxels in the reference; n/a without one.'),
-        'LTPR': _describe(
+        'DSC': _column('Dice of the voxels; n/a when both masks are empty.'),
+        'TPR': _column('Share of the reference voxels found; n/a without one.'),
+        'PPV': _column('Share of the predicted voxels in the reference; n/a without one.'),
+        'LTPR': _column(
             'Share of the 6-connected reference lesions with a predicted voxel; n/a without one '
             '(the published code stops with an error).'
         ),
-        'LFPR': _describe(
+        'LFPR': _column(
             'Number of 6-connected predicted lesions without a reference voxel, divided by the '
             'number of predicted lesions plus 0.001; 0 without one.'
         ),
-        'AVD': _describe(
+        'AVD': _column(
             'Absolute difference of the volumes over the reference volume; 0 when both are '
             'empty, inf when only the reference is.'
         ),
-        'AVD_percent': _describe('AVD in percent, as the paper prints it.', 'percent'),
-        'AVD_ml': _describe('Absolute difference of the volumes; not in the code.', 'ml'),
-        'ASSD': _describe(
+        'AVD_percent': _column('AVD in percent, as the paper prints it.', 'percent'),
+        'AVD_ml': _column('Absolute difference of the volumes; not in the code.', 'ml'),
+        'ASSD': _column(
             'Mean of the two directed mean distances between all voxels (by a fault, not the '
             'surfaces) of both masks, as with the pinned medpy 0.4.0; n/a when a mask is empty '
             'or full.',
             'voxels',
         ),
-        'ASSD_pooled': _describe(
+        'ASSD_pooled': _column(
             'The same with all distances pooled, as with medpy 0.5.2.', 'voxels'
         ),
-        'HD95': _describe(
+        'HD95': _column(
             '95th percentile of all these distances pooled; n/a when a mask is empty or full.',
             'voxels',
         ),

@@ -21,7 +21,7 @@ _COLUMNS = ('prediction', 'reference')
 
 
 @dataclass(frozen=True)
-class Pair:
+class MaskPair:
     """A prediction and its reference.
 
     Attributes
@@ -42,7 +42,7 @@ class Pair:
 class Pairs:
     """The pairs, in the order of their names, and what found no partner."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[MaskPair, ...]
     without_reference: tuple[Path, ...] = ()
     without_prediction: tuple[Path, ...] = ()
 
@@ -84,13 +84,13 @@ def find_pairs(prediction: Path, reference: Path | None, probability: Path | Non
         raise UsageError('Files and folders are mixed.', 'Give files only, or folders only.')
     if prediction.is_dir():
         return _from_folders(prediction, reference, probability)
-    return Pairs((Pair(owner(prediction), prediction, reference, probability),))
+    return Pairs((MaskPair(owner(prediction), prediction, reference, probability),))
 
 
 # ---------------------------------------------------------------------------- table
 
 
-def _from_table(path: Path) -> tuple[Pair, ...]:
+def _from_table(path: Path) -> tuple[MaskPair, ...]:
     if path.is_dir() or path.name.endswith(_ENDINGS):
         raise UsageError(
             f'{path} has no reference to be compared with.', 'Give PRED and REF, or a TSV.'
@@ -110,13 +110,13 @@ def _from_table(path: Path) -> tuple[Pair, ...]:
     return tuple(_pair_of_row(path, number, row) for number, row in enumerate(rows, start=2))
 
 
-def _pair_of_row(path: Path, line: int, row: dict[str, str]) -> Pair:
+def _pair_of_row(path: Path, line: int, row: dict[str, str]) -> MaskPair:
     empty = {'', 'n/a', None}
     if any(row[name] in empty for name in _COLUMNS):
         raise DataError(f'Line {line} of {path} has no prediction or no reference.')
     prediction, reference = (path.parent / row[name] for name in _COLUMNS)
     probability = row.get('probability')
-    return Pair(
+    return MaskPair(
         row.get('name') or owner(prediction),
         prediction,
         reference,
@@ -139,7 +139,7 @@ def _from_folders(predictions: Path, references: Path, probabilities: Path | Non
         if truth is None:
             alone.append(mask)
             continue
-        pairs.append(Pair(name, mask, truth, _partner(mask, maps.get(name, []), True)))
+        pairs.append(MaskPair(name, mask, truth, _partner(mask, maps.get(name, []), True)))
     if not pairs:
         raise NoInputError(
             f'No mask of {predictions} has a reference in {references}.',

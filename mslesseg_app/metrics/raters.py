@@ -131,7 +131,7 @@ def read_raters(
     _check_paths(paths)
     images: list[Any] = []
     for path in paths:
-        image = _read(path, method, label)
+        image = _read_rater(path, method, label)
         images.append(
             on_grid_of(images[0] if images else image, image, path, resample, _soft(image))
         )
@@ -158,12 +158,12 @@ def read_raters(
 
 def _check_paths(paths: Sequence[Path]) -> None:
     if not paths:
-        raise UsageError('There is no mask to join.')
+        raise UsageError('There is no mask to combine.')
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError('A mask was given twice; it would have two votes.')
 
 
-def _read(path: Path, method: Method, label: int | None) -> Any:
+def _read_rater(path: Path, method: Method, label: int | None) -> Any:
     if method != 'mean' or label is not None:
         return read_mask(path, label)
     data = whole_numbers(np.asanyarray(read_image(path).dataobj))
@@ -197,7 +197,7 @@ def rater_names(paths: Sequence[Path]) -> list[str]:
 # ----------------------------------------------------------------------------- table
 
 
-def join(raters: Raters, method: Method, threshold: float = 0.5) -> Consensus:
+def combine(raters: Raters, method: Method, threshold: float = 0.5) -> Consensus:
     """Return the consensus of the raters."""
     return consensus(raters.masks, method, probabilities=raters.probabilities, threshold=threshold)
 
@@ -208,16 +208,16 @@ def rater_columns(with_reference: bool) -> dict[str, dict[str, Any]]:
 
 
 def rater_table(
-    raters: Raters, joined: Consensus, method: Method, *, threshold: float = 0.5, best: int = 5
+    raters: Raters, combined: Consensus, method: Method, *, threshold: float = 0.5, best: int = 5
 ) -> pd.DataFrame:
     """Describe each rater, and with a reference the paper's two experiments (Table 3).
 
     Parameters
     ----------
-    raters, joined
+    raters, combined
         The raters and their consensus.
     method, threshold
-        As in `join`.
+        As in `combine`.
     best : int
         Number of raters in C2.
 
@@ -229,33 +229,33 @@ def rater_table(
     """
     import pandas as pd
 
-    rows = _rater_rows(raters, joined, method, threshold)
+    rows = _rater_rows(raters, combined, method, threshold)
     if raters.reference is not None:
         rows += [
             {
                 'rater': name,
                 'volume_ml': raters.volume_ml(mask),
-                'DSC_consensus': _dice(mask, joined.mask),
+                'DSC_consensus': _dice(mask, combined.mask),
             }
-            for name, mask in (('reference', raters.reference), ('consensus', joined.mask))
+            for name, mask in (('reference', raters.reference), ('consensus', combined.mask))
         ]
-        found = _experiments(raters, raters.reference, joined, method, best)
+        found = _experiments(raters, raters.reference, combined, method, best)
         rows = [row | found[row['rater']] for row in rows]
     return pd.DataFrame(rows, columns=list(rater_columns(raters.reference is not None)))
 
 
 def _rater_rows(
-    raters: Raters, joined: Consensus, method: Method, threshold: float
+    raters: Raters, combined: Consensus, method: Method, threshold: float
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = [
         {
             'rater': name,
             'volume_ml': raters.volume_ml(mask),
-            'DSC_consensus': _dice(mask, joined.mask),
+            'DSC_consensus': _dice(mask, combined.mask),
         }
         for name, mask in zip(raters.names, raters.masks, strict=True)
     ]
-    for row, *rates in zip(rows, joined.sensitivity, joined.specificity, strict=False):
+    for row, *rates in zip(rows, combined.sensitivity, combined.specificity, strict=False):
         row.update(sensitivity=rates[0], specificity=rates[1])
     if len(rows) > 1:
         others = leave_one_out(
@@ -267,7 +267,7 @@ def _rater_rows(
 
 
 def _experiments(
-    raters: Raters, reference: Mask, joined: Consensus, method: Method, best: int
+    raters: Raters, reference: Mask, combined: Consensus, method: Method, best: int
 ) -> dict[str, dict[str, Any]]:
     """Return the experiments' numbers by rater, and those of the consensus against them."""
     if {'reference', 'consensus'} & set(raters.names):
@@ -281,7 +281,7 @@ def _experiments(
         }
         for row in rows
     }
-    return found | {'consensus': {'DSC_reference': _dice(joined.mask, reference)}}
+    return found | {'consensus': {'DSC_reference': _dice(combined.mask, reference)}}
 
 
 def _dice(first: Mask, second: Mask) -> float:
@@ -303,7 +303,7 @@ def write_image(raters: Raters, data: npt.NDArray[Any], path: Path) -> None:
 
 
 def describe(
-    raters: Raters, joined: Consensus, method: Method, threshold: float
+    raters: Raters, combined: Consensus, method: Method, threshold: float
 ) -> dict[str, Any]:
     """Return the sidecar of a consensus mask."""
     voxel = float(np.prod(raters.spacing_mm))
@@ -313,15 +313,15 @@ def describe(
         'Method': method,
         'Raters': list(raters.names),
         'Threshold': None if method == 'majority' else threshold,
-        'LesionVolume_mm3': int(np.count_nonzero(joined.mask)) * voxel,
-        'LesionCount': int(label_lesions(joined.mask, voxel).max(initial=0)),
+        'LesionVolume_mm3': int(np.count_nonzero(combined.mask)) * voxel,
+        'LesionCount': int(label_lesions(combined.mask, voxel).max(initial=0)),
         'Connectivity': 6,
     }
     if method == 'staple':
-        content['Sensitivity'] = [_number(rate) for rate in joined.sensitivity]
-        content['Specificity'] = [_number(rate) for rate in joined.specificity]
-    return content | ({'Note': joined.note} if joined.note else {})
+        content['Sensitivity'] = [_rounded_or_none(rate) for rate in combined.sensitivity]
+        content['Specificity'] = [_rounded_or_none(rate) for rate in combined.specificity]
+    return content | ({'Note': combined.note} if combined.note else {})
 
 
-def _number(value: float) -> float | None:
+def _rounded_or_none(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 6)

@@ -61,7 +61,7 @@ class Rules:
     ----------
     name : str
     title : str
-        Source, for tables and pages.
+        Source, for tables and reports.
     connectivity : {6, 18, 26}
         Neighbours that make voxels one lesion.
     min_volume_mm3 : float

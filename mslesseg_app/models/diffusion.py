@@ -9,7 +9,7 @@ The network estimates x0 from x_t. Drawing goes backwards over a few of the step
 noise (DDIM with eta 0; Song et al., ICLR 2021): from x_t and the estimate of x0 follows the noise,
 and from both x at the next lower step; the last one gives x0 itself.
 
-**Several chains.** A window is drawn S times from independent noise. Four ways to join the S x T
+**Several chains.** A window is drawn S times from independent noise. Four ways to combine S x T
 estimates are named as follows, with l the logits, x the clamped ones, i = 1 … T the step (1 is the
 noisiest), means over the chains s, and w_i = exp(sigmoid(i / T) (1 - u_i)), u_i = -p_i ln p_i:
 
@@ -29,7 +29,7 @@ every step, the expectation given the image alone. All S x T terms estimate the 
 their mean is the one with the least variance. Where the network is trained with a soft Dice loss
 too, which sharpens, its calibration has to be measured, not believed.
 
-**Doubt.** The variance over the chains (population variance, 0 to 0.25) of the probability with
+**Uncertainty.** Variance over the chains (population variance, 0 to 0.25) of the probability with
 which each chain ended; 0 with one chain.
 """
 
@@ -197,8 +197,8 @@ def chain_noise(seed: int, key: int, chain: int, shape: Sequence[int]) -> Tensor
 
 def _emphasis(prob: Tensor, progress: float) -> Tensor:
     """Return exp(sigmoid(progress) (1 - u)) with u = -p ln p."""
-    doubt = -torch.xlogy(prob, prob)
-    return torch.exp((1 - doubt) / (1 + np.exp(-progress)))
+    entropy = -torch.xlogy(prob, prob)
+    return torch.exp((1 - entropy) / (1 + np.exp(-progress)))
 
 
 def _as_coded(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def _as_published(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, 
     return _emphasis(prob, progress), prob - 0.5
 
 
-def _plain(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+def _mean_of_chains(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]:
     value = x0.mean(dim=1)
     return torch.ones_like(value), value
 
@@ -224,14 +224,14 @@ def _final(logits: Tensor, x0: Tensor, progress: float) -> tuple[Tensor, Tensor]
 FUSIONS: dict[str, tuple[Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]], bool]] = {
     'code': (_as_coded, False),
     'paper': (_as_published, True),
-    'mean': (_plain, True),
+    'mean': (_mean_of_chains, True),
     'last': (_final, True),
 }
 """Weight and value of one step from logits and x0 (N, S, 1, …), and whether weights are shares."""
 
 
 class Fusion:
-    """Joins the chains, step by step, without keeping them.
+    """Combines the chains, step by step, without keeping them.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ _MODALITY = (
 
 
 @dataclass(frozen=True)
-class Fold:
+class NnunetFold:
     """One fold: its tensors, and ``plans dataset configuration trainer mirror_axes``."""
 
     tensors: dict[str, Tensor]
@@ -69,7 +69,7 @@ def is_nnunet(path: Path) -> bool:
 
 
 def read_nnunet(
-    path: Path, staging: Path, wishes: Mapping[str, Any]
+    path: Path, staging: Path, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Path]]:
     """Return the fields of a description, and a weights file for each fold.
 
@@ -79,7 +79,7 @@ def read_nnunet(
         Folder or zip.
     staging : Path
         Where the weights files are written to.
-    wishes : mapping
+    overrides : mapping
         Fields that the user gave; of its ``options`` those in the module's documentation.
 
     Returns
@@ -96,20 +96,20 @@ def read_nnunet(
     UsageError
         If something has to be said: channels, the label of lesions, one of several models.
     """
-    _check_options(wishes.get('options', {}))
+    _check_options(overrides.get('options', {}))
     try:
-        return _read(path, staging, wishes)
+        return _read_model(path, staging, overrides)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ModelError(
             f'{path}: its files are not as nnU-Net writes them ({error!r}).', 'Download it again.'
         ) from error
 
 
-def _read(
-    path: Path, staging: Path, wishes: Mapping[str, Any]
+def _read_model(
+    path: Path, staging: Path, overrides: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Path]]:
     """Read a model whose JSON files may hold anything."""
-    given = dict(wishes.get('options', {}))
+    given = dict(overrides.get('options', {}))
     tree = _Tree(path)
     tree.check_paths()
     folder = _trainer_folder(tree, given.get('configuration'))
@@ -134,7 +134,7 @@ def _read(
         'name': 'nnunet',
         'version': '1',
         'architecture': 'nnunet',
-        'channels': _channels(path, dataset, wishes.get('channels')),
+        'channels': _channels(path, dataset, overrides.get('channels')),
         'missing': 'refuse',
         'normalisation': 'own',
         'threshold': 0.5,
@@ -152,7 +152,7 @@ def _read(
     return fields, weights
 
 
-def read_fold(path: Path) -> Fold:
+def read_fold(path: Path) -> NnunetFold:
     """Read a weights file that `read_nnunet` wrote.
 
     Raises
@@ -171,7 +171,7 @@ def read_fold(path: Path) -> Fold:
             f'{path} is no weights file of an nnU-Net: {error}', 'Add the model again.'
         ) from error
     tensors |= {name: tensors[same] for name, same in about.pop('same').items()}
-    return Fold(tensors, about)
+    return NnunetFold(tensors, about)
 
 
 def lesion_names(dataset: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
@@ -250,7 +250,7 @@ class _Tree:
     def read_json(self, name: PurePosixPath) -> dict[str, Any]:
         """Read a JSON file as a table."""
         try:
-            content = json.loads(self._text(name))
+            content = json.loads(self._read_text(name))
         except (ValueError, OSError, RecursionError) as error:
             raise ModelError(
                 f'{self.path}: {name} cannot be read: {error}', 'Download it again.'
@@ -259,7 +259,7 @@ class _Tree:
             raise ModelError(f'{self.path}: {name} is not a table.', 'Download it again.')
         return content
 
-    def _text(self, name: PurePosixPath) -> bytes:
+    def _read_text(self, name: PurePosixPath) -> bytes:
         if self.path.is_dir():
             place = self.path / name
             if place.stat().st_size > _LARGEST_TEXT:
@@ -558,7 +558,7 @@ def _channels(
 ) -> tuple[str, ...]:
     """Return the modality of each channel: what the user says, else by the channel's name."""
     names = dataset.get('channel_names', dataset.get('modality', {}))
-    ordered = [str(names[key]) for key in sorted(names, key=_number)]
+    ordered = [str(names[key]) for key in sorted(names, key=_fold_number)]
     if given:
         if len(given) != len(ordered):
             raise UsageError(
@@ -575,7 +575,7 @@ def _channels(
     return found
 
 
-def _number(key: str) -> int:
+def _fold_number(key: str) -> int:
     return int(key) if str(key).isdigit() else 0
 
 

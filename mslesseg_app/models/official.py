@@ -202,10 +202,10 @@ def read_checkpoint(path: Path) -> Tensors:
         from mslesseg_app.models.networks import read_tensors
 
         return _without_prefix(read_tensors(path))
-    return _without_prefix(_state_dict(path, _load(path)))
+    return _without_prefix(_state_dict(path, _load_tensors(path)))
 
 
-def _load(path: Path) -> object:
+def _load_tensors(path: Path) -> object:
     import torch
 
     allowed: list[Any] = [(_Forgotten, name) for name in FORGOTTEN]
@@ -294,7 +294,7 @@ def convert(
     if unused:
         found = {k: v for k, v in found.items() if k in own or not re.search(unused, k)}
     _check(path, architecture, found, own, inputs)
-    return {name: _plain(path, name, found[name], own[name]) for name in own}
+    return {name: _dense_copy(path, name, found[name], own[name]) for name in own}
 
 
 def _renamed(path: Path, architecture: str, options: Mapping[str, Any]) -> Tensors:
@@ -367,7 +367,7 @@ def _advice(absent: list[str], strange: list[str], wrong: list[str], found: Tens
     return 'Check the architecture, the number of channels and the options against the training.'
 
 
-def _plain(path: Path, name: str, tensor: Tensor, like: Tensor) -> Tensor:
+def _dense_copy(path: Path, name: str, tensor: Tensor, like: Tensor) -> Tensor:
     """Return a dense copy of the kind that the network has; finite numbers only."""
     import torch
 

@@ -1,4 +1,4 @@
-"""Models in words: a table of all, and a page of one."""
+"""Models in words: a table of all, and the details of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _POLICY = {
     'ignore': 'the method uses what is there',
 }
 _APART = ('title', 'description', 'figures', 'parameters')
-"""Keys of a card that have a place of their own on the page."""
+"""Keys of a card that have a place of their own in the details."""
 
 
 def table(entries: Iterable[ModelEntry]) -> str:
@@ -31,14 +31,14 @@ def table(entries: Iterable[ModelEntry]) -> str:
     no weights, its figure is that of a publication, and marked.
     """
     entries = list(entries)
-    rows = [_row(entry) for entry in entries]
+    rows = [_model_row(entry) for entry in entries]
     lines = [aligned(HEADER, rows)]
     if any(row[4].endswith('*') for row in rows):
         lines += ['', '* of the publication, with the weights of its authors; not of mslesseg']
     return '\n'.join(lines)
 
 
-def _row(entry: ModelEntry) -> tuple[str, ...]:
+def _model_row(entry: ModelEntry) -> tuple[str, ...]:
     dsc, exams = _accuracy(entry.card.get('figures'))
     published = entry.is_engine or (entry.needs_weights and not entry.files)
     return (
@@ -114,7 +114,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def page(entry: ModelEntry) -> str:
+def model_text(entry: ModelEntry) -> str:
     """Return all about one model, in sections of at most 96 characters a line."""
     card = entry.card
     lines = [f'{entry.name} {entry.version}']
@@ -175,15 +175,15 @@ def _pairs(values: Mapping[str, Any], indent: str) -> Iterator[str]:
 def _items(value: Any) -> list[str]:
     """Return a value as texts: a list of texts item by item, anything else as one."""
     if isinstance(value, list | tuple) and any(isinstance(item, str) for item in value):
-        return [_plain(item) for item in value]
-    return [_plain(value)]
+        return [_value_text(item) for item in value]
+    return [_value_text(value)]
 
 
-def _plain(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bool):
         return 'yes' if value else 'no'
     if isinstance(value, list | tuple):
-        return ', '.join(map(_plain, value))
+        return ', '.join(map(_value_text, value))
     if isinstance(value, Mapping):
         return ', '.join(f'{key} {_inner(item)}' for key, item in value.items())
     return ' '.join(str(value).split())
@@ -192,8 +192,8 @@ def _plain(value: Any) -> str:
 def _inner(value: Any) -> str:
     """Return a value within a list of others, whose own parts are not divided by commas."""
     if isinstance(value, list | tuple):
-        return ' '.join(map(_plain, value))
-    return _plain(value)
+        return ' '.join(map(_value_text, value))
+    return _value_text(value)
 
 
 def _section(title: str, values: Mapping[str, Any]) -> list[str]:
@@ -205,7 +205,7 @@ def _figures(figures: Any) -> list[str]:
         return []
     lines = ['', 'Figures']
     for figure in figures:
-        words = [f'{key} {_plain(v)}' for key, v in figure.items() if not isinstance(v, str)]
+        words = [f'{key} {_value_text(v)}' for key, v in figure.items() if not isinstance(v, str)]
         heads = [str(v) for v in figure.values() if isinstance(v, str)]
         lines += _wrapped('; '.join(heads), '  ') + _wrapped(', '.join(words), '    ')
     return lines

@@ -389,15 +389,15 @@ def load_predictor(
     ModelError
         If weights are needed and absent, have another SHA256 than the description, or do not fit.
     """
-    return cast(Predictor, _load(entry, device, threads, seed))
+    return cast(Predictor, _load_network(entry, device, threads, seed))
 
 
 def load_engine(entry: ModelEntry, device: str = 'cpu', threads: int = 1, seed: int = 1) -> Engine:
     """Make an external engine ready to run; as `load_predictor`."""
-    return cast(Engine, _load(entry, device, threads, seed))
+    return cast(Engine, _load_network(entry, device, threads, seed))
 
 
-def _load(entry: ModelEntry, device: str, threads: int, seed: int) -> object:
+def _load_network(entry: ModelEntry, device: str, threads: int, seed: int) -> object:
     weights = verified_weights(entry)
     try:
         module = importlib.import_module(LOADERS[entry.architecture])

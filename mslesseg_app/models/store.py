@@ -40,7 +40,7 @@ UNKNOWN_LICENCE = 'NOASSERTION'
 
 
 def add_model(
-    source: Path, folder: Path, wishes: Mapping[str, Any], *, force: bool = False
+    source: Path, folder: Path, overrides: Mapping[str, Any], *, force: bool = False
 ) -> ModelEntry:
     """Describe weights and put them into a folder of models.
 
@@ -51,7 +51,7 @@ def add_model(
         trained nnU-Net v2 (folder, zip).
     folder : Path
         The ``--model-dir``; made if it does not exist.
-    wishes : mapping
+    overrides : mapping
         Fields of `ModelEntry` that the user gave; the others come from the bundle, else from
         the shipped description of the same architecture.
     force : bool
@@ -73,32 +73,32 @@ def add_model(
     """
     if not source.exists():
         raise NoInputError(f'{source} does not exist.', 'Check the path.')
-    wishes = _plainly_named(wishes)
+    overrides = _plainly_named(overrides)
     with _staging(folder) as staging:
         if is_nnunet(source):
-            return _add_nnunet(source, folder, wishes, Path(staging), force)
+            return _add_nnunet(source, folder, overrides, Path(staging), force)
         base, raw = unpack(source, Path(staging))
-        values = _fill_in(base, wishes)
-        _check_merging(values['architecture'], base, wishes)
+        values = _fill_in(base, overrides)
+        _check_merging(values['architecture'], base, overrides)
         _check_lesion(values['options'])
         name = str(values['name'])
-        place = _place(name, folder, force)
+        place = _description_file(name, folder, force)
         tensors = Path(staging) / 'weights.safetensors'
         inputs = len(values['channels'])
-        with _named(staging, source):
+        with _naming_source(staging, source):
             to_safetensors(raw, tensors, values['architecture'], values['options'], inputs)
         digest = file_sha256(tensors)
         weights = f'{name}-{digest[:12]}.safetensors'
         tensors.rename(Path(staging) / weights)
         values |= {'weights': weights, 'sha256': digest}
         entry = _described(values, Path(staging), source.name)
-        with _named(staging, source):
+        with _naming_source(staging, source):
             check_model(entry, thorough=True)
         return _install(entry, Path(staging), folder, place)
 
 
 def add_command(
-    command: str | None, folder: Path, wishes: Mapping[str, Any], *, force: bool = False
+    command: str | None, folder: Path, overrides: Mapping[str, Any], *, force: bool = False
 ) -> ModelEntry:
     """Describe a program that segments lesions as an engine, in a folder of models.
 
@@ -106,7 +106,7 @@ def add_command(
     ----------
     command : str
         See `mslesseg_app.models.engines.command`.
-    folder, wishes, force
+    folder, overrides, force
         As `add_model`. What is not said comes from the shipped entry of the same name.
 
     Raises
@@ -116,16 +116,16 @@ def add_command(
     ModelError
         If the description is wrong, or there is no such program.
     """
-    wishes = _plainly_named(wishes)
-    recipe = _recipe(wishes, 'command')
-    if 'name' not in wishes or not (recipe or wishes.get('channels')):
+    overrides = _plainly_named(overrides)
+    recipe = _recipe(overrides, 'command')
+    if 'name' not in overrides or not (recipe or overrides.get('channels')):
         raise UsageError(
             'A program needs a name and the images that it takes.',
             "For example: --engine-command 'prog {flair} {output}' --name prog --channels FLAIR",
         )
     base = recipe.description if recipe else {}
-    options = {**base.get('options', {}), **wishes.get('options', {}), 'command': command}
-    card = {'title': 'A program of its own', **base.get('card', {}), **wishes.get('card', {})}
+    options = {**base.get('options', {}), **overrides.get('options', {}), 'command': command}
+    card = {'title': 'A program of its own', **base.get('card', {}), **overrides.get('card', {})}
     usual = {
         'version': '1',
         'architecture': 'command',
@@ -134,10 +134,10 @@ def add_command(
         'threshold': 0.5,
         'licence': UNKNOWN_LICENCE,
     }
-    values = {**usual, **base, **wishes, 'options': options, 'card': card}
+    values = {**usual, **base, **overrides, 'options': options, 'card': card}
     values = {'required': tuple(values['channels']), **values}
     with _staging(folder) as staging:
-        place = _place(str(values['name']), folder, force)
+        place = _description_file(str(values['name']), folder, force)
         entry = _described(values, Path(staging), 'a program')
         check_model(entry, thorough=True)
         write_entry(entry, place)
@@ -220,7 +220,7 @@ def _fetch_new(
             found = {'name': entry.name, 'card': {'source': url, 'source_sha256': sha256}}
             return verified_files(add_model(place, folder, found, force=True))[0]
         kept = {k: v for k, v in entry.description.items() if k not in ('weights', 'sha256')}
-        wishes = kept | {
+        overrides = kept | {
             'licence': entry.licence if own else UNKNOWN_LICENCE,
             'url': url,
             'card': {
@@ -230,38 +230,38 @@ def _fetch_new(
                 'source_sha256': sha256,
             },
         }
-        made = add_model(place, folder, wishes, force=True)
+        made = add_model(place, folder, overrides, force=True)
     finally:
         place.unlink(missing_ok=True)
     return verified_files(made)[0]
 
 
-def _plainly_named(wishes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the wishes with a name that files can carry."""
-    named = {'name': plain_name(str(wishes['name']))} if 'name' in wishes else {}
-    return {**wishes, **named}
+def _plainly_named(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the overrides with a name that files can carry."""
+    named = {'name': plain_name(str(overrides['name']))} if 'name' in overrides else {}
+    return {**overrides, **named}
 
 
-def _recipe(wishes: Mapping[str, Any], architecture: str) -> ModelEntry | None:
-    """Return the shipped description, without weights, of the name that is wished for."""
+def _recipe(overrides: Mapping[str, Any], architecture: str) -> ModelEntry | None:
+    """Return the shipped description, without weights, of the name that is asked for."""
     entries = {entry.name: entry for entry in list_entries()}
-    entry = entries.get(str(wishes.get('name')))
+    entry = entries.get(str(overrides.get('name')))
     return entry if entry and entry.architecture == architecture else None
 
 
 def _add_nnunet(
-    source: Path, folder: Path, wishes: Mapping[str, Any], staging: Path, force: bool
+    source: Path, folder: Path, overrides: Mapping[str, Any], staging: Path, force: bool
 ) -> ModelEntry:
     """Add a trained nnU-Net; its folds are the weights files of one entry."""
-    recipe = _recipe(wishes, 'nnunet')
-    asked = dict(wishes)
+    recipe = _recipe(overrides, 'nnunet')
+    asked = dict(overrides)
     if recipe:
         kept = {key: recipe.options[key] for key in INPUT_OPTIONS if key in recipe.options}
-        asked['options'] = {**kept, **wishes.get('options', {})}
+        asked['options'] = {**kept, **overrides.get('options', {})}
         asked = {'channels': recipe.channels, 'licence': recipe.licence, **asked}
-    with _named(str(staging), source):
+    with _naming_source(str(staging), source):
         base, weights = read_nnunet(source, staging, asked)
-    card = {**base['card'], **(recipe.card if recipe else {}), **wishes.get('card', {})}
+    card = {**base['card'], **(recipe.card if recipe else {}), **overrides.get('card', {})}
     values = {
         'licence': UNKNOWN_LICENCE,
         **base,
@@ -271,14 +271,14 @@ def _add_nnunet(
     }
     values = {'required': tuple(values['channels']), **values}
     name = str(values['name'])
-    place = _place(name, folder, force)
+    place = _description_file(name, folder, force)
     digests = [file_sha256(path) for path in weights]
     names = [f'{name}-{digest[:12]}.safetensors' for digest in digests]
     for path, file in zip(weights, names, strict=True):
         path.rename(staging / file)
     values |= {'weights': tuple(names), 'sha256': tuple(digests)}
     entry = _described(values, staging, source.name)
-    with _named(str(staging), source):
+    with _naming_source(str(staging), source):
         check_model(entry, thorough=True)
     return _install(entry, staging, folder, place)
 
@@ -337,7 +337,7 @@ def write_entry(entry: ModelEntry, path: Path) -> None:
 
 
 @contextmanager
-def _named(staging: str, source: Path) -> Iterator[None]:
+def _naming_source(staging: str, source: Path) -> Iterator[None]:
     """Let messages name the user's file, not its copy in the making."""
     try:
         yield
@@ -354,7 +354,7 @@ def _staging(folder: Path) -> tempfile.TemporaryDirectory[str]:
         raise explain_os_error(error, folder) from error
 
 
-def _place(name: str, folder: Path, force: bool) -> Path:
+def _description_file(name: str, folder: Path, force: bool) -> Path:
     """Return the file of the description, the old one if it is to be replaced."""
     own = own_entries(folder)
     if name in own and not force:
@@ -368,9 +368,9 @@ def _place(name: str, folder: Path, force: bool) -> Path:
     return place
 
 
-def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, Any]:
+def _fill_in(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return all fields: what the user says, else the source, else the shipped description."""
-    given = {**base, **wishes}
+    given = {**base, **overrides}
     architecture = given.get('architecture')
     if not architecture:
         raise UsageError(
@@ -387,14 +387,16 @@ def _fill_in(base: Mapping[str, Any], wishes: Mapping[str, Any]) -> dict[str, An
         raise UsageError(f'There is no network {architecture!r}.', f'Choose one of: {known}.')
     shipped = next(e for e in list_entries() if e.architecture == architecture)
     values = _usual(shipped)
-    options = {**base.get('options', values['options']), **wishes.get('options', {})}
-    card = {**base.get('card', {}), **wishes.get('card', {})}
+    options = {**base.get('options', values['options']), **overrides.get('options', {})}
+    card = {**base.get('card', {}), **overrides.get('card', {})}
     values |= {**given, 'options': options, 'card': card}
-    _match_edges(values, wishes)
+    _match_edges(values, overrides)
     return {'required': tuple(values['channels']), **values}
 
 
-def _check_merging(architecture: str, base: Mapping[str, Any], wishes: Mapping[str, Any]) -> None:
+def _check_merging(
+    architecture: str, base: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> None:
     """Make sure that somebody says how a SwinUNETR joins neighbours: its weights do not.
 
     Raises
@@ -402,7 +404,7 @@ def _check_merging(architecture: str, base: Mapping[str, Any], wishes: Mapping[s
     UsageError
         If neither the bundle nor the user does.
     """
-    said = {**base.get('options', {}), **wishes.get('options', {})}
+    said = {**base.get('options', {}), **overrides.get('options', {})}
     if architecture == 'swinunetr' and 'merging' not in said:
         raise UsageError(
             'How this SwinUNETR joins neighbouring voxels is not known: its code changed, its '
@@ -441,16 +443,16 @@ def _usual(shipped: ModelEntry) -> dict[str, Any]:
     }
 
 
-def _match_edges(values: dict[str, Any], wishes: Mapping[str, Any]) -> None:
+def _match_edges(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
     """Let the window and the ``edge`` of networks with a table of positions follow each other."""
     options = values['options']
     if 'edge' not in options:
         return
-    if 'edge' in wishes.get('options', {}) and 'patch' not in wishes:
+    if 'edge' in overrides.get('options', {}) and 'patch' not in overrides:
         edge = options['edge']
         values['patch'] = tuple([edge] * 3 if isinstance(edge, int) else edge)
-    elif 'patch' in wishes and 'edge' not in wishes.get('options', {}):
-        patch = wishes['patch']
+    elif 'patch' in overrides and 'edge' not in overrides.get('options', {}):
+        patch = overrides['patch']
         options['edge'] = list(patch) if len(set(patch)) > 1 else patch[0]
 
 

@@ -41,7 +41,7 @@ FALSE_POSITIVE_COLOUR = '#29d96f'
 FALSE_NEGATIVE_COLOUR = '#ff4d4d'
 BOX_COLOUR = '#ffb000'
 
-_SIDES = "The patient's left (L) is on the right of the picture."
+_SIDES = "The patient's left (L) is on the right of the image."
 #: A box around a lesion stays this far from it, in mm; boxes that touch are joined.
 _BOX_MM = 4.0
 _BEST = 5
@@ -213,7 +213,7 @@ def brain_and_lesions(image: Any, brain: Any, lesions: Any, out: Path, source: s
             rgb = _squared(pair[place], side)
             words = f'{what}, {name}'
             panel = svg.panel(side * size, side * size, words, words)
-            svg.place_picture(panel.element, rgb, (size, size))
+            svg.place_image(panel.element, rgb, (size, size))
             panels.append(panel)
     return save(
         panels,
@@ -236,7 +236,7 @@ def _extent(rgb: NDArray[np.uint8], margin: int = 6) -> int:
 
 
 def _squared(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Cut or fill a picture to a square around its middle, so that all have one scale."""
+    """Cut or fill an image to a square around its middle, so that all have one scale."""
     filled = np.pad(rgb, ((side, side), (side, side), (0, 0)), constant_values=255)
     first = [(size - side) // 2 for size in filled.shape[:2]]
     return filled[first[0] : first[0] + side, first[1] : first[1] + side]

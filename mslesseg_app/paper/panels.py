@@ -17,15 +17,15 @@ from mslesseg_app.reports.slices import (
     PLANES,
     WORLD_AXES,
     Box,
-    Volume,
+    OrientedVolume,
     bounding_box,
     foreground,
     grey_window,
     oriented_like,
     outlines,
-    picture,
     pixel_size,
     sides,
+    slice_plane,
     to_grey,
 )
 
@@ -36,14 +36,14 @@ _MARGIN_MM = 6.0
 class Cut:
     """One slice through an image, and how it is shown."""
 
-    volume: Volume
+    volume: OrientedVolume
     box: Box
     axis: int
     index: int
 
     def of(self, data: NDArray[Any]) -> NDArray[Any]:
         """Return the slice of an array as it is looked at."""
-        return picture(data, self.axis, self.index, self.box)
+        return slice_plane(data, self.axis, self.index, self.box)
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -57,19 +57,21 @@ class Cut:
         return f'{PLANES[self.axis]} slice at {WORLD_AXES[self.axis]} = {place:.1f} mm'
 
 
-def values(image: nb.spatialimages.SpatialImage, volume: Volume, what: str) -> NDArray[Any]:
+def values(
+    image: nb.spatialimages.SpatialImage, volume: OrientedVolume, what: str
+) -> NDArray[Any]:
     """Return the values of an image as a volume is turned."""
     return np.asarray(oriented_like(image, volume, what).data)
 
 
-def masks_in(images: Mapping[str, Any], volume: Volume) -> dict[str, NDArray[np.bool_]]:
+def masks_in(images: Mapping[str, Any], volume: OrientedVolume) -> dict[str, NDArray[np.bool_]]:
     """Return the masks as a volume is turned."""
     return {
         name: values(image, volume, f'The mask of {name}') > 0 for name, image in images.items()
     }
 
 
-def cut_through(volume: Volume, mask: NDArray[np.bool_]) -> Cut:
+def cut_through(volume: OrientedVolume, mask: NDArray[np.bool_]) -> Cut:
     """Choose the slice with most of the mask; the middle one where it is empty."""
     axis = volume.thick_axis
     inside = foreground(volume.data)
@@ -89,7 +91,7 @@ def panel(
     rows, columns = plane.shape
     drawn = svg.panel(columns * cut.pixel[0], rows * cut.pixel[1], name, f'{name}, {cut.words}')
     window = grey_window(data, foreground(data) if inside is None else inside)
-    svg.place_picture(drawn.element, to_grey(plane, window), cut.pixel)
+    svg.place_image(drawn.element, to_grey(plane, window), cut.pixel)
     svg.mark_sides(drawn, sides(cut.axis))
     return drawn
 

@@ -31,7 +31,7 @@ from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine, invert, read_itk, write_itk
 from mslesseg_app.spatial.brain import brain_mask as find_brain
 from mslesseg_app.spatial.checks import check_loaded
-from mslesseg_app.spatial.exam_alignment import ExamAlignment, align_exam, judge_exam
+from mslesseg_app.spatial.exam_alignment import ExamAlignment, align_exam, check_exam
 from mslesseg_app.spatial.prepared import prepare, to_template
 from mslesseg_app.spatial.qc import exam_quality, with_note
 from mslesseg_app.spatial.reading import open_image, three_dimensional
@@ -82,7 +82,7 @@ class Segmentation:
     transforms : dict of str to array (4, 4)
         For each modality, template points to points of the image (RAS+ mm).
     quality : list of dict
-        Quality numbers with their verdicts, see `mslesseg_app.spatial.qc.exam_quality`.
+        Quality numbers with their statuses, see `mslesseg_app.spatial.qc.exam_quality`.
     probability_mni : nibabel.Nifti1Image
         Lesion probability on the 1 mm grid of MNI152NLin6Asym, before it was resampled.
     info : dict
@@ -202,7 +202,7 @@ def segment(
         resolve(one, preset)
     if device not in ('auto', 'cpu'):
         choose_device(device)
-    raw = {name: _load(image, name) for name, image in given.items()}
+    raw = {name: _load_image(image, name) for name, image in given.items()}
     mask = None if brain_mask is None else _load_mask(brain_mask, raw['FLAIR'])
     for one in models_of(entry):
         check_model(one)
@@ -268,7 +268,7 @@ def _align(
     prepared = {name: _prepare(image, name, correct) for name, image in raw.items()}
     images = {name: grids.to_ras(image) for name, image in prepared.items()}
     alignment = (
-        judge_exam(images, None, dict.fromkeys(images, np.eye(4)))
+        check_exam(images, None, dict.fromkeys(images, np.eye(4)))
         if registered
         else align_exam(images, strategy=strategy, seed=seed)
     )
@@ -339,7 +339,7 @@ def _ask(
     return _Predicted(found, found.prob, exam.to_flair(found.prob, np.float32), info)
 
 
-def _load(image: Image, name: str) -> nb.Nifti1Image:
+def _load_image(image: Image, name: str) -> nb.Nifti1Image:
     """Return a given image, checked, three-dimensional, with its own header."""
     if not isinstance(image, str | os.PathLike):
         if not hasattr(image, 'dataobj'):
@@ -372,7 +372,7 @@ def _as_itk(affine: Affine) -> Affine:
 
 def _load_mask(given: Image, flair: Any) -> nb.Nifti1Image:
     """Return the user's brain mask, uint8, if it fits the FLAIR or the template."""
-    mask = three_dimensional(_load(given, 'brain mask'))
+    mask = three_dimensional(_load_image(given, 'brain mask'))
     inside = np.asanyarray(mask.dataobj) > 0
     if not inside.any():
         raise DataError('The brain mask is empty.', 'Check that it is the right file.')
@@ -446,7 +446,7 @@ def _quality(
 ) -> list[dict[str, Any]]:
     from mslesseg_app.lesions.dissemination import dominating_note
 
-    judged = exam.alignment.judgements()
+    judged = exam.alignment.checks()
     checks = exam_quality(exam.flair, exam.mni['FLAIR'], brain, brain_mni, judged)
     note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
     return with_note(checks, 'dominating_lesion', 'One lesion dominates', note)

@@ -15,12 +15,12 @@ from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.lesions.change import STATUS_CODES
 from mslesseg_app.models.prediction.ensemble import AnyModel
-from mslesseg_app.participant.progress import Progress
-from mslesseg_app.reports.writing import extend_citation, page_key
+from mslesseg_app.participant.progress import RunProgress
+from mslesseg_app.reports.writing import extend_citation, report_key
 
 
 @dataclass
-class Outcome:
+class RunOutcome:
     """What became of the exams of a run.
 
     Attributes
@@ -30,18 +30,18 @@ class Outcome:
     steps : dict
         Stage in which they failed, where it was a step.
     others : dict
-        Error of each comparison and page that failed, by what it is of.
+        Error of each comparison and report that failed, by what it is of.
     stopped : list of str
         Exams that were not finished because the run was stopped.
-    pages : list of Path
-        Pages of the subjects, also of those that needed no new one.
+    reports : list of Path
+        Reports of the subjects, also of those that needed no new one.
     """
 
     problems: dict[str, MSLesSegError] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
     others: dict[str, MSLesSegError] = field(default_factory=dict)
     stopped: list[str] = field(default_factory=list)
-    pages: list[Path] = field(default_factory=list)
+    reports: list[Path] = field(default_factory=list)
 
 
 class RunContext:
@@ -57,7 +57,7 @@ class RunContext:
     quiet : bool
         Say nothing of the progress.
     methods : str
-        Text of what is done with the exams, which the pages show.
+        Text of what is done with the exams, which the reports show.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class RunContext:
         self.engine = engine
         self.entry = entry
         self.methods = methods
-        self.outcome = Outcome({exam.label: exam.problem for exam in exams if exam.problem})
+        self.outcome = RunOutcome({exam.label: exam.problem for exam in exams if exam.problem})
         self.progress = _progress(exams, settings, quiet)
         self._timings = settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}_timings.txt'
         self._compared = False
@@ -85,9 +85,9 @@ class RunContext:
         return [__version__, self.engine, self.entry.name, self.entry.version, self.entry.digest]
 
     @cached_property
-    def page_key(self) -> list[object]:
-        """What pages show besides what lies in the folder of their subject."""
-        return [self.methods, page_key(self.settings)]
+    def report_key(self) -> list[object]:
+        """What reports show besides what lies in the folder of their subject."""
+        return [self.methods, report_key(self.settings)]
 
     def keep_seconds(self, seconds: dict[str, float]) -> None:
         """Add the seconds of nodes to the timings of the run."""
@@ -104,9 +104,9 @@ class RunContext:
             extend_citation(self.settings, text)
 
 
-def _progress(exams: list[Exam], settings: Settings, quiet: bool) -> Progress:
+def _progress(exams: list[Exam], settings: Settings, quiet: bool) -> RunProgress:
     ready = [exam for exam in exams if exam.problem is None]
     labels = {exam_name(exam): exam.label for exam in ready}
     others = {subject_name(one): f'sub-{one}' for one in share_template(ready, settings)}
     others |= {change_name(exam.subject): f'sub-{exam.subject}, sessions' for exam in exams}
-    return Progress(labels | others, quiet, shared=others)
+    return RunProgress(labels | others, quiet, shared=others)

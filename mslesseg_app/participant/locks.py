@@ -65,6 +65,6 @@ def _held(exams: list[Exam], settings: Settings) -> Iterator[None]:
 
 def _remove_leftovers(exam: Exam, out_dir: Path) -> None:
     """Remove the temporary files that a killed run left of this exam."""
-    pictures = (out_dir / f'sub-{exam.subject}' / 'figures').glob(f'.tmp-*-{exam.label}_*')
-    for path in [*(out_dir / exam.folder).rglob('.tmp-*'), *pictures]:
+    figures = (out_dir / f'sub-{exam.subject}' / 'figures').glob(f'.tmp-*-{exam.label}_*')
+    for path in [*(out_dir / exam.folder).rglob('.tmp-*'), *figures]:
         path.unlink(missing_ok=True)

@@ -28,12 +28,12 @@ _SECONDS = {
     'conform': 3.0,
     'anchor': 3.0,
 }
-_QUICK = frozenset({'ds', 'gather', 'find', 'node', 'describe', 'join', 'labels'})
+_QUICK = frozenset({'ds', 'gather', 'find', 'node', 'describe', 'combine', 'labels'})
 #: Exams that the live display names at most.
 _MOST_NAMED = 4
 
 
-class Progress:
+class RunProgress:
     """Show the user what is going on.
 
     On a terminal a bar is kept up to date; elsewhere a line with the time is printed when an exam
@@ -82,7 +82,7 @@ class Progress:
         #: Seconds that each node took, by full name, of those that ran.
         self.seconds: dict[str, float] = {}
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> RunProgress:
         if not self._quiet and self._stream.isatty():
             from rich.console import Console
             from rich.live import Live
@@ -110,7 +110,7 @@ class Progress:
         """Take note of the nodes that the workflows of exams will run."""
         with self._lock:
             for name, own in nodes.items():
-                self._rest[name] = [_kind(node) for node in own]
+                self._rest[name] = [_stage_of(node) for node in own]
                 self._known.update(self._rest[name])
                 if name in self._number:
                     self._begun += 1
@@ -128,7 +128,7 @@ class Progress:
             rest = self._rest.pop(name, [])
             self._known -= Counter(rest)
             if name in self._failed:
-                self._say(name, 'failed')
+                self._print_line(name, 'failed')
             self._stages.pop(name, None)
             found = [key for key in self.seconds if key.partition('.')[0] == name]
             return {key: self.seconds.pop(key) for key in found}
@@ -142,10 +142,10 @@ class Progress:
         self._first.setdefault(exam, time.monotonic())
         self._stages[exam] = stage_of(node)
         if new:
-            self._say(exam, 'started' if exam in self._number else stage_of(node))
+            self._print_line(exam, 'started' if exam in self._number else stage_of(node))
 
     def _finish(self, exam: str, node: str, key: str, failed: bool) -> None:
-        kind = _kind(node)
+        kind = _stage_of(node)
         rest = self._rest.get(exam, [])
         if kind in rest:
             rest.remove(kind)
@@ -162,9 +162,9 @@ class Progress:
             self._stages.pop(exam, None)
             took = time.monotonic() - self._first.get(exam, time.monotonic())
             if exam in self._number:
-                self._say(exam, f'done in {duration(took)}')
+                self._print_line(exam, f'done in {duration(took)}')
 
-    def _say(self, exam: str, what: str) -> None:
+    def _print_line(self, exam: str, what: str) -> None:
         """Print a line with the time, where there is no live display."""
         if self._quiet or self._live is not None:
             return
@@ -254,7 +254,7 @@ def duration(seconds: float) -> str:
     return f'{minutes} min' if minutes < 90 else f'{minutes // 60} h {minutes % 60} min'
 
 
-def _kind(node: str) -> str:
+def _stage_of(node: str) -> str:
     return node.split('_', 1)[0]
 
 

@@ -50,7 +50,9 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
     check_dataset(settings.bids_dir)
     if not settings.skip_bids_validation and not dry_run:
         warning = validate(settings.bids_dir)
-        _say(f'Warning: {warning}' if warning else 'The input is valid BIDS.', quiet)
+        _print_unless_quiet(
+            f'Warning: {warning}' if warning else 'The input is valid BIDS.', quiet
+        )
     review = current_review(settings)
     exams = with_reference_notes(_reviewed(find_exams(settings), review, quiet), settings)
     if dry_run:
@@ -60,7 +62,7 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
     keep_review(settings, review)
     check_free(exams, settings)
     for exam in marked_exams(exams, review, 'redo'):
-        _say(f'{exam.label}: computed anew, as the review asks for.', quiet)
+        _print_unless_quiet(f'{exam.label}: computed anew, as the review asks for.', quiet)
         with locked([exam], settings):
             _forget(exam, settings)
     return _process(exams, settings, engine, entry, quiet)
@@ -70,7 +72,7 @@ def _reviewed(exams: list[Exam], review: Review, quiet: bool) -> list[Exam]:
     """Leave out the exams that the review excludes, and say so."""
     excluded = marked_exams(exams, review, 'exclude')
     for exam in excluded:
-        _say(f'{exam.label}: left out, as the review asks for.', quiet)
+        _print_unless_quiet(f'{exam.label}: left out, as the review asks for.', quiet)
     kept = [exam for exam in exams if exam not in excluded]
     if not kept:
         raise NothingSelectedError(
@@ -93,22 +95,22 @@ def _forget(exam: Exam, settings: Settings) -> None:
 
 
 def write_reports(settings: Settings, *, quiet: bool = False) -> int:
-    """Write the subject pages again from the records in the output folder.
+    """Write the participant reports again from the records in the output folder.
 
     Raises
     ------
     NoInputError
         If there is no record of any of them.
     """
-    from mslesseg_app.reports.writing import write_pages
+    from mslesseg_app.reports.writing import write_reports
 
-    pages = write_pages(settings, {exam.subject for exam in find_exams(settings)})
-    if not pages:
+    reports = write_reports(settings, {exam.subject for exam in find_exams(settings)})
+    if not reports:
         raise NoInputError(
             f'{settings.out_dir} holds no finished exam of these participants.',
             'Run the participant level first, without --reports-only.',
         )
-    _say('\n'.join(f'Wrote {page}' for page in pages), quiet)
+    _print_unless_quiet('\n'.join(f'Wrote {report}' for report in reports), quiet)
     return 0
 
 
@@ -123,7 +125,7 @@ def write_boilerplate(settings: Settings, *, quiet: bool = False) -> int:
     described = examples(exams, settings)
     workflow = init_run_wf(exams=described, settings=settings, engine=engine, entry=entry)
     path = write_citation(settings, workflow.visit_desc())
-    _say(f'Wrote {path}', quiet)
+    _print_unless_quiet(f'Wrote {path}', quiet)
     return 0
 
 
@@ -181,8 +183,8 @@ def _process(
     settings.to_toml(settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}.toml')
     for exam in exams:
         for note in exam.notes:
-            _say(f'{exam.label}: {note}', quiet)
-    methods = _describe(exams, settings, engine, entry, quiet)
+            _print_unless_quiet(f'{exam.label}: {note}', quiet)
+    methods = _write_methods(exams, settings, engine, entry, quiet)
     outcome = Batch(exams, settings, engine, entry, quiet, methods).run()
     for label in outcome.stopped:
         print(f'{label}: not finished, because the run was stopped.', file=sys.stderr)
@@ -191,13 +193,15 @@ def _process(
     keep_redone(settings, fresh)
     problems = outcome.problems | outcome.others
     _explain(problems)
-    _say(f'{len(fresh)} of {len(exams)} exams done; results are in {settings.out_dir}', quiet)
-    for page in outcome.pages:
-        _say(f'  {page}', quiet)
+    _print_unless_quiet(
+        f'{len(fresh)} of {len(exams)} exams done; results are in {settings.out_dir}', quiet
+    )
+    for report in outcome.reports:
+        _print_unless_quiet(f'  {report}', quiet)
     return _code(list(problems.values()))
 
 
-def _describe(
+def _write_methods(
     exams: list[Exam], settings: Settings, engine: str, entry: AnyModel, quiet: bool
 ) -> str:
     """Write the methods text, and the graph of an exam where it is asked for; return the text."""
@@ -215,7 +219,7 @@ def _describe(
         unit = share_template(described, settings).get(described[0].subject, described[:1])
         first = init_run_wf(exams=unit, settings=settings, engine=engine, entry=entry)
         with configured_nipype(settings):
-            _say(f'Wrote {write_graph(first, settings)}', quiet)
+            _print_unless_quiet(f'Wrote {write_graph(first, settings)}', quiet)
     return text
 
 
@@ -274,6 +278,6 @@ def _code(problems: list[MSLesSegError]) -> int:
     return 0 if not codes else codes.pop() if len(codes) == 1 else 1
 
 
-def _say(text: str, quiet: bool) -> None:
+def _print_unless_quiet(text: str, quiet: bool) -> None:
     if not quiet and text:
         print(text, flush=True)

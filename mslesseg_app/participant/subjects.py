@@ -1,4 +1,4 @@
-"""One subject of a run: its exams, then the comparison of its sessions, then its page."""
+"""One subject of a run: its exams, then the comparison of its sessions, then its report."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mslesseg_app.participant.interfaces.base import _marked
 from mslesseg_app.participant.locks import locked
 from mslesseg_app.participant.workflows import base
 from mslesseg_app.participant.workflows.change import Visit, find_visits, init_change_wf
-from mslesseg_app.participant.workflows.queue import Job
-from mslesseg_app.reports.writing import page_path, record_failures, stored_marks, write_pages
+from mslesseg_app.participant.workflows.queue import WorkflowJob
+from mslesseg_app.reports.writing import record_failures, report_path, stored_marks, write_reports
 
 if TYPE_CHECKING:
     from mslesseg_app.participant.context import RunContext
 
 
-class Subject:
-    """The exams of one subject, from the first look at them to the page.
+class SubjectRun:
+    """The exams of one subject, from the first look at them to the report.
 
     Parameters
     ----------
@@ -63,7 +63,7 @@ class Subject:
         self.units += [shared] if shared else []
         self._left = len(self.units)
 
-    def jobs(self) -> Iterator[Job | None]:
+    def jobs(self) -> Iterator[WorkflowJob | None]:
         """Yield the jobs of the exams that are not finished; None where nothing is to run."""
         self._all_locks.push(self._locks)
         try:
@@ -79,7 +79,7 @@ class Subject:
 
     # ------------------------------------------------------------------------- exams
 
-    def _exam_job(self, unit: list[Exam]) -> Job | None:
+    def _exam_job(self, unit: list[Exam]) -> WorkflowJob | None:
         """Return the job of an exam, or of several that share a template, unless it is done."""
         settings, batch = self._settings, self.batch
         if finished.is_finished(settings, unit_name(unit), self._key(unit), self._files(unit)):
@@ -104,7 +104,7 @@ class Subject:
                 batch.outcome.steps.setdefault(label, failure.step)
                 batch.outcome.problems.setdefault(label, failure.error)
 
-        def end(complete: bool) -> Iterable[Job]:
+        def end(complete: bool) -> Iterable[WorkflowJob]:
             if complete:
                 self._finish_exams(unit, graph)
             return self._one_less()
@@ -115,8 +115,8 @@ class Subject:
         self,
         graph: nx.DiGraph,
         fail: Callable[[Any, str], None],
-        end: Callable[[bool], Iterable[Job]],
-    ) -> Job:
+        end: Callable[[bool], Iterable[WorkflowJob]],
+    ) -> WorkflowJob:
         """Return the job of a graph of Nipype, with progress, crash files and timings."""
         batch, nodes = self.batch, base.nodes_of(graph)
         batch.progress.begin(nodes)
@@ -127,12 +127,12 @@ class Subject:
                 fail(node, traceback)
             batch.progress(base.part_of(node), node.name, status)
 
-        def close(complete: bool) -> Iterable[Job]:
+        def close(complete: bool) -> Iterable[WorkflowJob]:
             for part in nodes:
                 batch.keep_seconds(batch.progress.end(part))
             return end(complete)
 
-        return Job(graph, listen, close)
+        return WorkflowJob(graph, listen, close)
 
     def _finish_exams(self, unit: list[Exam], graph: nx.DiGraph) -> None:
         """Note that exams are finished, and remove what was needed on the way, if asked to."""
@@ -157,8 +157,8 @@ class Subject:
         """Return all files that exams read and write."""
         settings, paths = self._settings, list[Path]()
         for exam in unit:
-            doubt = settings.uncertainty != 'none'
-            written = expected_outputs(exam, self.batch.entry.name, doubt)
+            uncertain = settings.uncertainty != 'none'
+            written = expected_outputs(exam, self.batch.entry.name, uncertain)
             paths += exam.images.values()
             paths += [path for path in (exam.reference, exam.edited) if path]
             paths += [settings.out_dir / path for path in written]
@@ -171,14 +171,14 @@ class Subject:
             self.exams, outcome.problems, outcome.steps, self._settings, self.batch.entry
         )
 
-    # ------------------------------------------------------------- sessions and page
+    # ------------------------------------------------------------- sessions and report
 
-    def _one_less(self) -> Iterable[Job]:
+    def _one_less(self) -> Iterable[WorkflowJob]:
         self._left -= 1
         return self._go_on() if self._left == 0 else ()
 
-    def _go_on(self) -> Iterable[Job]:
-        """Go on to the comparison of the sessions, and without one to the page."""
+    def _go_on(self) -> Iterable[WorkflowJob]:
+        """Go on to the comparison of the sessions, and without one to the report."""
         self.record_failures()
         visits: list[Visit] = []
         if self.units and any(exam.session for exam in self.exams):
@@ -189,9 +189,9 @@ class Subject:
         except Exception as error:  # noqa: BLE001 - the other subjects must not be lost
             problem = unforeseen(f'The sessions of sub-{self.name} cannot be compared', error)
             self.batch.outcome.others[f'sub-{self.name}, change'] = problem
-        return [job] if job else self._page()
+        return [job] if job else self._report()
 
-    def _change_job(self, visits: list[Visit]) -> Job | None:
+    def _change_job(self, visits: list[Visit]) -> WorkflowJob | None:
         """Return the job that compares the sessions, unless it is done."""
         settings, batch, name = self._settings, self.batch, f'sub-{self.name}_change'
         workflow = init_change_wf(subjects=[self.name], settings=settings, model=batch.entry.name)
@@ -209,13 +209,13 @@ class Subject:
             error = base.failure_of(node.name, traceback).error
             batch.outcome.others.setdefault(f'sub-{self.name}, change', error)
 
-        def end(complete: bool) -> Iterable[Job]:
+        def end(complete: bool) -> Iterable[WorkflowJob]:
             if complete:
                 base.keep_records(graph, settings, name)
                 self._note_again()
                 finished.note_finished(settings, name, key, self._change_files(visits))
                 self._discard(settings.work_dir / workflow.name / change_name(self.name))
-            return self._page()
+            return self._report()
 
         return self._job(graph, fail, end)
 
@@ -232,68 +232,68 @@ class Subject:
             if finished.note_path(self._settings, unit_name(unit), self._key(unit)).is_file():
                 self.note_exams(unit)
 
-    def _page(self) -> Iterable[Job]:
-        """Return the job that writes the page, unless it is there already."""
-        batch, name = self.batch, f'sub-{self.name}_page'
-        if finished.is_finished(self._settings, name, self._page_key(), self._page_files()):
+    def _report(self) -> Iterable[WorkflowJob]:
+        """Return the job that writes the report, unless it is there already."""
+        batch, name = self.batch, f'sub-{self.name}_report'
+        if finished.is_finished(self._settings, name, self._report_key(), self._report_files()):
             self._close()
             return ()
         graph = nx.DiGraph()
-        graph.add_node(PageStep(self._settings, self.name))
+        graph.add_node(ReportStep(self._settings, self.name))
 
         def listen(step: Any, status: str, traceback: str) -> None:
             if status == 'exception':
                 error = base.failure_of(step.name, traceback).error
-                batch.outcome.others[f'sub-{self.name}, page'] = error
+                batch.outcome.others[f'sub-{self.name}, report'] = error
 
-        def end(complete: bool) -> Iterable[Job]:
+        def end(complete: bool) -> Iterable[WorkflowJob]:
             if complete:
-                self.note_page()
+                self.note_report()
             self._close()
             return ()
 
-        return [Job(graph, listen, end)]
+        return [WorkflowJob(graph, listen, end)]
 
-    def note_page(self) -> None:
-        """Note that the page is written, with the files as they are now."""
-        name = f'sub-{self.name}_page'
-        finished.note_finished(self._settings, name, self._page_key(), self._page_files())
+    def note_report(self) -> None:
+        """Note that the report is written, with the files as they are now."""
+        name = f'sub-{self.name}_report'
+        finished.note_finished(self._settings, name, self._report_key(), self._report_files())
 
-    def _page_key(self) -> str:
+    def _report_key(self) -> str:
         marks = stored_marks(self._settings, self.name)
-        return finished.key_of(self._settings, self.batch.page_key, marks)
+        return finished.key_of(self._settings, self.batch.report_key, marks)
 
-    def _page_files(self) -> list[Path]:
+    def _report_files(self) -> list[Path]:
         folder = self._settings.out_dir / f'sub-{self.name}'
         return [
-            page_path(self._settings, self.name),
+            report_path(self._settings, self.name),
             *sorted(path for path in folder.rglob('*') if path.is_file()),
         ]
 
     def _close(self) -> None:
         self.over = True
-        page = page_path(self._settings, self.name)
-        self.batch.outcome.pages += [page] if page.is_file() else []
+        report = report_path(self._settings, self.name)
+        self.batch.outcome.reports += [report] if report.is_file() else []
         self._locks.close()
 
 
-class PageStep:
-    """The writing of a page, for a worker."""
+class ReportStep:
+    """The writing of a report, for a worker."""
 
     n_procs = 1
     mem_gb = 0.5
     run_without_submitting = False
-    name = 'page'
+    name = 'report'
 
     def __init__(self, settings: Settings, subject: str) -> None:
         self._settings = settings
         self._subject = subject
-        self.fullname = f'sub-{subject}.page'
+        self.fullname = f'sub-{subject}.report'
 
     def run(self) -> None:
         """Write it."""
         try:
-            write_pages(self._settings, [self._subject])
+            write_reports(self._settings, [self._subject])
         except MSLesSegError as error:
             raise _marked(error) from error.__cause__
 

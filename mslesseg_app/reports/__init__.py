@@ -1,4 +1,4 @@
-"""Pages and pictures that people look at."""
+"""Reports and images that people look at."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mslesseg_app.reports.content import (
     ImageUsed,
     LesionSummary,
     ModelInfo,
-    Provenance,
     QCNumber,
+    RunProvenance,
     SubjectContent,
 )
 
@@ -21,7 +21,7 @@ __all__ = [
     'ImageUsed',
     'LesionSummary',
     'ModelInfo',
-    'Provenance',
     'QCNumber',
+    'RunProvenance',
     'SubjectContent',
 ]

@@ -1,6 +1,6 @@
 """Charts as SVG that reads in light and dark: strips of points, scatter plots, rates by class.
 
-A chart is its drawing and its data: both are written, so that every picture can be made again.
+A chart is its drawing and its data: both are written, so that every image can be made again.
 Nothing here draws random numbers; the bytes depend on the content alone. Not drawn by matplotlib:
 with a name to point at for each of 450 points its SVG takes twice the bytes and eight times the
 time, and the 452 colours written into it would have to be replaced for dark screens.
@@ -44,7 +44,7 @@ def _variables(colours: Sequence[str], ink: str, soft: str, line: str, paper: st
     return f'{series}--c-ink:{ink};--c-soft:{soft};--c-line:{line};--c-paper:{paper}'
 
 
-#: Put once into a page, or into each file.
+#: Put once into a report, or into each file.
 STYLE = (
     f'.msl-chart{{{_variables(_LIGHT, "#1c2530", "#53606e", "#d4dae1", "#fff")};'
     'font-family:system-ui,Helvetica,Arial,sans-serif;background:var(--c-paper)}\n'
@@ -87,7 +87,7 @@ class Chart:
     data: tuple[list[str], list[list[str]]]
 
     def markup(self) -> str:
-        """Return the drawing for a page that has `STYLE`."""
+        """Return the drawing for a report that has `STYLE`."""
         return ET.tostring(self.drawing, encoding='unicode').replace(f' xmlns="{SVG}"', '', 1)
 
     def write(self, folder: Path) -> list[Path]:
@@ -103,7 +103,7 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Series:
+class ChartSeries:
     """Points of one class.
 
     Attributes
@@ -130,7 +130,7 @@ def strips(
     key: str,
     title: str,
     label: str,
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     caption: str = '',
     keep: tuple[float, ...] = (),
@@ -144,7 +144,7 @@ def strips(
     ----------
     label : str
         Of the axis, with the unit.
-    series : sequence of Series
+    series : sequence of ChartSeries
         Their ``x`` are the values; NaN are left out.
     keep : tuple of float
         Values that the axis must reach, such as 0 and 1.
@@ -176,7 +176,7 @@ def strips(
 _STRIP_HEAD = ['series', 'point', 'value']
 
 
-def _strip_words(series: Sequence[Series]) -> str:
+def _strip_words(series: Sequence[ChartSeries]) -> str:
     parts = []
     for one in series:
         known = one.x[np.isfinite(one.x)]
@@ -186,7 +186,7 @@ def _strip_words(series: Sequence[Series]) -> str:
 
 
 def _strip(
-    root: ET.Element, one: Series, axis: Axis, middle: float, row: float, colour: int
+    root: ET.Element, one: ChartSeries, axis: Axis, middle: float, row: float, colour: int
 ) -> None:
     known = np.isfinite(one.x) & ((one.x > 0) | (not axis.log))
     places = np.array([axis.at(float(v)) for v in one.x[known]])
@@ -207,7 +207,7 @@ def _strip(
         _mean(root, one, axis, middle)
 
 
-def _mean(root: ET.Element, one: Series, axis: Axis, middle: float) -> None:
+def _mean(root: ET.Element, one: ChartSeries, axis: Axis, middle: float) -> None:
     x = axis.at(one.mean)
     words = f'mean {one.mean:.4g}'
     if math.isfinite(one.low):
@@ -245,7 +245,7 @@ def scatter(
     key: str,
     title: str,
     labels: tuple[str, str],
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     lines: Sequence[Line] = (),
     caption: str = '',
@@ -338,7 +338,7 @@ def rates(
     title: str,
     labels: tuple[str, str],
     classes: Sequence[str],
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     *,
     lows: Sequence[Floats],
     highs: Sequence[Floats],
@@ -351,7 +351,7 @@ def rates(
     ----------
     classes : sequence of str
         Along the horizontal axis.
-    series : sequence of Series
+    series : sequence of ChartSeries
         Their ``y`` are the shares, one a class; ``labels`` say what each is of.
     """
     width, height = 560.0, 340.0
@@ -404,7 +404,9 @@ def _start(width: float, height: float, alt: str) -> ET.Element:
     )
 
 
-def _legend_places(names: Sequence[str], left: float, right: float) -> list[tuple[float, float]]:
+def _legend_positions(
+    names: Sequence[str], left: float, right: float
+) -> list[tuple[float, float]]:
     """Return where each name of the legend stands, in as many rows as they need."""
     places: list[tuple[float, float]] = []
     x, y = left, 13.0
@@ -417,29 +419,29 @@ def _legend_places(names: Sequence[str], left: float, right: float) -> list[tupl
     return places
 
 
-def _legend_height(series: Sequence[Series], left: float, right: float) -> float:
+def _legend_height(series: Sequence[ChartSeries], left: float, right: float) -> float:
     """Return the room above the axes: enough for the legend, little without one."""
     if len(series) < 2:
         return 14.0
-    return _legend_places([one.name for one in series], left, right)[-1][1] + 20
+    return _legend_positions([one.name for one in series], left, right)[-1][1] + 20
 
 
 def _legend(
     root: ET.Element,
-    series: Sequence[Series],
+    series: Sequence[ChartSeries],
     ends: tuple[float, float],
     colours: Sequence[int] | None,
 ) -> None:
     if len(series) < 2:
         return
     names = [one.name for one in series]
-    for place, (x, y) in enumerate(_legend_places(names, *ends)):
+    for place, (x, y) in enumerate(_legend_positions(names, *ends)):
         colour = (colours[place] if colours is not None else place) % len(_LIGHT)
         draw_point(root, x + 5, y, colour, names[place], place, 5.0)
         draw_text(root, x + 15, y + 4, _short(names[place]))
 
 
-def _label(one: Series, place: int) -> str:
+def _label(one: ChartSeries, place: int) -> str:
     return one.labels[place] if len(one.labels) > place else str(place + 1)
 
 

@@ -48,13 +48,13 @@ _BROKEN = (MSLesSegError, *UNREADABLE, KeyError)
 def gather_extras(exams: Sequence[ExamContent], subject: str, out_dir: Path) -> list[Extra]:
     """Gather for each exam of a subject what lies beside its record.
 
-    What is missing or damaged is left out, with a note on the page: a page with less is better
+    What is missing or damaged is left out, with a note on the report: a report with less is better
     than none.
 
     Parameters
     ----------
     exams : sequence of ExamContent
-        In the order of the page.
+        In the order of the report.
     """
     good = [exam for exam in exams if exam.status == 'ok' and exam.model is not None]
     with_scene = good[:MOST_SCENES]
@@ -233,11 +233,11 @@ def _map(exam: ExamContent, subject: str, out_dir: Path) -> list[Drawing]:
 def _measures(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, Any]:
     assert exam.model is not None
     path = out_dir / output_path(_key(exam, subject), 'metrics', desc=exam.model.name)
-    rows = _rows(path)
+    rows = _table_rows(path)
     return rows[0] if rows else {}
 
 
-def _rows(path: Path) -> tuple[dict[str, Any], ...]:
+def _table_rows(path: Path) -> tuple[dict[str, Any], ...]:
     """Read a table; nothing where it is missing or damaged."""
     if not path.is_file():
         return ()
@@ -271,7 +271,7 @@ def _change(exam: ExamContent, subject: str, out_dir: Path) -> Change | None:
     path = _change_table(exam, subject, out_dir)
     if not path.is_file():
         return None
-    return Change(_rows(path), _sidecar(path))
+    return Change(_table_rows(path), _sidecar(path))
 
 
 # ---------------------------------------------------------------------------- resources

@@ -18,13 +18,13 @@ from mslesseg_app.reports import svg
 from mslesseg_app.reports.colours import COLOUR_WORDS, LESION_COLOUR, MODEL_COLOURS, STATUS_COLOURS
 from mslesseg_app.reports.content import Figure
 from mslesseg_app.reports.figures import Stage, stage_of
-from mslesseg_app.reports.rendering import View, make_scene, render
+from mslesseg_app.reports.rendering import Viewpoint, make_scene, render
 from mslesseg_app.reports.sections import Drawing
 from mslesseg_app.reports.slices import (
     PLANES,
     WORLD_AXES,
     Box,
-    Volume,
+    OrientedVolume,
     oriented,
     oriented_like,
     outlines,
@@ -38,9 +38,9 @@ _COLUMNS = 3
 MOST_ROWS = 6
 #: Views of the lesion map, and the letters of their left and right edges.
 _VIEWS = {
-    'from the left': (View(90, 5), ('A', 'P')),
-    'from the right': (View(-90, 5), ('P', 'A')),
-    'from above': (View(180, 89), ('L', 'R')),
+    'from the left': (Viewpoint(90, 5), ('A', 'P')),
+    'from the right': (Viewpoint(-90, 5), ('P', 'A')),
+    'from above': (Viewpoint(180, 89), ('L', 'R')),
 }
 
 
@@ -187,7 +187,7 @@ def _notable(
     return found
 
 
-def _around(spot: NDArray[np.bool_], axis: int, volume: Volume) -> tuple[int, Box]:
+def _around(spot: NDArray[np.bool_], axis: int, volume: OrientedVolume) -> tuple[int, Box]:
     """Return the slice with the largest cut of a lesion, and a box around it there."""
     others = tuple(other for other in range(3) if other != axis)
     index = int(np.argmax(spot.sum(axis=others)))
@@ -317,7 +317,7 @@ def lesion_map(image: Any, brain: Any, lesions: Any) -> Drawing | None:
     for words, (view, letters) in _VIEWS.items():
         rgb = render(scene, view)[1]
         panel = svg.panel(float(rgb.shape[1]), float(rgb.shape[0]), words, f'Lesions {words}')
-        svg.place_picture(panel.element, rgb, (1.0, 1.0))
+        svg.place_image(panel.element, rgb, (1.0, 1.0))
         svg.mark_sides(panel, letters)
         panels.append(panel)
     figure = Figure(
@@ -384,7 +384,7 @@ def models_beside(
     return Drawing(figure, svg.mosaic(panels, columns=_COLUMNS), _COLUMNS)
 
 
-def _stage(image: Any, grid: Volume, brain: Any, spots: NDArray[np.bool_]) -> Stage:
+def _stage(image: Any, grid: OrientedVolume, brain: Any, spots: NDArray[np.bool_]) -> Stage:
     volume = oriented_like(image, grid, 'An image')
     inside = np.asarray(oriented_like(brain, grid, 'The brain mask').data) > 0
     return stage_of(volume, inside | spots, inside if inside.any() else spots)
@@ -425,7 +425,7 @@ def _panel(
     where = f'{WORLD_AXES[axis]} = {stage.volume.position(axis, index):+.1f} mm'
     words = f'{name}, {where.replace("-", "−")}'
     drawn = svg.panel(columns * pixel[0], rows * pixel[1], words, f'{PLANES[axis]} slice, {words}')
-    svg.place_picture(drawn.element, grey, pixel)
+    svg.place_image(drawn.element, grey, pixel)
     plane = np.asarray(stage.cut(ids, axis, index), dtype=np.int32)
     for value in np.unique(plane[plane > 0]):
         lines = outlines(plane == value, pixel)

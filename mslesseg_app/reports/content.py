@@ -1,7 +1,7 @@
 """What the report of a participant states: plain records that go to JSON and come back unchanged.
 
 The records know neither HTML nor files.  One :class:`ExamContent` is stored per exam, so that
-a page can be written again later, or be put together from exams that ran in different jobs.
+a report can be written again later, or be put together from exams that ran in different jobs.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.selfcheck import NO_LESION, SelfCheck
 from mslesseg_app.reports.markup import readable
 
-Verdict = Literal['ok', 'suspect', 'failed', 'unknown']
+ShownStatus = Literal['pass', 'check', 'fail', 'unknown']
 
 #: Kinds of figure in the order of the report.
 FIGURE_KINDS = (
     'overview', 'beside', 'models', 'change', 'map', 'lesions', 'brain', 'alignment', 'other',
 )  # fmt: skip
 
-_GRAVITY: dict[str, int] = {'unknown': 0, 'ok': 1, 'suspect': 2, 'failed': 3}
-#: Colours of the states of the self-check are those of the verdicts.
-_STATUS: dict[str, Verdict] = {'pass': 'ok', 'check': 'suspect', 'fail': 'failed'}
+_GRAVITY: dict[str, int] = {'unknown': 0, 'pass': 1, 'check': 2, 'fail': 3}
+#: Colours of the states of the self-check are those of the statuses.
+_STATUS: dict[str, ShownStatus] = {'pass': 'pass', 'check': 'check', 'fail': 'fail'}
 
 
 class Record:
@@ -43,7 +43,7 @@ class Record:
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):  # type: ignore[arg-type]
-            object.__setattr__(self, item.name, _plain(getattr(self, item.name)))
+            object.__setattr__(self, item.name, _record_value(getattr(self, item.name)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return nested dictionaries, lists and scalars, ready for :func:`json.dump`."""
@@ -79,16 +79,16 @@ def _hints(record: type[Record]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Figure(Record):
-    """One picture.
+    """One image.
 
     Attributes
     ----------
     kind : str
         One of :data:`FIGURE_KINDS`.
     path : str
-        The file; in a page's content relative to the folder of the page, with ``/``.
+        The file; in a report's content relative to the folder of the report, with ``/``.
     title : str
-        Heading over the picture.
+        Heading over the image.
     caption : str
         How to read it: convention of sides, what each contour is, what was left out.
     alt : str
@@ -152,7 +152,7 @@ class ModelInfo(Record):
 
 @dataclass(frozen=True)
 class QCNumber(Record):
-    """A quality number and its verdict.
+    """A quality number and its status.
 
     Attributes
     ----------
@@ -161,20 +161,20 @@ class QCNumber(Record):
     title : str
         The same in words; empty means ``name``.
     limits : str
-        The rule behind the verdict, in words, such as ``check below 0.80``.
+        The rule behind the status, in words, such as ``check below 0.80``.
     """
 
     name: str
     value: float | int | str | None
-    verdict: Verdict = 'unknown'
+    status: ShownStatus = 'unknown'
     unit: str = ''
     title: str = ''
     limits: str = ''
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.verdict not in _GRAVITY:
-            raise ValueError(f'verdict of {self.name} is none of {", ".join(_GRAVITY)}')
+        if self.status not in _GRAVITY:
+            raise ValueError(f'status of {self.name} is none of {", ".join(_GRAVITY)}')
 
     @property
     def shown(self) -> str:
@@ -205,7 +205,7 @@ class Failure(Record):
 
 
 @dataclass(frozen=True)
-class Provenance(Record):
+class RunProvenance(Record):
     """Who made the result: versions, command line and settings.
 
     ``software`` and ``settings`` keep their order; values are shown as text.
@@ -243,7 +243,7 @@ class ExamContent(Record):
     computing : tuple of str
         Notes on how the result was computed that do not affect it.
     timings : dict
-        Stage to seconds.  Left out of the page by default, as they differ from run to run.
+        Stage to seconds.  Left out of the report by default, as they differ from run to run.
     """
 
     session: str | None
@@ -261,7 +261,7 @@ class ExamContent(Record):
     metric_columns: dict[str, Any] = field(default_factory=dict)
     figures: tuple[Figure, ...] = ()
     failure: Failure | None = None
-    provenance: Provenance | None = None
+    provenance: RunProvenance | None = None
     selfcheck: dict[str, Any] | None = None
     date: str = ''
     doubts: tuple[str, ...] = ()
@@ -289,23 +289,23 @@ class ExamContent(Record):
         return SelfCheck('check', reasons=(NO_LESION,)) if empty else None
 
     @property
-    def checked_verdict(self) -> Verdict:
-        """The self-check as a verdict, ``unknown`` without one."""
+    def selfcheck_status(self) -> ShownStatus:
+        """The self-check as a status, ``unknown`` without one."""
         return _STATUS[self.checked.status] if self.checked else 'unknown'
 
     @property
-    def worst(self) -> Verdict:
+    def worst(self) -> ShownStatus:
         """The worse of image checks and self-check, for the frame around both."""
-        return max(self.verdict, self.checked_verdict, key=_gravity)
+        return max(self.qc_status, self.selfcheck_status, key=_gravity)
 
     @property
-    def verdict(self) -> Verdict:
-        """The worst verdict of the quality numbers; ``failed`` for a failed exam."""
+    def qc_status(self) -> ShownStatus:
+        """The worst status of the quality numbers; ``fail`` for a failed exam."""
         if self.status == 'failed':
-            return 'failed'
+            return 'fail'
         if not self.qc:
             return 'unknown'
-        return max((number.verdict for number in self.qc), key=_gravity)
+        return max((number.status for number in self.qc), key=_gravity)
 
     @property
     def label(self) -> str:
@@ -313,10 +313,10 @@ class ExamContent(Record):
         return f'ses-{self.session}' if self.session else 'no session label'
 
     @property
-    def doubtful(self) -> tuple[QCNumber, ...]:
-        """Quality numbers that are not ``ok``, the worst first."""
-        found = [number for number in self.qc if _gravity(number.verdict) > 1]
-        return tuple(sorted(found, key=lambda number: -_gravity(number.verdict)))
+    def flagged(self) -> tuple[QCNumber, ...]:
+        """Quality numbers that are not ``pass``, the worst first."""
+        found = [number for number in self.qc if _gravity(number.status) > 1]
+        return tuple(sorted(found, key=lambda number: -_gravity(number.status)))
 
 
 @dataclass(frozen=True)
@@ -327,8 +327,8 @@ class SubjectContent(Record):
     ----------
     subject : str
         Label without ``sub-``.
-    provenance : Provenance
-        Of the run that wrote the page; an exam's own, where given, is shown beside it.
+    provenance : RunProvenance
+        Of the run that wrote the report; an exam's own, where given, is shown beside it.
     boilerplate : str
         Methods text in Markdown.
     citation : str
@@ -343,7 +343,7 @@ class SubjectContent(Record):
 
     subject: str
     exams: tuple[ExamContent, ...] = ()
-    provenance: Provenance = field(default_factory=Provenance)
+    provenance: RunProvenance = field(default_factory=RunProvenance)
     boilerplate: str = ''
     citation: str = ''
     links: dict[str, Any] = field(default_factory=dict)
@@ -352,27 +352,29 @@ class SubjectContent(Record):
 
 def table_rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
     """Rows of a table as plain dictionaries; None where a number is missing."""
-    return tuple({str(k): _plain(v) for k, v in row.items()} for row in table.to_dict('records'))
+    return tuple(
+        {str(k): _record_value(v) for k, v in row.items()} for row in table.to_dict('records')
+    )
 
 
-def _gravity(verdict: str) -> int:
-    return _GRAVITY[verdict]
+def _gravity(status: str) -> int:
+    return _GRAVITY[status]
 
 
-def _plain(value: Any) -> Any:
+def _record_value(value: Any) -> Any:
     """Reduce a value to records, tuples, dictionaries and JSON scalars."""
     if value is None or isinstance(value, bool | str | int | Record):
         return value
     if isinstance(value, pd.DataFrame):
         return table_rows(value)
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
+        return _record_value(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _record_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return tuple(_plain(item) for item in value)
+        return tuple(_record_value(item) for item in value)
     return None if value is pd.NA or value is pd.NaT else str(value)
 
 

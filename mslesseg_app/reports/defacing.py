@@ -1,4 +1,4 @@
-"""A picture that shows what defacing took out of a head."""
+"""An image that shows what defacing took out of a head."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scipy import ndimage as ndi
 
 from mslesseg_app.core.files import atomic_path
 from mslesseg_app.reports.slices import (
-    Volume,
+    OrientedVolume,
     foreground,
     grey_window,
     oriented,
-    picture,
     pixel_size,
+    slice_plane,
     to_grey,
 )
 from mslesseg_app.spatial.deface import deface_file
@@ -32,10 +32,10 @@ _LIGHT = np.array([0.35, 0.45, 0.82])
 _SMOOTH_MM = 1.5
 
 
-def deface_with_picture(path: Path, out: Path, image_of_both: Path, **options: Any) -> str:
+def deface_with_figure(path: Path, out: Path, image_of_both: Path, **options: Any) -> str:
     """Deface a file, and draw a sagittal slice and the surface before (above) and after (below).
 
-    The picture shows the face: it is for the owner of the scan only, is made readable by
+    The image shows the face: it is for the owner of the scan only, is made readable by
     nobody else, and must not be put into a dataset that is shared.
 
     Parameters
@@ -52,9 +52,9 @@ def deface_with_picture(path: Path, out: Path, image_of_both: Path, **options: A
     str
         What ``deface_file`` returns.
     """
-    before = _load(path)
+    before = _load_oriented(path)
     remark = deface_file(path, out, **options)
-    after = _load(out)
+    after = _load_oriented(out)
     if not np.array_equal(before.data, after.data):
         drawn = draw(before, after)
         with atomic_path(image_of_both) as temporary:
@@ -63,8 +63,8 @@ def deface_with_picture(path: Path, out: Path, image_of_both: Path, **options: A
     return remark
 
 
-def draw(before: Volume, after: Volume) -> NDArray[np.uint8]:
-    """Return the picture (grey values, rows by columns) of two volumes on one grid."""
+def draw(before: OrientedVolume, after: OrientedVolume) -> NDArray[np.uint8]:
+    """Return the image (grey values, rows by columns) of two volumes on one grid."""
     head = foreground(before.data)
     window = grey_window(before.data, head)
     threshold = 0.5 * float(np.median(np.asarray(before.data, dtype=np.float32)[head]))
@@ -75,19 +75,19 @@ def draw(before: Volume, after: Volume) -> NDArray[np.uint8]:
     return np.vstack([rows[0], np.zeros((_SPACE, rows[0].shape[1]), np.uint8), rows[1]])
 
 
-def _load(path: Path) -> Volume:
+def _load_oriented(path: Path) -> OrientedVolume:
     volume = oriented(nb.funcs.squeeze_image(nb.load(path)))
-    return Volume(np.array(volume.data), volume.affine, volume.spacing)
+    return OrientedVolume(np.array(volume.data), volume.affine, volume.spacing)
 
 
-def _slice(volume: Volume, window: tuple[float, float]) -> NDArray[np.uint8]:
+def _slice(volume: OrientedVolume, window: tuple[float, float]) -> NDArray[np.uint8]:
     whole = (slice(None), slice(None), slice(None))
     middle = volume.data.shape[_SAGITTAL] // 2
-    plane = picture(volume.data, _SAGITTAL, middle, whole)
+    plane = slice_plane(volume.data, _SAGITTAL, middle, whole)
     return _scaled(to_grey(plane, window), pixel_size(volume, _SAGITTAL))
 
 
-def _surface(volume: Volume, threshold: float) -> NDArray[np.uint8]:
+def _surface(volume: OrientedVolume, threshold: float) -> NDArray[np.uint8]:
     """Look at the head from the front: shade of the first voxel of the head on each ray."""
     values = np.nan_to_num(np.asarray(volume.data, dtype=np.float32))
     width, height = pixel_size(volume, _CORONAL)
@@ -105,7 +105,7 @@ def _surface(volume: Volume, threshold: float) -> NDArray[np.uint8]:
     return _scaled(shade.T[::-1, ::-1], (width, height))
 
 
-def _space(volume: Volume) -> NDArray[np.uint8]:
+def _space(volume: OrientedVolume) -> NDArray[np.uint8]:
     height = pixel_size(volume, _SAGITTAL)[1] * volume.data.shape[2]
     return np.zeros((round(height * _ZOOM), _SPACE), np.uint8)
 

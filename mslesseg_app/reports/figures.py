@@ -1,4 +1,4 @@
-"""Pictures of one exam: lesions, brain mask and alignment.
+"""Images of one exam: lesions, brain mask and alignment.
 
 Each function writes one SVG that needs no other file and returns a :class:`Figure` that says
 how to read it.  :func:`svg.read_figure` gives the same from the file alone.
@@ -27,7 +27,7 @@ from mslesseg_app.reports.slices import (
     WORLD_AXES,
     Box,
     Convention,
-    Volume,
+    OrientedVolume,
     bounding_box,
     demand_grid,
     foreground,
@@ -36,9 +36,9 @@ from mslesseg_app.reports.slices import (
     oriented,
     oriented_like,
     outlines,
-    picture,
     pixel_size,
     sides,
+    slice_plane,
     spread,
     to_grey,
 )
@@ -62,14 +62,14 @@ _DEEP_MM = 18.0
 class Stage:
     """What all panels of a figure share."""
 
-    volume: Volume
+    volume: OrientedVolume
     box: Box
     window: tuple[float, float]
     convention: Convention
 
     def cut(self, data: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
         """One slice of ``data`` as it is looked at."""
-        return picture(data, axis, index, self.box, self.convention)
+        return slice_plane(data, axis, index, self.box, self.convention)
 
     def grey(self, axis: int, index: int) -> NDArray[np.uint8]:
         """One slice of the image itself in grey."""
@@ -160,7 +160,7 @@ def brain_mask_overlay(
     panels = []
     for axis, index in _three_planes(brain):
         drawn, pixel = _open_panel(stage, axis, index)
-        svg.place_picture(drawn.element, stage.grey(axis, index), pixel)
+        svg.place_image(drawn.element, stage.grey(axis, index), pixel)
         svg.contour(drawn.element, outlines(stage.cut(brain, axis, index), pixel), MASK_COLOUR)
         svg.mark_sides(drawn, sides(axis, convention))
         panels.append(drawn)
@@ -191,7 +191,7 @@ def alignment_flicker(
     """Draw an aligned image that changes into the template while it is pointed at.
 
     Seven slices of each plane; the outlines of the template's brain and of its ventricles lie over
-    both pictures.  Only CSS moves; print and simple viewers show the image.
+    both images.  Only CSS moves; print and simple viewers show the image.
 
     Parameters
     ----------
@@ -233,14 +233,14 @@ def _others(axis: int) -> tuple[int, ...]:
     return tuple(other for other in range(3) if other != axis)
 
 
-def _inside(volume: Volume, brain: SpatialImage | None) -> NDArray[np.bool_]:
+def _inside(volume: OrientedVolume, brain: SpatialImage | None) -> NDArray[np.bool_]:
     if brain is None:
         return foreground(volume.data)
     mask = np.asarray(oriented_like(brain, volume, 'The brain mask').data) > 0
     return mask if mask.any() else foreground(volume.data)
 
 
-def _filled(mask: Volume, what: str) -> NDArray[np.bool_]:
+def _filled(mask: OrientedVolume, what: str) -> NDArray[np.bool_]:
     found = np.asarray(mask.data) > 0
     if not found.any():
         raise DataError(f'The {what} is empty.')
@@ -248,7 +248,7 @@ def _filled(mask: Volume, what: str) -> NDArray[np.bool_]:
 
 
 def stage_of(
-    volume: Volume,
+    volume: OrientedVolume,
     shown: NDArray[np.bool_],
     inside: NDArray[np.bool_],
     convention: Convention = 'radiological',
@@ -279,7 +279,7 @@ def _open_panel(
     return svg.panel(columns * pixel[0], rows * pixel[1], where, alt), pixel
 
 
-def _where(volume: Volume, axis: int, index: int) -> str:
+def _where(volume: OrientedVolume, axis: int, index: int) -> str:
     position = volume.position(axis, index)
     sign = '+' if position >= 0.05 else ('−' if position <= -0.05 else '')
     return f'{WORLD_AXES[axis]} = {sign}{abs(position):.1f} mm'
@@ -289,14 +289,14 @@ def _side_words(convention: Convention) -> str:
     side = 'right' if convention == 'radiological' else 'left'
     return (
         f"{convention.capitalize()} convention: the patient's left (L) is on the {side} of the "
-        'picture.'
+        'image.'
     )
 
 
 @lru_cache(maxsize=1)
 def _template_side(
     template_brain: SpatialImage, mask: SpatialImage
-) -> tuple[Volume, NDArray[np.bool_], NDArray[np.float32]]:
+) -> tuple[OrientedVolume, NDArray[np.bool_], NDArray[np.float32]]:
     """Template, its brain and its ventricles: the same for all images of a run."""
     target = oriented(template_brain)
     on_grid = oriented_like(mask, target, "The template's brain mask")
@@ -304,7 +304,7 @@ def _template_side(
     return target, brain, _ventricles(target, brain)
 
 
-def _ventricles(template: Volume, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
+def _ventricles(template: OrientedVolume, brain: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Smooth map of the dark spaces deep in a T1-weighted brain; above 0.5 inside them."""
     fluid = np.zeros(brain.shape, np.float32)
     box = bounding_box(brain, template.spacing, 1.0)
@@ -326,8 +326,8 @@ def _flicker_panel(
     fluid: NDArray[np.float32],
 ) -> svg.Panel:
     drawn, pixel = _open_panel(stage, axis, index)
-    svg.place_picture(drawn.element, stage.grey(axis, index), pixel)
-    svg.place_picture(drawn.element, other.grey(axis, index), pixel, _class='msl-b')
+    svg.place_image(drawn.element, stage.grey(axis, index), pixel)
+    svg.place_image(drawn.element, other.grey(axis, index), pixel, _class='msl-b')
     inner = outlines(stage.cut(fluid, axis, index), pixel)
     svg.contour(drawn.element, inner, INNER_COLOUR, stroke_width='0.7', _class='msl-line')
     edge = outlines(stage.cut(brain, axis, index), pixel)
@@ -346,8 +346,8 @@ def _lesion_panel(
 ) -> svg.Panel:
     plane = stage.cut(ids, axis, index)
     present = [int(value) for value in np.unique(plane) if value > 0]
-    drawn, pixel = _open_panel(stage, axis, index, f'{_named(present)} outlined')
-    svg.place_picture(drawn.element, stage.grey(axis, index), pixel)
+    drawn, pixel = _open_panel(stage, axis, index, f'{_lesion_words(present)} outlined')
+    svg.place_image(drawn.element, stage.grey(axis, index), pixel)
     if soft is not None:
         lines = outlines(stage.cut(soft, axis, index), pixel, possible)
         svg.contour(
@@ -378,7 +378,7 @@ def _draw_lesions(drawn: svg.Panel, found: dict[int, list[NDArray[np.float64]]])
         svg.write(group, str(value), x, y, size, fill=LESION_COLOUR)
 
 
-def _named(values: list[int]) -> str:
+def _lesion_words(values: list[int]) -> str:
     if not values:
         return 'no lesion'
     many = len(values) > 1
@@ -390,7 +390,7 @@ def _no_lesion(stage: Stage, axis: int, out: Path) -> Figure:
     panels = []
     for index in spread(extent.start, extent.stop - 1, 4):
         drawn, pixel = _open_panel(stage, axis, index)
-        svg.place_picture(drawn.element, stage.grey(axis, index), pixel)
+        svg.place_image(drawn.element, stage.grey(axis, index), pixel)
         svg.mark_sides(drawn, sides(axis, stage.convention))
         size = svg.text_size(drawn.width)
         bottom = drawn.height - 1.6 * size - 0.5 * size

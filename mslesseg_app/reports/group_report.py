@@ -1,4 +1,4 @@
-"""The page of the cohort: one HTML file that needs nothing else, in light and dark."""
+"""The report of the cohort: one HTML file that needs nothing else, in light and dark."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mslesseg_app.bids.names import group_path
 from mslesseg_app.core.files import write_text
 from mslesseg_app.reports.charts import STYLE, Chart
 from mslesseg_app.reports.participant_report import environment, source
-from mslesseg_app.reports.review import Picture, ReviewRow, in_order
+from mslesseg_app.reports.review import ReviewRow, SectionImage, in_order
 from mslesseg_app.reports.tabular import Cell, Table
 
-#: Pictures of more exams than this lie beside the page: it would take long to open.
+#: Images of more exams than this lie beside the report: it would take long to open.
 MOST_EMBEDDED = 100
 
 
 @dataclass(frozen=True)
 class Section:
-    """One part of the page.
+    """One part of the report.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Section:
     warnings : tuple of str
         What the reader must not miss; in a box.
     files : tuple of str
-        Files that hold the same, relative to the page.
+        Files that hold the same, relative to the report.
     """
 
     key: str
@@ -45,19 +45,19 @@ class Section:
     warnings: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
-    pictures: tuple[Picture, ...] = ()
+    images: tuple[SectionImage, ...] = ()
     files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Fact:
-    """A number at the top of the page."""
+    """A number at the top of the report."""
 
     value: str
     name: str
 
 
-def write_group_page(
+def write_group_report(
     path: Path,
     *,
     title: str,
@@ -68,15 +68,15 @@ def write_group_page(
     review: Sequence[ReviewRow] = (),
     review_model: str = '',
 ) -> Path:
-    """Write the page; equal content gives equal bytes.
+    """Write the report; equal content gives equal bytes.
 
     Parameters
     ----------
     review : sequence of ReviewRow
-        Exams to mark; without any the page has no such part. Their pictures are embedded, but
+        Exams to mark; without any the report has no such part. Their images are embedded, but
         for more than `MOST_EMBEDDED`, which are shown from where they lie.
     review_model : str
-        Whose lesions their pictures show.
+        Whose lesions their images show.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def write_group_page(
         If it cannot be written.
     """
     script = source('marks.js') + source('sort.js') + (source('review.js') if review else '')
-    beside = sum(row.picture is not None for row in review) > MOST_EMBEDDED
+    beside = sum(row.image is not None for row in review) > MOST_EMBEDDED
     style = source('style.css') + source('group.css') + source('review.css') + STYLE
     html = (
         environment()
@@ -104,7 +104,7 @@ def write_group_page(
             review=in_order(review),
             review_model=review_model,
             beside=beside,
-            picture_of=lambda row: address(row, path.parent) if beside else row.source,
+            image_of=lambda row: address(row, path.parent) if beside else row.source,
             review_file=group_path('review').as_posix(),
         )
     )
@@ -113,12 +113,12 @@ def write_group_page(
 
 
 def address(row: ReviewRow, folder: Path) -> str:
-    """Return where the picture of an exam lies, as seen from a folder; empty without one."""
-    return quote(Path(os.path.relpath(row.picture, folder)).as_posix()) if row.picture else ''
+    """Return where the image of an exam lies, as seen from a folder; empty without one."""
+    return quote(Path(os.path.relpath(row.image, folder)).as_posix()) if row.image else ''
 
 
 def drawn(chart: Chart) -> Markup:
-    """Return the drawing of a chart for the page; every text in it was escaped before."""
+    """Return the drawing of a chart for the report; every text in it was escaped before."""
     return Markup(chart.markup())
 
 

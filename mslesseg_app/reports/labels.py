@@ -28,7 +28,7 @@ def place_labels(
     """Choose the left end of the base line of each text.
 
     Tries right, left, below and above of the region, then further away; takes the first place
-    inside the picture that covers neither another text nor another region, or else the one
+    inside the image that covers neither another text nor another region, or else the one
     that covers least.
 
     Parameters
@@ -36,7 +36,7 @@ def place_labels(
     size : float
         Height of the letters in mm.
     width, height : float
-        Size of the picture in mm.
+        Size of the image in mm.
 
     Returns
     -------
@@ -86,6 +86,6 @@ def _shared(one: Rect, two: Rect) -> float:
 
 
 def _outside(rect: Rect, width: float, height: float) -> float:
-    """Area of a box that lies outside the picture, weighted so that it is the last choice."""
+    """Area of a box that lies outside the image, weighted so that it is the last choice."""
     whole = (rect[2] - rect[0]) * (rect[3] - rect[1])
     return 10 * (whole - _shared(rect, (0.0, 0.0, width, height)))

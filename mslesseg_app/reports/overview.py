@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mslesseg_app.reports.content import ExamContent, Verdict
+from mslesseg_app.reports.content import ExamContent, ShownStatus
 from mslesseg_app.reports.markup import is_number
 from mslesseg_app.reports.sections import MOVED, REGIONS, Change, Extra
 
@@ -55,7 +55,7 @@ class Overview:
         Modality and voxel size of each image.
     """
 
-    verdict: Verdict
+    status: ShownStatus
     regions: tuple[RegionRow, ...] = ()
     previous: str = ''
     interval: str = ''
@@ -75,14 +75,14 @@ def overview(exam: ExamContent, extra: Extra, others: Sequence[ExamContent] = ()
     """
     sequences = tuple(f'{one.modality} {voxel_size(one.geometry)}'.strip() for one in exam.images)
     if exam.status == 'failed':
-        return Overview('failed', sequences=sequences)
+        return Overview('fail', sequences=sequences)
     change = extra.change
     name = (change.pair.session_before or '') if change else ''
     previous = next((one for one in others if one.session and f'ses-{one.session}' == name), None)
     reasons = reasons_to_check(exam, change, previous)
     compared = change if change is not None and change.compared else None
     return Overview(
-        verdict=_worse(exam.worst, 'suspect') if reasons else exam.worst,
+        status=_worse(exam.worst, 'check') if reasons else exam.worst,
         regions=region_rows(exam, compared, previous),
         previous=name,
         interval=change.interval() if change else '',
@@ -105,7 +105,7 @@ def reasons_to_check(
     if change is not None and not change.compared:
         reasons.append(f'Not compared with the previous session: {change.pair.reason}.')
     elif change is not None:
-        if change.pair.verdict == 'suspect':
+        if change.pair.status == 'check':
             reasons.append(f'Compare the sessions with care: {change.pair.reason}.')
         single = sum(row.get('status') == 'one-mask' for row in change.rows)
         if single:
@@ -222,6 +222,6 @@ def _moved(rows: Sequence[dict[str, Any]]) -> str:
     return ', '.join(f'{found.count(name)} {name}' for name in MOVED if name in found)
 
 
-def _worse(one: Verdict, other: Verdict) -> Verdict:
-    order: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
+def _worse(one: ShownStatus, other: ShownStatus) -> ShownStatus:
+    order: tuple[ShownStatus, ...] = ('unknown', 'pass', 'check', 'fail')
     return max(one, other, key=order.index)

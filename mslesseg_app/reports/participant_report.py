@@ -105,10 +105,10 @@ PART_HEADINGS = {
     'run': 'Run of this exam',
 }
 
-VERDICT_WORDS = {
-    'ok': 'pass',
-    'suspect': 'check',
-    'failed': 'fail',
+STATUS_WORDS = {
+    'pass': 'pass',
+    'check': 'check',
+    'fail': 'fail',
     'unknown': 'no limit known',
 }
 
@@ -126,7 +126,7 @@ class Shown:
     address : str
         Data URI or relative link.
     columns : int
-        Panels in a row; 0 leaves it to the width of the page.
+        Panels in a row; 0 leaves it to the width of the report.
     lesions : set of str
         Numbers of the lesions that have an anchor in the panels.
     """
@@ -141,11 +141,11 @@ class Shown:
 
     @property
     def kind(self) -> str:
-        """The part of the page to which the figure belongs."""
+        """The part of the report to which the figure belongs."""
         return self.figure.kind if self.figure.kind in FIGURE_KINDS else 'other'
 
 
-def write_subject_page(
+def write_participant_report(
     content: SubjectContent,
     out_html: Path,
     *,
@@ -172,7 +172,7 @@ def write_subject_page(
     Raises
     ------
     OutputError, DiskError
-        If the page cannot be written.
+        If the report cannot be written.
     DataError
         If a figure is damaged.
     """
@@ -184,11 +184,11 @@ def write_subject_page(
     ]
     for view in exams:
         view['parts'] = _parts(view, content)
-    names = ['marks.js', 'sort.js', 'page.js', *(['viewer.js'] if bundle else [])]
+    names = ['marks.js', 'sort.js', 'report.js', *(['viewer.js'] if bundle else [])]
     script = ''.join(source(name) for name in names)
     html = (
         environment()
-        .get_template('page.html')
+        .get_template('report.html')
         .render(
             content=content,
             exams=exams,
@@ -198,7 +198,7 @@ def write_subject_page(
             bundle=bundle,
             group_there=(out_html.parent / content.links.get('group', '')).is_file(),
             titles=COLUMN_TITLES,
-            verdict_words=VERDICT_WORDS,
+            status_words=STATUS_WORDS,
             change_forms=CHANGE_FORMS,
         )
     )
@@ -229,7 +229,7 @@ def _viewer(extras: Sequence[Extra], count: int) -> tuple[Bundle | None, list[Ex
 
 @cache
 def environment() -> Environment:
-    """Return the templates, with the filters that all pages share."""
+    """Return the templates, with the filters that all reports share."""
     made = Environment(
         loader=PackageLoader('mslesseg_app.reports', 'templates'),
         autoescape=True,
@@ -250,7 +250,7 @@ def source(name: str) -> str:
 
 
 def _choose_embedded(content: SubjectContent, folder: Path, limit: int) -> set[str]:
-    """Paths of the figures that go into the page: kind by kind until the limit is reached."""
+    """Paths of the figures that go into the report: kind by kind until the limit is reached."""
     figures = [figure for exam in content.exams for figure in exam.figures]
     chosen: set[str] = set()
     total = 0
@@ -418,7 +418,7 @@ def _show(figure: Figure, folder: Path, embed: bool, prefix: str) -> Shown:
 
 
 def _take_apart(figure: Figure, root: ET.Element, prefix: str) -> Shown:
-    """Turn the panels of a mosaic into drawings of their own, which a page can re-flow."""
+    """Turn the panels of a mosaic into drawings of their own, which a report can re-flow."""
     panels = [part for part in root if part.get('class') == 'msl-panel']
     anchors = _largest_cuts(panels)
     for number, group in anchors.items():

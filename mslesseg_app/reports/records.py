@@ -48,7 +48,7 @@ def static_content(exam: Exam, settings: Settings, engine: str, entry: AnyModel)
             threshold=final_threshold(entry, settings.threshold),
             licence=entry.licence,
             description=str(entry.card.get('description', '')),
-            citation=_text(entry.card.get('citation', '')),
+            citation=_setting_text(entry.card.get('citation', '')),
             channels=entry.channels,
             accuracy=accuracy_in_words(entry.card.get('figures')),
         ),
@@ -244,5 +244,5 @@ def _rate(value: Any) -> str:
     return f'{value:.2f}' if isinstance(value, int | float) else str(value)
 
 
-def _text(value: Any) -> str:
+def _setting_text(value: Any) -> str:
     return ' '.join(map(str, value)) if isinstance(value, list | tuple) else str(value)

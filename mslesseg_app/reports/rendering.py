@@ -28,7 +28,7 @@ _NEAR_CUT = 1.6
 
 
 @dataclass(frozen=True)
-class View:
+class Viewpoint:
     """Where the eye is, and which half of the brain is taken away.
 
     Attributes
@@ -48,10 +48,10 @@ class View:
 
 #: Whole, and cut through the central slice of each plane, as in Figure 2 of the paper.
 VIEWS = {
-    'whole': View(50, 25),
-    'axial cut': View(50, 45, (2, True)),
-    'coronal cut': View(25, 20, (1, True)),
-    'sagittal cut': View(65, 15, (0, False)),
+    'whole': Viewpoint(50, 25),
+    'axial cut': Viewpoint(50, 45, (2, True)),
+    'coronal cut': Viewpoint(25, 20, (1, True)),
+    'sagittal cut': Viewpoint(65, 15, (0, False)),
 }
 
 
@@ -110,7 +110,7 @@ def _profile(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     return np.asarray(mask.any(axis=tuple(a for a in range(3) if a != axis)))
 
 
-def render(scene: Scene, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def render(scene: Scene, view: Viewpoint) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Draw the scene.
 
     Returns
@@ -130,7 +130,7 @@ def render(scene: Scene, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uint
     colour = np.ones((*hit.shape, 3)) * _BACKGROUND
     colour[hit] = _shade(surface, depth, hit)[hit][:, None] * BRAIN_COLOUR
     if view.cut is not None:
-        place = _places(scene, matrix, depth, surface.shape)
+        place = _surface_voxels(scene, matrix, depth, surface.shape)
         axis = view.cut[0]
         flat = hit & (np.abs(place[axis] - scene.middle[axis]) < _NEAR_CUT)
         plane = [part[flat] for part in place]
@@ -141,14 +141,14 @@ def render(scene: Scene, view: View) -> tuple[NDArray[np.uint8], NDArray[np.uint
             LESION_COLOUR,
             colour[flat],
         )
-    return _picture(colour), _picture(_with_lesions(colour, hit, spots, depth))
+    return _to_rgb(colour), _to_rgb(_with_lesions(colour, hit, spots, depth))
 
 
-def _picture(colour: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _to_rgb(colour: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.round(255 * np.clip(colour, 0, 1)).astype(np.uint8).transpose(1, 0, 2)
 
 
-def _kept(scene: Scene, view: View) -> Floats:
+def _kept(scene: Scene, view: Viewpoint) -> Floats:
     """Return 1 where the brain stays, 0 in the half that is removed."""
     kept = np.ones(scene.surface.shape, np.float32)
     if view.cut is not None:
@@ -160,7 +160,7 @@ def _kept(scene: Scene, view: View) -> Floats:
     return kept
 
 
-def _axes(view: View) -> NDArray[np.float64]:
+def _axes(view: Viewpoint) -> NDArray[np.float64]:
     """Return the directions right, down and away from the eye as columns, in RAS."""
     azimuth, elevation = np.radians([view.azimuth, view.elevation])
     eye = np.array(
@@ -206,7 +206,7 @@ def _shade(field: Floats, depth: NDArray[np.integer], hit: NDArray[np.bool_]) ->
     return light
 
 
-def _places(
+def _surface_voxels(
     scene: Scene,
     matrix: NDArray[np.float64],
     depth: NDArray[np.integer],

@@ -18,12 +18,12 @@ class ReviewRow:
     ----------
     participant, session : str
         With ``sub-`` and ``ses-``; the session is empty where there is none.
-    page : str
-        Address of the subject's page, relative; empty without one.
-    picture : Path or None
+    report : str
+        Address of the report of the subject, relative; empty without one.
+    image : Path or None
         JPEG of some slices.
-    verdict : str
-        ``ok``, ``suspect``, ``failed`` or ``unknown``.
+    status : str
+        ``pass``, ``check``, ``fail`` or ``unknown``.
     selfcheck : str
         Status of the self-check of the mask: ``pass``, ``check``, ``fail`` or ``n/a``.
     flags : tuple of str
@@ -34,11 +34,11 @@ class ReviewRow:
 
     participant: str
     session: str
-    page: str = ''
-    picture: Path | None = None
+    report: str = ''
+    image: Path | None = None
     volume_ml: float | None = None
     lesions: int | None = None
-    verdict: str = 'unknown'
+    status: str = 'unknown'
     selfcheck: str = 'n/a'
     flags: tuple[str, ...] = ()
     mark: str = ''
@@ -53,13 +53,13 @@ class ReviewRow:
     @property
     def flagged(self) -> bool:
         """Whether image checks, self-check or numbers say that it should be reviewed."""
-        doubtful = self.verdict in ('suspect', 'failed') or self.selfcheck in ('check', 'fail')
-        return bool(self.flags) or doubtful
+        flagged = self.status in ('check', 'fail') or self.selfcheck in ('check', 'fail')
+        return bool(self.flags) or flagged
 
     @property
     def source(self) -> str:
         """The image as a data URI, or nothing."""
-        return embedded(self.picture) if self.picture is not None else ''
+        return embedded(self.image) if self.image is not None else ''
 
     @property
     def alt(self) -> str:
@@ -68,7 +68,7 @@ class ReviewRow:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SectionImage:
     """An image for a section.
 
     Attributes
@@ -113,8 +113,8 @@ def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
 
 def _severity(row: ReviewRow) -> int:
     """Return 3 for a failed check, 2 for a suspect one, 1 for any flag, else 0."""
-    if row.verdict == 'failed' or row.selfcheck == 'fail':
+    if row.status == 'fail' or row.selfcheck == 'fail':
         return 3
-    if row.verdict == 'suspect' or row.selfcheck == 'check':
+    if row.status == 'check' or row.selfcheck == 'check':
         return 2
     return 1 if row.flagged else 0

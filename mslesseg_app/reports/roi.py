@@ -50,8 +50,8 @@ def write_roi(out: Path, exam: str, model: str, output: Path) -> Path:
         If one cannot be read.
     """
     named = named_exam(exam)
-    mask = _load(out / output_path(named, 'lesion_native', desc=model))
-    anatomy = _load(out / output_path(named, 'preproc_native', suffix='T1w'))
+    mask = _load_result(out / output_path(named, 'lesion_native', desc=model))
+    anatomy = _load_result(out / output_path(named, 'preproc_native', suffix='T1w'))
     t1w_from_mni, flair_from_mni = (_transform(out, named, name) for name in ('T1w', 'FLAIR'))
     t1w_from_flair = t1w_from_mni @ invert(flair_from_mni)
     share = np.asarray(restore(mask, anatomy, t1w_from_flair).dataobj)
@@ -68,7 +68,7 @@ def _transform(out: Path, exam: Exam, name: str) -> Any:
     return read_itk(path)
 
 
-def _load(path: Path) -> Any:
+def _load_result(path: Path) -> Any:
     if not path.is_file():
         raise NoInputError(f'{path} does not exist.', 'Check --exam and --model.')
     try:

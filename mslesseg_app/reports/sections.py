@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.lesions.dissemination import NOT_ASSESSED
-from mslesseg_app.reports.content import ExamContent, Figure, QCNumber, Verdict
+from mslesseg_app.reports.content import ExamContent, Figure, QCNumber, ShownStatus
 from mslesseg_app.reports.viewer import ViewerScene
 
 #: Regions of a lesion in the order of the report.
@@ -34,7 +34,7 @@ TRUST = {
     'Coverage': ('flair_coverage', 'flair_slice'),
     'Uncertainty': ('uncertainty',),
 }
-_GRAVITY: tuple[Verdict, ...] = ('unknown', 'ok', 'suspect', 'failed')
+_GRAVITY: tuple[ShownStatus, ...] = ('unknown', 'pass', 'check', 'fail')
 
 
 #: Columns of the change table in a report, and how their numbers are written.
@@ -68,12 +68,12 @@ def status_words(status: str) -> str:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that is drawn when the page is made, and kept nowhere else.
+    """A figure that is drawn when the report is made, and kept nowhere else.
 
     Attributes
     ----------
     columns : int
-        Panels in a row; 0 leaves it to the width of the page.
+        Panels in a row; 0 leaves it to the width of the report.
     """
 
     figure: Figure
@@ -104,7 +104,7 @@ class Change:
     @property
     def compared(self) -> bool:
         """Whether the images of the two sessions could be compared."""
-        return self.pair.verdict != 'failed'
+        return self.pair.status != 'fail'
 
     @property
     def moved(self) -> bool:
@@ -191,22 +191,22 @@ class TrustItem:
     """One line of the quality checks."""
 
     title: str
-    verdict: Verdict
+    status: ShownStatus
     numbers: tuple[QCNumber, ...]
 
 
 def trust(exam: ExamContent) -> list[TrustItem]:
     """Sort the quality numbers of an exam by what they judge; the worst of each counts.
 
-    What was not measured gets the verdict ``unknown``.
+    What was not measured gets the status ``unknown``.
     """
     numbers = (*exam.qc, *_uncertainty(exam))
     items = []
     for title, beginnings in TRUST.items():
         own = tuple(number for number in numbers if number.name.startswith(beginnings))
-        worst = max((_GRAVITY.index(number.verdict) for number in own), default=0)
-        verdict = _GRAVITY[worst]
-        items.append(TrustItem(title, verdict, own))
+        worst = max((_GRAVITY.index(number.status) for number in own), default=0)
+        status = _GRAVITY[worst]
+        items.append(TrustItem(title, status, own))
     return items
 
 

@@ -1,7 +1,7 @@
-"""Oriented slices: from an image in any orientation to pictures with known sides.
+"""Oriented slices: from an image in any orientation to images with known sides.
 
 All work happens on the image's own voxels, reordered to the nearest RAS orientation and never
-interpolated.  Picture coordinates are millimetres from the upper left corner.
+interpolated.  Image coordinates are millimetres from the upper left corner.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ANISOTROPIC = 1.5
 
 
 @dataclass(frozen=True)
-class Volume:
+class OrientedVolume:
     """An image reordered to the nearest RAS orientation.
 
     Attributes
@@ -65,7 +65,7 @@ class Volume:
         return float(nb.affines.apply_affine(self.affine, middle)[axis])
 
 
-def oriented(image: nb.spatialimages.SpatialImage) -> Volume:
+def oriented(image: nb.spatialimages.SpatialImage) -> OrientedVolume:
     """Reorder an image to the nearest RAS orientation.
 
     Raises
@@ -76,14 +76,16 @@ def oriented(image: nb.spatialimages.SpatialImage) -> Volume:
     if len(image.shape) != 3:
         raise DataError(f'A figure needs a 3D image; this one has the shape {image.shape}.')
     canonical = nb.as_closest_canonical(image)
-    return Volume(
+    return OrientedVolume(
         data=np.asanyarray(canonical.dataobj),
         affine=canonical.affine,
         spacing=voxel_sizes(canonical.affine),
     )
 
 
-def oriented_like(image: nb.spatialimages.SpatialImage, volume: Volume, what: str) -> Volume:
+def oriented_like(
+    image: nb.spatialimages.SpatialImage, volume: OrientedVolume, what: str
+) -> OrientedVolume:
     """Reorder a second image that must lie on the grid of ``volume``.
 
     Raises
@@ -96,14 +98,14 @@ def oriented_like(image: nb.spatialimages.SpatialImage, volume: Volume, what: st
     return second
 
 
-def demand_grid(second: Volume, volume: Volume, what: str) -> None:
+def demand_grid(second: OrientedVolume, volume: OrientedVolume, what: str) -> None:
     """Raise a DataError if two volumes differ in shape or affine."""
     same_shape = second.data.shape == volume.data.shape
     if not (same_shape and np.allclose(second.affine, volume.affine, atol=1e-3)):
         raise DataError(f'{what} is not on the grid of the image that it is drawn on.')
 
 
-def picture(
+def slice_plane(
     data: NDArray[np.generic],
     axis: int,
     index: int,
@@ -122,7 +124,7 @@ def picture(
     Returns
     -------
     ndarray (rows, columns)
-        Top is superior (anterior in axial slices).  Radiological: the left side of the picture
+        Top is superior (anterior in axial slices).  Radiological: the left side of the image
         is the patient's right (anterior in sagittal slices); neurological: mirrored.
     """
     cut: list[slice | int] = list(box)
@@ -131,14 +133,14 @@ def picture(
     return plane[:, ::-1] if convention == 'radiological' else plane
 
 
-def pixel_size(volume: Volume, axis: int) -> tuple[float, float]:
-    """Width and height in mm of a pixel of :func:`picture`."""
+def pixel_size(volume: OrientedVolume, axis: int) -> tuple[float, float]:
+    """Width and height in mm of a pixel of :func:`slice_plane`."""
     width, height = np.delete(volume.spacing, axis)
     return float(width), float(height)
 
 
 def sides(axis: int, convention: Convention = 'radiological') -> tuple[str, str]:
-    """Letters for the left and the right edge of a picture."""
+    """Letters for the left and the right edge of an image."""
     marks = ('A', 'P') if axis == 0 else ('R', 'L')
     return marks if convention == 'radiological' else (marks[1], marks[0])
 
@@ -146,7 +148,7 @@ def sides(axis: int, convention: Convention = 'radiological') -> tuple[str, str]
 def outlines(
     plane: NDArray[np.generic], pixel: tuple[float, float], level: float = 0.5
 ) -> list[NDArray[np.float64]]:
-    """Contours of a picture as (N, 2) points x, y in mm from its upper left corner."""
+    """Contours of an image as (N, 2) points x, y in mm from its upper left corner."""
     padded = np.pad(np.asarray(plane, dtype=np.float64), 1)
     found = find_contours(padded, level)
     # find_contours counts from pixel centres: minus the padding, plus half a pixel.

@@ -1,7 +1,7 @@
-"""Small SVG documents: panels of a grey picture with contours and marks over it.
+"""Small SVG documents: panels of a grey image with contours and marks over it.
 
 A panel is measured in millimetres, so that pixels that are not square come out right without
-resampling.  Pictures are embedded as JPEG; contours and text stay vectors.  The bytes depend on
+resampling.  Images are embedded as JPEG; contours and text stay vectors.  The bytes depend on
 nothing but the content.
 """
 
@@ -25,15 +25,15 @@ from mslesseg_app.reports.content import Figure
 SVG = 'http://www.w3.org/2000/svg'
 ET.register_namespace('', SVG)
 
-#: Root attribute by which a page knows a drawing that it can take apart.
+#: Root attribute by which a report knows a drawing that it can take apart.
 MARK = 'data-figure'
 
-#: Longest side of an embedded picture in pixels.
+#: Longest side of an embedded image in pixels.
 _MOST_PIXELS = 512
 _QUALITY = 88
 _HALO = {'stroke': '#000', 'paint-order': 'stroke', 'stroke-linejoin': 'round'}
 
-#: Switches between two pictures: while pointed at, or steadily where motion is not wanted.
+#: Switches between two images: while pointed at, or steadily where motion is not wanted.
 FLICKER_STYLE = """\
 .msl-b{opacity:0}
 @keyframes msl-flicker{0%,40%{opacity:0}50%,90%{opacity:1}100%{opacity:0}}
@@ -75,7 +75,7 @@ def element(
 
 
 def jpeg_uri(grey: NDArray[np.uint8]) -> str:
-    """Encode a picture, grey (rows, columns) or RGB (rows, columns, 3), as a JPEG data URI."""
+    """Encode an image, grey (rows, columns) or RGB (rows, columns, 3), as a JPEG data URI."""
     image = Image.fromarray(np.ascontiguousarray(grey))
     if max(image.size) > _MOST_PIXELS:
         image.thumbnail((_MOST_PIXELS, _MOST_PIXELS), Image.Resampling.LANCZOS)
@@ -85,12 +85,12 @@ def jpeg_uri(grey: NDArray[np.uint8]) -> str:
 
 
 def panel(width: float, height: float, label: str, alt: str) -> Panel:
-    """Start a black panel with a line of text over the picture.
+    """Start a black panel with a line of text over the image.
 
     Parameters
     ----------
     width, height : float
-        Size of the picture in mm; the text line comes on top of it.
+        Size of the image in mm; the text line comes on top of it.
     """
     strip = text_size(width) * 1.6
     drawing = element(
@@ -138,10 +138,10 @@ def write(
     )
 
 
-def place_picture(
+def place_image(
     parent: ET.Element, grey: NDArray[np.uint8], pixel: tuple[float, float], **attributes: Any
 ) -> None:
-    """Put a grey or coloured picture at the upper left corner; pixels may be oblong."""
+    """Put a grey or coloured image at the upper left corner; pixels may be oblong."""
     rows, columns = grey.shape[:2]
     element(
         parent,

@@ -90,19 +90,19 @@ def show(cell: Cell, digits: int | None = None) -> str:
     if isinstance(cell, Spread):
         if not math.isfinite(cell.mean):
             return 'n/a'
-        spread = f' ± {_number(cell.sd, digits)}' if math.isfinite(cell.sd) else ''
-        return _number(cell.mean, digits) + spread
+        spread = f' ± {_number_text(cell.sd, digits)}' if math.isfinite(cell.sd) else ''
+        return _number_text(cell.mean, digits) + spread
     if isinstance(cell, Interval):
         if not math.isfinite(cell.value):
             return 'n/a'
-        ends = f' ({_number(cell.low, digits)} to {_number(cell.high, digits)})'
-        return _number(cell.value, digits) + (ends if math.isfinite(cell.low) else '')
+        ends = f' ({_number_text(cell.low, digits)} to {_number_text(cell.high, digits)})'
+        return _number_text(cell.value, digits) + (ends if math.isfinite(cell.low) else '')
     if isinstance(cell, float | np.floating):
-        return _number(float(cell), digits)
+        return _number_text(float(cell), digits)
     return readable(cell)
 
 
-def _number(value: float, digits: int | None) -> str:
+def _number_text(value: float, digits: int | None) -> str:
     if not math.isfinite(value):
         return 'n/a'
     text = readable(value) if digits is None else f'{value:.{digits}f}'
@@ -186,7 +186,7 @@ def to_latex(table: Table) -> str:
 
 def tsv_rows(table: Table) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells of the TSV; spreads and intervals take more columns."""
-    kinds = [_kind(table, place) for place in range(len(table.columns))]
+    kinds = [_cell_type(table, place) for place in range(len(table.columns))]
     header = []
     for column, kind in zip(table.columns, kinds, strict=True):
         header += [column.name + end for end in _ENDINGS[kind]]
@@ -203,7 +203,7 @@ _ENDINGS: dict[type | None, tuple[str, ...]] = {
 }
 
 
-def _kind(table: Table, place: int) -> type | None:
+def _cell_type(table: Table, place: int) -> type | None:
     for row in table.rows:
         if isinstance(row[place], Spread | Interval):
             return type(row[place])
@@ -251,7 +251,7 @@ def dictionary(table: Table) -> dict[str, dict[str, str]]:
     }
     found: dict[str, dict[str, str]] = {}
     for place, column in enumerate(table.columns):
-        for end in _ENDINGS[_kind(table, place)]:
+        for end in _ENDINGS[_cell_type(table, place)]:
             text = (column.description or f'{column.title}.') + words[end]
             found[column.name + end] = {'Description': text}
             if column.units:

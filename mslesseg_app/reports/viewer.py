@@ -1,4 +1,4 @@
-"""The slice viewer of a page: NiiVue, taken from an installed package, and what it shows.
+"""The slice viewer of a report: NiiVue, taken from an installed package, and what it shows.
 
 NiiVue (BSD-2-Clause) comes as one JavaScript module within the Python package ``ipyniivue``.
 The module is read, never imported: neither Jupyter nor a network is needed.
@@ -28,7 +28,7 @@ _CLASS = re.compile(r'Creating new Niivue instance.{0,300}?=\s*new ([\w$]+)\(', 
 _EXPORT = re.compile(r'export\s*\{[^{}]*\}\s*;?\s*(?://[^\n]*\s*)?$')
 _VERSION = re.compile(r'name:"@niivue/niivue",version:"([\w.+-]+)"')
 
-#: Name by which the page's script finds the class.
+#: Name by which the report's script finds the class.
 GLOBAL = 'mslessegNiivue'
 
 NO_PACKAGE = (
@@ -48,14 +48,14 @@ NO_IMAGES = (
 
 @dataclass(frozen=True)
 class Bundle:
-    """NiiVue as a page carries it.
+    """NiiVue as a report carries it.
 
     Attributes
     ----------
     packed : str
         Base64 of the zlib stream of a classic script that sets ``globalThis.mslessegNiivue``.
     digest : str
-        Base64 of the SHA-256 of that script, for the page's content policy.
+        Base64 of the SHA-256 of that script, for the report's content policy.
     version : str
         Of NiiVue, where the module tells it.
     licence : str
@@ -93,7 +93,7 @@ class ViewerScene:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in the page."""
+        """Bytes that it takes in the report."""
         return sum(one.size for one in (*self.images.values(), *self.overlays.values()))
 
     @property
@@ -102,7 +102,7 @@ class ViewerScene:
         return list(STATUS_COLOURS.values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the script of the page reads."""
+        """Return what the script of the report reads."""
         return {
             'images': {name: one.to_dict() for name, one in self.images.items()},
             'overlays': {name: one.to_dict() for name, one in self.overlays.items()},

@@ -1,4 +1,4 @@
-"""What the slice viewer of a page shows, gathered from the files of one exam."""
+"""What the slice viewer of a report shows, gathered from the files of one exam."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from mslesseg_app.reports.slices import Box, Volume, bounding_box, oriented, oriented_like
+from mslesseg_app.reports.slices import Box, OrientedVolume, bounding_box, oriented, oriented_like
 from mslesseg_app.reports.viewer import ViewerScene
 from mslesseg_app.reports.volumes import Packed, pack_image, pack_labels, pack_map
 from mslesseg_app.spatial.affines import Affine, compose, invert, read_itk
@@ -21,7 +21,7 @@ from mslesseg_app.spatial.template import load_template
 
 #: What is seen around the brain, in mm.
 _RIM_MM = 6.0
-#: How the room in a page is shared out; what one leaves over goes to the next.
+#: How the room in a report is shared out; what one leaves over goes to the next.
 _WEIGHTS = {'FLAIR': 3.0, 'T1w': 1.5, 'T2w': 1.5, 'before': 1.5, 'template': 0.4}
 _MODALITIES = ('FLAIR', 'T1w', 'T2w')
 
@@ -117,12 +117,12 @@ def load_exam(files: ExamFiles) -> ExamImages | None:
             outlines = _own_outlines(files, before, move)
     return ExamImages(
         images=images,
-        brain=_load(files.brain),
-        labels=_load(files.labels),
-        probability=_load(files.probability),
-        uncertainty=_load(files.uncertainty),
-        change=_load(files.change),
-        difference=_load(files.difference),
+        brain=_load_if_given(files.brain),
+        labels=_load_if_given(files.labels),
+        probability=_load_if_given(files.probability),
+        uncertainty=_load_if_given(files.uncertainty),
+        change=_load_if_given(files.change),
+        difference=_load_if_given(files.difference),
         outlines=outlines,
         mni_from_flair=None if mine is None else invert(mine),
         before=f'ses-{before.session}' if before is not None and before.session else '',
@@ -160,7 +160,7 @@ def viewer_scene(exam: ExamImages, room: int) -> ViewerScene | None:
     Parameters
     ----------
     room : int
-        Bytes that the scene may take in the page.
+        Bytes that the scene may take in the report.
 
     Returns
     -------
@@ -196,12 +196,12 @@ def viewer_scene(exam: ExamImages, room: int) -> ViewerScene | None:
     return ViewerScene(images, overlays, lesion_points(labels), exam.before)
 
 
-def lesion_points(labels: Volume) -> dict[str, list[float]]:
+def lesion_points(labels: OrientedVolume) -> dict[str, list[float]]:
     """Return for each lesion the middle of the voxel of it that is nearest to its centroid.
 
     Parameters
     ----------
-    labels : Volume
+    labels : OrientedVolume
         0 and the lesion ids.
 
     Returns
@@ -222,15 +222,15 @@ def lesion_points(labels: Volume) -> dict[str, list[float]]:
     return points
 
 
-def cropped(volume: Volume, box: Box) -> Volume:
+def cropped(volume: OrientedVolume, box: Box) -> OrientedVolume:
     """Cut a box out of a volume; its voxels stay where they are."""
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ [part.start for part in box]
-    return Volume(volume.data[box], affine, volume.spacing)
+    return OrientedVolume(volume.data[box], affine, volume.spacing)
 
 
 def _overlays(
-    exam: ExamImages, flair: Volume, box: Box, seen: NDArray[np.bool_], room: int
+    exam: ExamImages, flair: OrientedVolume, box: Box, seen: NDArray[np.bool_], room: int
 ) -> dict[str, Packed]:
     found: dict[str, Packed] = {}
     for name, image in (('probability', exam.probability), ('uncertainty', exam.uncertainty)):
@@ -254,7 +254,7 @@ def _around(mask: NDArray[np.bool_], spacing: NDArray[np.float64]) -> NDArray[np
     return np.asarray(away <= _RIM_MM)
 
 
-def _template(flair: Volume, mni_from_flair: Affine) -> Any:
+def _template(flair: OrientedVolume, mni_from_flair: Affine) -> Any:
     """Resample the template's brain to the FLAIR, with voxels of 2 mm, for comparison."""
     extent = np.array(flair.data.shape) * flair.spacing
     spacing = np.maximum(flair.spacing, 2.0)
@@ -274,5 +274,5 @@ def _transform(files: ExamFiles, modality: str) -> Affine | None:
     return None if path is None else read_itk(path)
 
 
-def _load(path: Path | None) -> Any:
+def _load_if_given(path: Path | None) -> Any:
     return None if path is None else nb.load(path)

@@ -1,4 +1,4 @@
-"""Images made small enough to lie in a page: cropped, quantised, packed as text.
+"""Images made small enough to lie in a report: cropped, quantised, packed as text.
 
 What comes out is meant for eyes, not for measuring.  Images keep their own voxels unless the
 room is short; labels always keep them.
@@ -15,7 +15,7 @@ import nibabel as nb
 import numpy as np
 from numpy.typing import NDArray
 
-from mslesseg_app.reports.slices import Volume, grey_window
+from mslesseg_app.reports.slices import OrientedVolume, grey_window
 
 #: Grey levels that are tried, and after them larger voxels.
 _LEVELS = (128, 64)
@@ -32,7 +32,7 @@ _LIKE = 1.6
 
 @dataclass(frozen=True)
 class Packed:
-    """An image as a page carries it.
+    """An image as a report carries it.
 
     Attributes
     ----------
@@ -59,11 +59,11 @@ class Packed:
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in the page."""
+        """Bytes that it takes in the report."""
         return len(self.header) + len(self.data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what the script of the page reads."""
+        """Return what the script of the report reads."""
         return {
             'header': self.header,
             'data': self.data,
@@ -74,13 +74,13 @@ class Packed:
 
 
 def pack_image(
-    volume: Volume, inside: NDArray[np.bool_], brain: NDArray[np.bool_], room: int
+    volume: OrientedVolume, inside: NDArray[np.bool_], brain: NDArray[np.bool_], room: int
 ) -> Packed | None:
     """Pack an image in grey levels; outside of ``inside`` it becomes black.
 
     Parameters
     ----------
-    volume : Volume
+    volume : OrientedVolume
     inside : bool array (X, Y, Z)
         What shall be seen, on the grid of ``volume``.
     brain : bool array (X, Y, Z)
@@ -111,7 +111,9 @@ def pack_image(
     return None
 
 
-def pack_map(volume: Volume, inside: NDArray[np.bool_], room: int, *, top: float) -> Packed | None:
+def pack_map(
+    volume: OrientedVolume, inside: NDArray[np.bool_], room: int, *, top: float
+) -> Packed | None:
     """Pack a map of small numbers, such as probabilities, from 0 to ``top`` in 64 steps.
 
     Values keep their meaning: the header has the slope that gives them back.
@@ -127,7 +129,7 @@ def pack_map(volume: Volume, inside: NDArray[np.bool_], room: int, *, top: float
     return None
 
 
-def pack_labels(volume: Volume) -> Packed:
+def pack_labels(volume: OrientedVolume) -> Packed:
     """Pack a label image without any loss."""
     labels = np.asarray(volume.data)
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
@@ -141,7 +143,7 @@ def pack_labels(volume: Volume) -> Packed:
 
 
 def pooled(
-    data: NDArray[np.floating], volume: Volume, factor: int
+    data: NDArray[np.floating], volume: OrientedVolume, factor: int
 ) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
     """Average blocks of voxels along the finely sampled axes.
 
@@ -188,14 +190,14 @@ def _pack(
     header['vox_offset'], header['magic'] = 352, b'n+1'
     raw = np.frombuffer(data.astype(data.dtype.newbyteorder('<')).tobytes(order='F'), np.uint8)
     if delta:
-        raw = np.diff(raw, prepend=np.uint8(0))  # wraps, as the page's running sum does
+        raw = np.diff(raw, prepend=np.uint8(0))  # wraps, as the report's running sum does
     return Packed(
-        header=_text(header.binaryblock + bytes(4)),
-        data=_text(zlib.compress(raw.tobytes(), 9)),
+        header=_base64(header.binaryblock + bytes(4)),
+        data=_base64(zlib.compress(raw.tobytes(), 9)),
         delta=delta,
         high=high,
     )
 
 
-def _text(content: bytes) -> str:
+def _base64(content: bytes) -> str:
     return base64.b64encode(content).decode('ascii')

@@ -21,8 +21,8 @@ from mslesseg_app.core.files import write_json, write_text
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.prediction.ensemble import AnyModel
 from mslesseg_app.reports.collect import gather_extras
-from mslesseg_app.reports.content import ExamContent, Figure, Provenance, SubjectContent
-from mslesseg_app.reports.participant_report import write_subject_page
+from mslesseg_app.reports.content import ExamContent, Figure, RunProvenance, SubjectContent
+from mslesseg_app.reports.participant_report import write_participant_report
 from mslesseg_app.reports.records import failed_content, read_record
 from mslesseg_app.reports.svg import read_figure
 
@@ -36,7 +36,7 @@ def record_failures(
     settings: Settings,
     entry: AnyModel,
 ) -> None:
-    """Write a record for each exam that failed, so that the page says why.
+    """Write a record for each exam that failed, so that the report says why.
 
     Results that an earlier run left stay where they are; only the record is replaced.
     """
@@ -61,9 +61,9 @@ def record_failures(
         )
 
 
-def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
+def write_reports(settings: Settings, subjects: Iterable[str]) -> list[Path]:
     """Write ``sub-<label>.html`` for each subject that has records in the output folder."""
-    pages = []
+    reports = []
     for subject in sorted(subjects):
         records = sorted((settings.out_dir / f'sub-{subject}').glob('**/log/*_exam.json'))
         if not records:
@@ -78,10 +78,10 @@ def write_pages(settings: Settings, subjects: Iterable[str]) -> list[Path]:
             links=_links(settings, subject),
             marks=stored_marks(settings, subject),
         )
-        page = page_path(settings, subject)
+        report = report_path(settings, subject)
         extras = gather_extras(exams, subject, settings.out_dir)
-        pages.append(write_subject_page(content, page, extras=extras))
-    return pages
+        reports.append(write_participant_report(content, report, extras=extras))
+    return reports
 
 
 def _newest_first(exams: Iterable[ExamContent]) -> tuple[ExamContent, ...]:
@@ -104,7 +104,7 @@ def _links(settings: Settings, subject: str) -> dict[str, str]:
         }
     ordered = sorted(names | {f'sub-{subject}'}, key=natural_key)
     place = ordered.index(f'sub-{subject}')
-    links = {'group': group_path('page').as_posix()}
+    links = {'group': group_path('report').as_posix()}
     if place:
         links['previous'] = f'{ordered[place - 1]}.html'
     if place + 1 < len(ordered):
@@ -121,13 +121,13 @@ def stored_marks(settings: Settings, subject: str) -> dict[str, dict[str, str]]:
     }
 
 
-def page_path(settings: Settings, subject: str) -> Path:
-    """Return the path of the page of a subject."""
+def report_path(settings: Settings, subject: str) -> Path:
+    """Return the path of the report of a subject."""
     return settings.out_dir / f'sub-{subject}.html'
 
 
-def page_key(settings: Settings) -> list[object]:
-    """Return what pages show besides what lies in the folder of their subject."""
+def report_key(settings: Settings) -> list[object]:
+    """Return what reports show besides what lies in the folder of their subject."""
     about = _provenance(settings)
     return [about.software, sorted(about.settings.items())]
 
@@ -172,13 +172,13 @@ def _boilerplate(settings: Settings) -> str:
     return path.read_text(encoding='utf-8') if path.is_file() else ''
 
 
-def _provenance(settings: Settings) -> Provenance:
+def _provenance(settings: Settings) -> RunProvenance:
     shown = {
         key: value
         for key, value in settings.to_dict().items()
         if key not in {'run_uuid', 'command', 'participants', 'sessions'} and value not in ({}, [])
     }
-    return Provenance(
+    return RunProvenance(
         run_id=settings.run_uuid,
         command=settings.command,
         software={'mslesseg': __version__, 'Python': sys.version.split()[0], **_versions()},

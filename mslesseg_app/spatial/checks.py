@@ -67,7 +67,7 @@ def check_loaded(image: nb.Nifti1Image, path: Path) -> nb.Nifti1Image:
     image = three_dimensional(image)
     _check_shape(image, path)
     check_header(image, path)
-    data = _read(image, path)
+    data = _read_values(image, path)
     if not np.isfinite(data).all():
         count = int((~np.isfinite(data)).sum())
         raise DataError(
@@ -160,7 +160,7 @@ def _check_shape(image: nb.Nifti1Image, path: Path) -> None:
         )
 
 
-def _read(image: nb.Nifti1Image, path: Path) -> np.ndarray:
+def _read_values(image: nb.Nifti1Image, path: Path) -> np.ndarray:
     try:
         with np.errstate(all='ignore'):
             # Single precision would round an offset and what lies on it.

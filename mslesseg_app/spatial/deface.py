@@ -105,8 +105,8 @@ def find_face(img: Any, *, seed: int = 1) -> Face:
         When no brain is found.
     """
     moving_from_mni = to_template(img, seed).moving_from_reference
-    judged = quality.judge(img, moving_from_mni)
-    if judged.verdict == 'failed':
+    judged = quality.check_alignment(img, moving_from_mni)
+    if judged.status == 'fail':
         raise AlignmentError(
             'The face was not removed, because the image could not be aligned to the template '
             f'({judged.reason}).',
@@ -145,7 +145,7 @@ def deface_file(path: Path, out: Path, *, seed: int = 1) -> str:
     DataError
         When the file is damaged, holds several volumes, or no brain is found.
     """
-    raw = _read(path)
+    raw = _read_unpacked(path)
     img = _image(raw, path)
     remark = why_not(img)
     if not remark:
@@ -218,7 +218,7 @@ _NO_IMAGE = (
 )
 
 
-def _read(path: Path) -> bytes:
+def _read_unpacked(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == '.gz' else raw

@@ -41,7 +41,7 @@ class ExamAlignment:
     moving_from_mni : dict of str to ndarray (4, 4)
         For each modality, RAS+ mm.
     quality : dict of str to dict of str to float
-        Numbers of each alignment, see `quality.judge`.
+        Numbers of each alignment, see `quality.check_alignment`.
     failed : list of str
         Modalities whose alignment cannot be trusted.
     reasons : dict of str to str
@@ -65,16 +65,16 @@ class ExamAlignment:
                 'image out, --ignore t1w or t2w.',
             )
 
-    def judgements(self) -> dict[str, Any]:
-        """Return the anchor, and the numbers, the verdict and its reason for each image."""
+    def checks(self) -> dict[str, Any]:
+        """Return the anchor, and the numbers, the status and its reason for each image."""
         images = {
             name: {
                 'numbers': {key: float(value) for key, value in numbers.items()},
-                'verdict': 'failed'
+                'status': 'fail'
                 if name in self.failed
-                else 'suspect'
+                else 'check'
                 if name in self.reasons
-                else 'ok',
+                else 'pass',
                 'reason': self.reasons.get(name, ''),
             }
             for name, numbers in self.quality.items()
@@ -147,10 +147,10 @@ def align_exam(
     images = {name: in_memory(img) for name, img in images.items()}
     if flair_from_mni is not None:
         affines, judged = _to_anchor(images, 'FLAIR', flair_from_mni, seed)
-        return judge_exam(images, 'FLAIR', affines, judged)
+        return check_exam(images, 'FLAIR', affines, judged)
     if strategy == 'independent':
         found = {name: to_template(img, seed) for name, img in images.items()}
-        return judge_exam(
+        return check_exam(
             images,
             None,
             {name: one.moving_from_reference for name, one in found.items()},
@@ -162,27 +162,29 @@ def align_exam(
 def _anchored(images: Mapping[str, Any], seed: int) -> ExamAlignment:
     """Align the first anchor whose alignment is trusted, and the others to it."""
     order = sorted(images, key=lambda name: (_rank(name), name))
-    tried: list[tuple[str, Affine, quality.Judgement]] = []
+    tried: list[tuple[str, Affine, quality.AlignmentCheck]] = []
     for name in order:
         affine = to_template(images[name], seed).moving_from_reference
-        tried.append((name, affine, quality.judge(images[name], affine)))
-        if tried[-1][2].verdict == 'ok':
+        tried.append((name, affine, quality.check_alignment(images[name], affine)))
+        if tried[-1][2].status == 'pass':
             break
-    anchor, anchor_from_mni, judgement = max(tried, key=lambda one: one[2].confidence)
+    anchor, anchor_from_mni, check = max(tried, key=lambda one: one[2].confidence)
     affines, judged = _to_anchor(images, anchor, anchor_from_mni, seed)
-    return judge_exam(images, anchor, affines, {**judged, anchor: judgement})
+    return check_exam(images, anchor, affines, {**judged, anchor: check})
 
 
 def _to_anchor(
     images: Mapping[str, Any], anchor: str, anchor_from_mni: Affine, seed: int
-) -> tuple[dict[str, Affine], dict[str, quality.Judgement]]:
+) -> tuple[dict[str, Affine], dict[str, quality.AlignmentCheck]]:
     """Align all other images to the anchor, and judge them."""
     affines, judged = {anchor: anchor_from_mni}, {}
     others = {name: img for name, img in images.items() if name != anchor}
     if others:
         reference = anchor_reference(images[anchor], anchor_from_mni, seed)
         for name, img in others.items():
-            affines[name], judged[name] = _judged_via_anchor(img, reference, anchor_from_mni, seed)
+            affines[name], judged[name] = _checked_via_anchor(
+                img, reference, anchor_from_mni, seed
+            )
     return affines, judged
 
 
@@ -202,32 +204,32 @@ def via_anchor(img: Any, anchor: Any, anchor_from_mni: Affine, seed: int) -> Aff
     image's own alignment to the template gives a second start.
     """
     reference = anchor_reference(anchor, anchor_from_mni, seed)
-    return _judged_via_anchor(img, reference, anchor_from_mni, seed)[0]
+    return _checked_via_anchor(img, reference, anchor_from_mni, seed)[0]
 
 
-def _judged_via_anchor(
+def _checked_via_anchor(
     img: Any, anchor: Reference, anchor_from_mni: Affine, seed: int
-) -> tuple[Affine, quality.Judgement]:
+) -> tuple[Affine, quality.AlignmentCheck]:
     rigid = partial(align, img, anchor, dof=6)
     first = compose(rigid().moving_from_reference, anchor_from_mni)
-    judged = quality.judge(img, first)
-    if judged.verdict == 'ok':
+    judged = quality.check_alignment(img, first)
+    if judged.status == 'pass':
         return first, judged
     own = compose(to_template(img, seed).moving_from_reference, invert(anchor_from_mni))
     start = nearest_rigid(own, apply_affine(anchor_from_mni, BRAIN_CENTRE))
     second = compose(rigid(start=start).moving_from_reference, anchor_from_mni)
-    again = quality.judge(img, second)
+    again = quality.check_alignment(img, second)
     return max((first, judged), (second, again), key=lambda one: one[1].confidence)
 
 
-def judge_exam(
+def check_exam(
     images: Mapping[str, Any],
     anchor: str | None,
     affines: dict[str, Affine],
-    judged: Mapping[str, quality.Judgement] | None = None,
+    judged: Mapping[str, quality.AlignmentCheck] | None = None,
     seed: int = 1,
 ) -> ExamAlignment:
-    """Judge every alignment that is not yet `judged`, and collect the verdicts.
+    """Judge every alignment that is not yet `judged`, and collect the statuses.
 
     An identity says that the image came registered; such an alignment is at worst suspect. An
     image whose alignment did not come from the FLAIR is also compared with the FLAIR.
@@ -236,13 +238,13 @@ def judge_exam(
     for name, img in images.items():
         given = np.array_equal(affines[name], np.eye(4))
         known = (judged or {}).get(name)
-        judgement = known or quality.judge(img, affines[name], given)
+        check = known or quality.check_alignment(img, affines[name], given)
         if known is None and name != 'FLAIR' and 'FLAIR' in images:
-            judgement = _beside_flair(images, name, affines, judgement, seed)
-        result.quality[name] = judgement.numbers
-        if judgement.verdict != 'ok':
-            result.reasons[name] = judgement.reason
-        if judgement.verdict == 'failed':
+            check = _beside_flair(images, name, affines, check, seed)
+        result.quality[name] = check.numbers
+        if check.status != 'pass':
+            result.reasons[name] = check.reason
+        if check.status == 'fail':
             result.failed.append(name)
     return result
 
@@ -251,16 +253,16 @@ def _beside_flair(
     images: Mapping[str, Any],
     name: str,
     affines: Mapping[str, Affine],
-    judgement: quality.Judgement,
+    check: quality.AlignmentCheck,
     seed: int,
-) -> quality.Judgement:
+) -> quality.AlignmentCheck:
     """Judge an image by where it lies beside the FLAIR, unless it is off anyway."""
-    if judgement.verdict == 'failed':
-        return judgement
+    if check.status == 'fail':
+        return check
     pair = (images[name], images['FLAIR'], affines[name], affines['FLAIR'])
     try:
         apart = disagreement(*pair, search_region(), seed=seed)
     except AlignmentError:
-        return judgement  # the FLAIR is off itself, which its own verdict says
+        return check  # the FLAIR is off itself, which its own status says
     given = np.array_equal(affines[name], np.eye(4))
-    return quality.beside_flair(judgement, apart, given)
+    return quality.beside_flair(check, apart, given)

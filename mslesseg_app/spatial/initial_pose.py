@@ -11,7 +11,7 @@ from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 from mslesseg_app.spatial.exam_alignment import BRAIN_CENTRE, template_reference
 from mslesseg_app.spatial.pose import nearest_rigid
-from mslesseg_app.spatial.registration import Pair, Reference, search_poses
+from mslesseg_app.spatial.registration import ImagePair, Reference, search_poses
 
 #: Resolution (mm) at which the search ends.
 _LEVEL_MM = 4.0
@@ -40,7 +40,7 @@ def rough_to_template(moving: Any, *, seed: int = 1) -> Affine:
         When the image is empty, constant, or not three-dimensional.
     """
     with threadpool_limits(limits=1, user_api='blas'):
-        pair = Pair(moving, template_reference(seed))
+        pair = ImagePair(moving, template_reference(seed))
         return search_poses(pair, pose.SIZE_MEAN, 12, keep=1)[0]
 
 
@@ -67,7 +67,7 @@ def rough_to_anchor(
         ``moving_from_anchor``, rigid (RAS+ mm).
     """
     with threadpool_limits(limits=1, user_api='blas'):
-        pair = Pair(moving, Reference(anchor, anchor_mask, seed))
+        pair = ImagePair(moving, Reference(anchor, anchor_mask, seed))
         level = pair.level(_LEVEL_MM)
         near = search.refine(*level, np.eye(4), 6)
         nmi, mean, spread = search.stands_out(*level, near.affine)

@@ -60,10 +60,10 @@ def read_image(path: Path) -> Any:
         raise DataError(f'{path} does not say where its voxels lie.', 'Convert it to NIfTI again.')
     if isinstance(image, nb.Nifti1Image):
         check_header(image, path)
-    return nb.Nifti1Image(_plain(data.reshape(data.shape[:3])), affine)
+    return nb.Nifti1Image(_nifti_type(data.reshape(data.shape[:3])), affine)
 
 
-def _plain(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _nifti_type(data: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a type that NIfTI has."""
     if data.dtype == bool:
         return data.view(np.uint8)

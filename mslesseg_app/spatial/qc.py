@@ -1,4 +1,4 @@
-"""Quality checks of an exam: the numbers and their verdicts."""
+"""Quality checks of an exam: the numbers and their statuses."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
         for name in _MODALITIES
     },
     **{
-        f'alignment_{name}_verdict': {
-            'Description': f'Judgement of the alignment of the {name}.',
+        f'alignment_{name}_status': {
+            'Description': f'Status of the alignment of the {name}.',
             'Levels': {
-                'ok': 'pass',
-                'suspect': 'check before use',
-                'failed': 'do not use',
+                'pass': 'pass',
+                'check': 'check before use',
+                'fail': 'do not use',
                 'n/a': 'the image is missing',
             },
         }
@@ -66,13 +66,13 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
         'Description': 'Signal in the air along one in-plane axis beyond that along the other, '
         'over that of tissue, as a sign of motion; n/a where the air was masked out.'
     },
-    'qc_verdict': {
-        'Description': 'The worst verdict of all quality numbers.',
-        'Levels': {'ok': 'pass', 'suspect': 'check before use', 'failed': 'do not use'},
+    'qc_status': {
+        'Description': 'The worst status of all quality numbers.',
+        'Levels': {'pass': 'pass', 'check': 'check before use', 'fail': 'do not use'},
     },
 }
 
-_GRAVITY = ('ok', 'suspect', 'failed')
+_GRAVITY = ('pass', 'check', 'fail')
 
 #: Limits of the registration in words; the reason of a doubtful one follows.
 _ALIGNMENT_RULE = 'check below {1:g}, fail below {0:g}'.format(*ALIGNMENT_LIMITS)
@@ -95,13 +95,13 @@ def exam_quality(
     Returns
     -------
     list of dict
-        ``name`` (a column of :data:`QC_COLUMNS`), ``value``, ``verdict``, ``unit``, ``title``
+        ``name`` (a column of :data:`QC_COLUMNS`), ``value``, ``status``, ``unit``, ``title``
         and ``limits``.
     """
     numbers = [_alignment(name, alignment) for name in _MODALITIES if name in alignment['images']]
     coverage = _coverage(flair_mni)
     numbers.append(
-        _number('flair_coverage', 'Brain coverage of the FLAIR', coverage,
+        _quality_number('flair_coverage', 'Brain coverage of the FLAIR', coverage,
                 _below(coverage, *_COVERAGE),
                 limits=f'check below {_COVERAGE[0]:.0%}, fail below {_COVERAGE[1]:.0%}')
     )  # fmt: skip
@@ -111,14 +111,14 @@ def exam_quality(
     low, high = _BRAIN_ML
     plausible = low <= native_ml <= high or coverage < _COVERAGE[0]
     numbers.append(
-        _number('brain_volume_mni_ml', 'Brain volume on the template grid', volume,
-                'ok' if plausible else 'suspect', 'ml',
+        _quality_number('brain_volume_mni_ml', 'Brain volume on the template grid', volume,
+                'pass' if plausible else 'check', 'ml',
                 f'check if the brain volume in native space is outside {low:g}–{high:g} ml')
     )  # fmt: skip
     thickness = float(nb.affines.voxel_sizes(flair.affine).max())
     numbers.append(
-        _number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
-                'ok' if thickness <= _THICK_MM else 'suspect', 'mm',
+        _quality_number('flair_slice_thickness_mm', 'Slice thickness of the FLAIR', thickness,
+                'pass' if thickness <= _THICK_MM else 'check', 'mm',
                 f'check above {_THICK_MM:g} mm')
     )  # fmt: skip
     return numbers + _signal(flair, brain_native)
@@ -126,19 +126,21 @@ def exam_quality(
 
 def with_note(numbers: list[dict[str, Any]], name: str, title: str, note: str) -> list[Any]:
     """Add a note that the exam should be reviewed, if there is one; it has no number."""
-    return [*numbers, _number(name, title, None, 'suspect', limits=note)] if note else numbers
+    return (
+        [*numbers, _quality_number(name, title, None, 'check', limits=note)] if note else numbers
+    )
 
 
 def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the columns of :data:`QC_COLUMNS` that these numbers fill."""
     row = {number['name']: number['value'] for number in numbers}
     row |= {
-        f'{number["name"]}_verdict': number['verdict']
+        f'{number["name"]}_status': number['status']
         for number in numbers
         if number['name'].startswith('alignment_')
     }
-    worst = max((number['verdict'] for number in numbers), key=_GRAVITY.index)
-    return row | {'qc_verdict': worst}
+    worst = max((number['status'] for number in numbers), key=_GRAVITY.index)
+    return row | {'qc_status': worst}
 
 
 def _signal(flair: Any, brain: Any) -> list[dict[str, Any]]:
@@ -147,24 +149,24 @@ def _signal(flair: Any, brain: Any) -> list[dict[str, Any]]:
     cnr, ghost = contrast_to_noise(flair, brain), ghosting(flair, brain)
     if cnr is not None:
         numbers.append(
-            _number('flair_cnr', 'Contrast to noise of the FLAIR', cnr, _below(cnr, *_CNR),
+            _quality_number('flair_cnr', 'Contrast to noise of the FLAIR', cnr, _below(cnr, *_CNR),
                     limits=f'check below {_CNR[0]:g}, fail below {_CNR[1]:g}')
         )  # fmt: skip
     if ghost is not None:
         numbers.append(
-            _number('flair_ghosting', 'Ghosting (motion), FLAIR', ghost,
-                    'ok' if ghost <= _GHOST else 'suspect', limits=f'check above {_GHOST:g}')
+            _quality_number('flair_ghosting', 'Ghosting (motion), FLAIR', ghost,
+                    'pass' if ghost <= _GHOST else 'check', limits=f'check above {_GHOST:g}')
         )  # fmt: skip
     return numbers
 
 
 def _alignment(name: str, alignment: Mapping[str, Any]) -> dict[str, Any]:
     found = alignment['images'][name]
-    return _number(
+    return _quality_number(
         f'alignment_{name}',
         f'{name}-to-template registration (z of the similarity)',
         found['numbers'].get('z'),
-        found['verdict'],
+        found['status'],
         limits=f'{_ALIGNMENT_RULE}{": " if found["reason"] else ""}{found["reason"]}',
     )
 
@@ -176,11 +178,11 @@ def _coverage(flair_mni: Any) -> float:
 
 
 def _below(value: float, suspect: float, failed: float) -> str:
-    return 'failed' if value < failed else 'suspect' if value < suspect else 'ok'
+    return 'fail' if value < failed else 'check' if value < suspect else 'pass'
 
 
-def _number(
-    name: str, title: str, value: Any, verdict: str, unit: str = '', limits: str = ''
+def _quality_number(
+    name: str, title: str, value: Any, status: str, unit: str = '', limits: str = ''
 ) -> dict[str, Any]:
     if isinstance(value, float):
         value = round(value, 6)
@@ -188,7 +190,7 @@ def _number(
         'name': name,
         'title': title,
         'value': value,
-        'verdict': verdict,
+        'status': status,
         'unit': unit,
         'limits': limits,
     }

@@ -1,4 +1,4 @@
-"""Judging an alignment to the template: numbers, a verdict and its reason.
+"""Judging an alignment to the template: numbers, a status and its reason.
 
 Limits were set from data, with ``benchmarks/judgement.py`` and ``benchmarks/failures.py``:
 
@@ -31,7 +31,7 @@ from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import Affine
 from mslesseg_app.spatial.similarity import (
     Samples,
-    Volume,
+    SmoothedVolume,
     moving_volume,
     reference_samples,
     score,
@@ -39,7 +39,7 @@ from mslesseg_app.spatial.similarity import (
 )
 from mslesseg_app.spatial.template import load_template
 
-Verdict = Literal['ok', 'suspect', 'failed']
+CheckStatus = Literal['pass', 'check', 'fail']
 
 #: Resolution of the comparison (mm) and seed of its sample points.
 _LEVEL_MM = 4.0
@@ -63,12 +63,12 @@ _BESIDE_MM = (1.5, 6.0)
 
 
 @dataclass(frozen=True)
-class Judgement:
+class AlignmentCheck:
     """What is thought of an alignment.
 
     Attributes
     ----------
-    verdict : {'ok', 'suspect', 'failed'}
+    status : {'pass', 'check', 'fail'}
     reason : str
         Empty when ok.
     numbers : dict of str to float
@@ -79,17 +79,17 @@ class Judgement:
         ``shear`` (cosine); ``rotation_deg``.
     """
 
-    verdict: Verdict
+    status: CheckStatus
     reason: str
     numbers: dict[str, float]
 
     @property
     def confidence(self) -> float:
-        """How far the similarity stands out; less for worse verdicts."""
-        return self.numbers['z'] - {'ok': 0.0, 'suspect': 50.0, 'failed': 100.0}[self.verdict]
+        """How far the similarity stands out; less for worse statuses."""
+        return self.numbers['z'] - {'pass': 0.0, 'check': 50.0, 'fail': 100.0}[self.status]
 
 
-def judge(img: Any, moving_from_mni: Affine, given: bool = False) -> Judgement:
+def check_alignment(img: Any, moving_from_mni: Affine, given: bool = False) -> AlignmentCheck:
     """Judge the alignment of an image to the template.
 
     Parameters
@@ -105,10 +105,10 @@ def judge(img: Any, moving_from_mni: Affine, given: bool = False) -> Judgement:
     shape = pose.describe(moving_from_mni)
     numbers |= dict(zip(('scale_x', 'scale_y', 'scale_z'), shape.scales, strict=True))
     numbers |= {'shear': shape.shear, 'rotation_deg': shape.rotation_deg}
-    verdict, reason = _verdict(numbers, shape.mirrored)
-    if given and verdict == 'failed':
-        verdict = 'suspect'
-    return Judgement(verdict, reason, numbers)
+    status, reason = _status(numbers, shape.mirrored)
+    if given and status == 'fail':
+        status = 'check'
+    return AlignmentCheck(status, reason, numbers)
 
 
 @cache
@@ -122,25 +122,25 @@ def _samples() -> Samples:
     return reference_samples(brain, brain_affine, (rim, affine), _LEVEL_MM, _SEED)
 
 
-def beside_flair(judgement: Judgement, apart_mm: float, given: bool = False) -> Judgement:
-    """Lower a judgement of an image that lies beside the FLAIR of its session.
+def beside_flair(check: AlignmentCheck, apart_mm: float, given: bool = False) -> AlignmentCheck:
+    """Lower a check of an image that lies beside the FLAIR of its session.
 
     Parameters
     ----------
-    judgement : Judgement
+    check : AlignmentCheck
         Of the image against the template.
     apart_mm : float
         From `between.disagreement`.
     given : bool
-        As in `judge`: the verdict is at worst suspect.
+        As in `check_alignment`: the status is at worst suspect.
     """
-    numbers = judgement.numbers | {'beside_flair_mm': apart_mm}
-    verdict, reason = judgement.verdict, judgement.reason
+    numbers = check.numbers | {'beside_flair_mm': apart_mm}
+    status, reason = check.status, check.reason
     suspect, failed = _BESIDE_MM
-    if apart_mm > suspect and verdict != 'failed':
-        verdict = 'failed' if apart_mm > failed and not given else 'suspect'
+    if apart_mm > suspect and status != 'fail':
+        status = 'fail' if apart_mm > failed and not given else 'check'
         reason = f'it lies {apart_mm:.1f} mm beside the FLAIR of the session'
-    return Judgement(verdict, reason, numbers)
+    return AlignmentCheck(status, reason, numbers)
 
 
 def _similarity(img: Any, moving_from_mni: Affine) -> dict[str, float]:
@@ -168,7 +168,7 @@ def _nudges(samples: Samples) -> Affine:
     return pose.matrix(np.concatenate([steps, -steps]), samples.centre, np.eye(4))
 
 
-def _overlap(volume: Volume, moving_from_mni: Affine) -> float:
+def _overlap(volume: SmoothedVolume, moving_from_mni: Affine) -> float:
     """Return the share of the template brain that lies in the field of view."""
     mask = load_template().mask
     voxels = np.argwhere(np.asarray(mask.dataobj)[::4, ::4, ::4] > 0) * 4.0
@@ -178,25 +178,25 @@ def _overlap(volume: Volume, moving_from_mni: Affine) -> float:
     return float(inside.mean())
 
 
-def _verdict(numbers: dict[str, float], mirrored: bool) -> tuple[Verdict, str]:
+def _status(numbers: dict[str, float], mirrored: bool) -> tuple[CheckStatus, str]:
     """Return the worst of what the numbers say."""
     if mirrored:
-        return 'failed', 'left and right are exchanged'
+        return 'fail', 'left and right are exchanged'
     scales = [numbers[f'scale_{axis}'] for axis in 'xyz']
     if min(scales) < _SCALES[0] or max(scales) > _SCALES[1]:
-        return 'failed', f'the size is implausible ({min(scales):.2f} to {max(scales):.2f})'
+        return 'fail', f'the size is implausible ({min(scales):.2f} to {max(scales):.2f})'
     if numbers['shear'] > _SHEAR:
-        return 'failed', f'the shear is implausible (cosine {numbers["shear"]:.2f})'
+        return 'fail', f'the shear is implausible (cosine {numbers["shear"]:.2f})'
     if numbers['overlap'] < _OVERLAP[0]:
-        return 'failed', f'only {numbers["overlap"]:.0%} of the brain lie in the field of view'
+        return 'fail', f'only {numbers["overlap"]:.0%} of the brain lie in the field of view'
     if numbers['z'] < ALIGNMENT_LIMITS[0]:
-        return 'failed', f'no better than a wrong alignment (z {numbers["z"]:.1f})'
+        return 'fail', f'no better than a wrong alignment (z {numbers["z"]:.1f})'
     if numbers['peak'] < _PEAK[0]:
-        return 'failed', f'a small move makes it as good or better (peak {numbers["peak"]:.2f})'
+        return 'fail', f'a small move makes it as good or better (peak {numbers["peak"]:.2f})'
     if numbers['z'] < ALIGNMENT_LIMITS[1]:
-        return 'suspect', f'hardly better than a wrong alignment (z {numbers["z"]:.1f})'
+        return 'check', f'hardly better than a wrong alignment (z {numbers["z"]:.1f})'
     if numbers['peak'] < _PEAK[1]:
-        return 'suspect', f'small moves change little (peak {numbers["peak"]:.2f})'
+        return 'check', f'small moves change little (peak {numbers["peak"]:.2f})'
     if numbers['overlap'] < _OVERLAP[1]:
-        return 'suspect', f'{1 - numbers["overlap"]:.0%} of the brain lie outside the image'
-    return 'ok', ''
+        return 'check', f'{1 - numbers["overlap"]:.0%} of the brain lie outside the image'
+    return 'pass', ''

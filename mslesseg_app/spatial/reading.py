@@ -51,7 +51,7 @@ def open_image(path: Path) -> Any:
     if problem := lacking(path):
         raise problem
     try:
-        image = _load(path)
+        image = _load_nifti(path)
         if isinstance(image, nb.Nifti1Image):
             check_storage(path)
     except UNREADABLE as error:
@@ -129,7 +129,7 @@ class _Flat:
         return np.asanyarray(self)[place]
 
 
-def _load(path: Path) -> Any:
+def _load_nifti(path: Path) -> Any:
     try:
         image: Any = nb.load(path)
     except ValueError as error:  # nibabel asks the quaternion for the affine

@@ -18,7 +18,7 @@ from mslesseg_app.spatial.similarity import (
     Affine,
     Floats,
     Samples,
-    Volume,
+    SmoothedVolume,
     block_means,
     moving_volume,
     reference_samples,
@@ -94,7 +94,7 @@ class Reference:
         return self._levels[size_mm]
 
 
-class Pair:
+class ImagePair:
     """A moving image and a reference at several resolutions, each made once.
 
     Parameters
@@ -108,9 +108,9 @@ class Pair:
     def __init__(self, moving: Any, reference: Reference, moving_mask: Any | None = None) -> None:
         self._moving = _prepare(moving, moving_mask)
         self._reference = reference
-        self._levels: dict[float, Volume] = {}
+        self._levels: dict[float, SmoothedVolume] = {}
 
-    def level(self, size_mm: float) -> tuple[Volume, Samples]:
+    def level(self, size_mm: float) -> tuple[SmoothedVolume, Samples]:
         """Return volume and samples at a resolution (mm)."""
         if size_mm not in self._levels:
             self._levels[size_mm] = moving_volume(*self._moving, size_mm)
@@ -190,10 +190,10 @@ def align(
     with threadpool_limits(limits=1, user_api='blas'):
         if not isinstance(reference, Reference):
             reference = Reference(reference, reference_mask, seed)
-        return _align(Pair(moving, reference, moving_mask), dof, start)
+        return _align(ImagePair(moving, reference, moving_mask), dof, start)
 
 
-def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
+def _align(pair: ImagePair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     """Choose among the ways to a result."""
     if start is not None:
         starts = [check_affine(one) for one in np.asarray(start, dtype=float).reshape(-1, 4, 4)]
@@ -201,7 +201,7 @@ def _align(pair: Pair, dof: Dof, start: npt.ArrayLike | None) -> Alignment:
     return _affine_search(pair) if dof == 12 else _rigid_from_header(pair)
 
 
-def _rigid_from_header(pair: Pair) -> Alignment:
+def _rigid_from_header(pair: ImagePair) -> Alignment:
     """Refine the header's pose; search only when that stands out too little."""
     near = finish(pair, [np.eye(4)], 6)
     if _is_clear(pair, near.moving_from_reference, 6):
@@ -210,7 +210,7 @@ def _rigid_from_header(pair: Pair) -> Alignment:
     return finish(pair, [near.moving_from_reference, *others], 6)
 
 
-def _affine_search(pair: Pair) -> Alignment:
+def _affine_search(pair: ImagePair) -> Alignment:
     """Take the header's pose or the best one of the coarse search if it stands out.
 
     Otherwise what is found from many poses of the coarse search competes.
@@ -224,7 +224,7 @@ def _affine_search(pair: Pair) -> Alignment:
     return finish(pair, search_poses(pair, pose.SIZE_MEAN, 12, rough=rough), 12)
 
 
-def _clear_near(pair: Pair, start: Affine) -> Alignment | None:
+def _clear_near(pair: ImagePair, start: Affine) -> Alignment | None:
     """Refine a pose of 12 degrees of freedom to the end, if it stands out on the way."""
     _, steps = _MIDDLE_ROUNDS[-1]
     near = search.refine(*pair.level(_MIDDLE_MM), start, 7, True, steps)
@@ -232,13 +232,13 @@ def _clear_near(pair: Pair, start: Affine) -> Alignment | None:
     return finish(pair, [near.affine], 12) if _is_clear(pair, near.affine, 12) else None
 
 
-def _is_clear(pair: Pair, affine: Affine, dof: Dof) -> bool:
+def _is_clear(pair: ImagePair, affine: Affine, dof: Dof) -> bool:
     """Return whether a pose is so much better than wrong ones that no other is looked for."""
     nmi, mean, spread = search.stands_out(*pair.level(_FINE_MM), affine)
     return (nmi - mean) / spread >= _CLEAR[dof]
 
 
-def _rough_poses(pair: Pair, log_size: npt.NDArray[np.float64]) -> list[search.Candidate]:
+def _rough_poses(pair: ImagePair, log_size: npt.NDArray[np.float64]) -> list[search.Candidate]:
     """Return the best poses of the coarse search, best first, and that of the header."""
     volume, samples = pair.level(_COARSE_MM)
     rough = search.coarse(volume, samples, [pair.centre()], np.exp(log_size), _KEEP_COARSE)
@@ -246,7 +246,7 @@ def _rough_poses(pair: Pair, log_size: npt.NDArray[np.float64]) -> list[search.C
 
 
 def search_poses(
-    pair: Pair,
+    pair: ImagePair,
     log_size: npt.NDArray[np.float64],
     dof: int,
     keep: int = _KEEP_FINE,
@@ -256,7 +256,7 @@ def search_poses(
 
     Parameters
     ----------
-    pair : Pair
+    pair : ImagePair
     log_size : ndarray, (3,)
         Logarithm of the head's size in units of the reference.
     dof : {6, 12}
@@ -281,7 +281,7 @@ def search_poses(
     return [one.affine for one in search.distinct(fine, samples, keep, apart_mm=5.0)]
 
 
-def finish(pair: Pair, starts: list[Affine], dof: Dof) -> Alignment:
+def finish(pair: ImagePair, starts: list[Affine], dof: Dof) -> Alignment:
     """Refine each start through the fine levels and return the best result.
 
     Only results that rival the best at the fine level go on to the last one.

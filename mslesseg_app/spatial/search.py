@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.spatial import pose
-from mslesseg_app.spatial.similarity import Affine, Samples, Volume, quick_scores, score
+from mslesseg_app.spatial.similarity import Affine, Samples, SmoothedVolume, quick_scores, score
 
 #: Turns that the coarse search tries about x (nodding), y and z, in degrees.
 _NODS = (-45, -30, -15, 0, 15, 30, 45)
@@ -64,7 +64,7 @@ def shifts() -> list[npt.NDArray[np.float64]]:
 
 
 def coarse(
-    volume: Volume,
+    volume: SmoothedVolume,
     samples: Samples,
     centres: Sequence[npt.NDArray[np.float64]],
     scale: npt.NDArray[np.float64],
@@ -97,7 +97,9 @@ def coarse(
     return distinct(found, samples, keep, apart_mm=15.0)
 
 
-def evaluate(volume: Volume, samples: Samples, affine: Affine, prior: bool = False) -> Candidate:
+def evaluate(
+    volume: SmoothedVolume, samples: Samples, affine: Affine, prior: bool = False
+) -> Candidate:
     """Score one pose as it stands; `prior` adds the cost of an unusual size."""
     result = score(volume, samples, affine, gradient=False)
     extra = size_prior(affine)[0] if prior else 0.0
@@ -133,7 +135,7 @@ def distance(first: Affine, second: Affine, points: npt.NDArray[np.float64]) -> 
 
 
 def refine(
-    volume: Volume,
+    volume: SmoothedVolume,
     samples: Samples,
     start: Affine,
     dof: int,
@@ -175,7 +177,7 @@ def refine(
 
 
 def stands_out(
-    volume: Volume, samples: Samples, affine: Affine, count: int = 40
+    volume: SmoothedVolume, samples: Samples, affine: Affine, count: int = 40
 ) -> tuple[float, float, float]:
     """Compare the similarity of a pose with that of poses that are surely wrong.
 

@@ -29,7 +29,7 @@ VOXELS_PER_FWHM = 2.5
 
 
 @dataclass(frozen=True)
-class Volume:
+class SmoothedVolume:
     """A smoothed image that can be looked up between its voxels.
 
     Attributes
@@ -135,12 +135,12 @@ def intensity_range(data: Floats) -> tuple[float, float]:
     return min(0.0, float(np.percentile(data, 1))), float(np.percentile(bright, 98))
 
 
-def moving_volume(data: Floats, affine: Affine, fwhm_mm: float) -> Volume:
+def moving_volume(data: Floats, affine: Affine, fwhm_mm: float) -> SmoothedVolume:
     """Prepare a moving image for one level of resolution: fewer voxels where it is coarse."""
     data, affine = block_means(data, affine, fwhm_mm / VOXELS_PER_FWHM)
     blurred = smooth(data, affine, fwhm_mm)
     low, high = intensity_range(blurred)
-    return Volume(np.ascontiguousarray(to_bins(blurred, low, high)), _inverse(affine))
+    return SmoothedVolume(np.ascontiguousarray(to_bins(blurred, low, high)), _inverse(affine))
 
 
 def reference_samples(
@@ -215,7 +215,7 @@ def _within(where: npt.NDArray[np.float64], shape: tuple[int, ...]) -> npt.NDArr
 
 
 def score(
-    volume: Volume, samples: Samples, moving_from_reference: Affine, gradient: bool = True
+    volume: SmoothedVolume, samples: Samples, moving_from_reference: Affine, gradient: bool = True
 ) -> Score:
     """Return the similarity of a volume to the samples under an affine."""
     voxel_from_reference = volume.voxel_from_mm @ moving_from_reference
@@ -242,7 +242,7 @@ def score(
 
 
 def quick_scores(
-    volume: Volume,
+    volume: SmoothedVolume,
     samples: Samples,
     linear: npt.NDArray[np.float64],
     shifts: npt.NDArray[np.float64],

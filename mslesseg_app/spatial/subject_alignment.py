@@ -126,16 +126,16 @@ def align_subject(anchors: Mapping[str, Any], *, seed: int = 1) -> SubjectAlignm
 def _starts(anchors: Mapping[str, Any], seed: int) -> tuple[dict[str, Affine], dict[str, str]]:
     """Align each session on its own; one that fails gets a second try through the best one."""
     found = {name: to_template(img, seed).moving_from_reference for name, img in anchors.items()}
-    judged = {name: quality.judge(anchors[name], found[name]) for name in found}
+    judged = {name: quality.check_alignment(anchors[name], found[name]) for name in found}
     best = max(judged, key=lambda name: judged[name].confidence)
     starts, left_out = {}, {}
     for name, img in anchors.items():
-        judgement, affine = judged[name], found[name]
-        if judgement.verdict == 'failed' and name != best:
+        check, affine = judged[name], found[name]
+        if check.status == 'fail' and name != best:
             affine = via_anchor(img, anchors[best], found[best], seed)
-            judgement = quality.judge(img, affine)
-        if judgement.verdict == 'failed':
-            left_out[name] = judgement.reason
+            check = quality.check_alignment(img, affine)
+        if check.status == 'fail':
+            left_out[name] = check.reason
         else:
             starts[name] = affine
     return starts, left_out
@@ -143,10 +143,10 @@ def _starts(anchors: Mapping[str, Any], seed: int) -> tuple[dict[str, Affine], d
 
 def _failed(anchors: Mapping[str, Any], found: SubjectAlignment) -> dict[str, str]:
     judged = {
-        name: quality.judge(anchors[name], affine)
+        name: quality.check_alignment(anchors[name], affine)
         for name, affine in found.session_from_mni.items()
     }
-    return {name: one.reason for name, one in judged.items() if one.verdict == 'failed'}
+    return {name: one.reason for name, one in judged.items() if one.status == 'fail'}
 
 
 def _to_middle(
@@ -228,7 +228,8 @@ def _confident(
 ) -> Affine:
     """Return the ``middle_from_mni`` of the session whose own alignment stands out most."""
     confidences = [
-        quality.judge(img, one).confidence for img, one in zip(images, starts, strict=True)
+        quality.check_alignment(img, one).confidence
+        for img, one in zip(images, starts, strict=True)
     ]
     return shared[int(np.argmax(confidences))]
 

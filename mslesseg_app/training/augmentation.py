@@ -25,10 +25,10 @@ from mslesseg_app.models.prediction.normalise import scale_of
 from mslesseg_app.models.prediction.windows import brain_box
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
-from mslesseg_app.training.patches import Cases, Key, place_seed
+from mslesseg_app.training.patches import Cases, Key, position_seed
 from mslesseg_app.training.plan import Augmentation, Plan
 from mslesseg_app.training.random_fields import (
-    Chance,
+    RandomStream,
     blur,
     positions,
     random_affine,
@@ -74,7 +74,7 @@ class LesionShapes:
         self.size = np.array([len(lesion) for lesion in self.lesions])
 
     def draw(
-        self, shape: Sequence[int], corner: Sequence[int], load_ml: float, chance: Chance
+        self, shape: Sequence[int], corner: Sequence[int], load_ml: float, stream: RandomStream
     ) -> Tensor:
         """Return the lesions of an invented patient in a box of the template grid.
 
@@ -86,7 +86,7 @@ class LesionShapes:
         shape, corner : three ints
             Of the box (voxels).
         load_ml : float
-        chance : Chance
+        stream : RandomStream
 
         Returns
         -------
@@ -95,15 +95,15 @@ class LesionShapes:
         wanted = 1000 * load_ml
         fitting = np.flatnonzero(self.size <= max(1.5 * wanted, self.size.min()))
         mask = np.zeros(tuple(shape), np.uint8)
-        mirror = chance.happens(0.5)
+        mirror = stream.happens(0.5)
         total = 0
         while total < 0.9 * wanted:
-            lesion = self.lesions[fitting[chance.integer(len(fitting))]]
+            lesion = self.lesions[fitting[stream.integer(len(fitting))]]
             total += len(lesion)
             moved = lesion.copy()
             if mirror:
                 moved[:, 0] = 181 - moved[:, 0]
-            moved += np.array([chance.integer(9) - 4 for _ in range(3)]) - np.asarray(corner)
+            moved += np.array([stream.integer(9) - 4 for _ in range(3)]) - np.asarray(corner)
             inside = ((moved >= 0) & (moved < mask.shape)).all(axis=1)
             mask[tuple(moved[inside].T)] = 1
         return torch.from_numpy(mask)
@@ -113,7 +113,7 @@ class LesionShapes:
 
 
 @dataclass(frozen=True)
-class Volume:
+class TrainingVolume:
     """An exam in memory, cut to its brain.
 
     Attributes
@@ -140,7 +140,7 @@ class Volume:
     inside: Tensor
 
 
-def make_volume(case: RawCase) -> Volume:
+def make_volume(case: RawCase) -> TrainingVolume:
     """Cut a case to its brain and bring its images to a median of one."""
     box = brain_box(case.brain | case.mask, 4)
     brain = case.brain[box]
@@ -152,7 +152,7 @@ def make_volume(case: RawCase) -> Volume:
     points = [np.argwhere(mark) for mark in (marks[0] > 0, marks[1] > 0)]
     every = np.argwhere(brain[::_STRIDE, ::_STRIDE, ::_STRIDE]) * _STRIDE
     corner = (box[0].start, box[1].start, box[2].start)
-    return Volume(
+    return TrainingVolume(
         torch.from_numpy(images),
         torch.from_numpy(marks),
         case.present,
@@ -212,15 +212,19 @@ class Patch:
 
 
 def cut_patch(
-    volume: Volume, planted: Tensor, edges: Sequence[int], wish: Augmentation, chance: Chance
+    volume: TrainingVolume,
+    planted: Tensor,
+    edges: Sequence[int],
+    rules: Augmentation,
+    stream: RandomStream,
 ) -> tuple[Patch, Tensor]:
     """Read a patch of a turned, scaled and perhaps mirrored exam; also return planted lesions."""
-    centre = _centre(volume, planted, wish, chance)
+    centre = _centre(volume, planted, rules, stream)
     shape = volume.marks.shape[1:]
-    affine = random_affine(chance, 14, 0.0, 0, mirror=0.5)
-    affine[:3, :3] *= chance.uniform(0.85, 1.2)
+    affine = random_affine(stream, 14, 0.0, 0, mirror=0.5)
+    affine[:3, :3] *= stream.uniform(0.85, 1.2)
     for axis in range(3):
-        off = chance.uniform(-0.25, 0.25) * edges[axis]
+        off = stream.uniform(-0.25, 0.25) * edges[axis]
         affine[axis, 3] = centre[axis] - (shape[axis] - 1) / 2 + off
     points = transform(positions(edges, torch.device('cpu')).float(), affine)
     images = sample(volume.images, points)
@@ -230,20 +234,22 @@ def cut_patch(
     return Patch(images * brain, marks[:1], marks[1:2], marks[2:3], brain), extra * brain
 
 
-def _centre(volume: Volume, planted: Tensor, wish: Augmentation, chance: Chance) -> list[float]:
+def _centre(
+    volume: TrainingVolume, planted: Tensor, rules: Augmentation, stream: RandomStream
+) -> list[float]:
     """Choose the centre: 60 % around lesions, some around negatives, the others in the brain."""
     pool = volume.inside
-    if chance.happens(0.6):
+    if stream.happens(0.6):
         own = volume.lesion
-        if len(own) == 0 or (planted.any() and chance.happens(0.3)):
+        if len(own) == 0 or (planted.any() and stream.happens(0.3)):
             own = torch.nonzero(planted[::2, ::2, ::2]) * 2
         pool = own if len(own) else pool
-    elif len(volume.negative) and chance.happens(wish.negatives / 0.4):
+    elif len(volume.negative) and stream.happens(rules.negatives / 0.4):
         pool = volume.negative
-    return [float(v) for v in pool[chance.pick(pool)]]
+    return [float(v) for v in pool[stream.pick(pool)]]
 
 
-def change_lesions(patch: Patch, chance: Chance) -> None:
+def change_lesions(patch: Patch, stream: RandomStream) -> None:
     """Blend the patch's own lesions towards their surroundings, or away from them, in place.
 
     A blend of 0 leaves them as they are; 0.7 leaves them three tenths of their contrast.
@@ -251,7 +257,7 @@ def change_lesions(patch: Patch, chance: Chance) -> None:
     soft = patch.label.clamp(0, 1)
     if not bool((soft > 0.5).any()):
         return
-    blend = chance.uniform(-0.3, 0.7)
+    blend = stream.uniform(-0.3, 0.7)
     around = _surroundings(patch.images, patch.brain * (soft < 0.1))
     patch.images = patch.images - blend * soft * (patch.images - around)
 
@@ -270,7 +276,7 @@ def plant(
     shapes: Tensor,
     spread: Tensor,
     present: Sequence[bool],
-    chance: Chance,
+    stream: RandomStream,
     contrast: tuple[float, float] = (0.7, 3.2),
 ) -> None:
     """Plant lesions, in place: brighter on FLAIR and T2w, darker on T1w.
@@ -283,7 +289,7 @@ def plant(
     spread : (C,) tensor
         Standard deviation of each image in the brain.
     present : sequence of bool
-    chance : Chance
+    stream : RandomStream
     contrast : two floats
         Least and most contrast to the surroundings on FLAIR, in units of `spread`.
     """
@@ -291,15 +297,15 @@ def plant(
     place = shapes * (patch.label < 0.3) * (~fluid)[None]
     if not bool((place > 0.5).any()):
         return
-    soft = blur(place, chance.uniform(0.4, 1.1)) * patch.brain
+    soft = blur(place, stream.uniform(0.4, 1.1)) * patch.brain
     around = _surroundings(patch.images, patch.brain * (~fluid)[None] * (patch.label < 0.1))
-    flair = chance.uniform(*contrast)
-    change = [flair, -flair * chance.uniform(0.1, 0.9), flair * chance.uniform(0.3, 1.2)]
+    flair = stream.uniform(*contrast)
+    change = [flair, -flair * stream.uniform(0.1, 0.9), flair * stream.uniform(0.3, 1.2)]
     shape = patch.label.shape[1:]
-    texture = 1 + chance.uniform(0, 0.3) * chance.smooth(1, shape, chance.uniform(2, 8))
-    if chance.happens(0.2):  # a darker core
+    texture = 1 + stream.uniform(0, 0.3) * stream.smooth(1, shape, stream.uniform(2, 8))
+    if stream.happens(0.2):  # a darker core
         core = blur((place > 0.5).float(), 2.0).clamp(0, 1)
-        texture = texture * (1 - chance.uniform(0.2, 0.6) * core)
+        texture = texture * (1 - stream.uniform(0.2, 0.6) * core)
     for c, amount in enumerate(change[: len(patch.images)]):
         if present[c]:
             lesion = around[c] + amount * spread[c] * texture[0]
@@ -309,56 +315,58 @@ def plant(
     patch.unknown = patch.unknown * (soft < 0.4)
 
 
-def acquire(patch: Patch, present: Sequence[bool], wish: Augmentation, chance: Chance) -> None:
+def acquire(
+    patch: Patch, present: Sequence[bool], rules: Augmentation, stream: RandomStream
+) -> None:
     """Lower resolution, change gamma, add a bias field and noise, each image by itself."""
-    axis = chance.integer(3) if chance.happens(wish.thick) else None
-    thickness = 2 + chance.integer(6)
+    axis = stream.integer(3) if stream.happens(rules.thick) else None
+    thickness = 2 + stream.integer(6)
     for c, here in enumerate(present):
         if not here:
             continue
         image = patch.images[c : c + 1]
-        if chance.happens(0.3):
-            image = blur(image, chance.uniform(0.4, 1.0))
-        if axis is not None and (c == FLAIR or chance.happens(0.6)):
-            start = chance.integer(thickness)
-            image = thick_slices(image, axis, thickness, chance.uniform(0, 0.3), start)
-        patch.images[c : c + 1] = _intensities(image, chance) * patch.brain
+        if stream.happens(0.3):
+            image = blur(image, stream.uniform(0.4, 1.0))
+        if axis is not None and (c == FLAIR or stream.happens(0.6)):
+            start = stream.integer(thickness)
+            image = thick_slices(image, axis, thickness, stream.uniform(0, 0.3), start)
+        patch.images[c : c + 1] = _intensities(image, stream) * patch.brain
 
 
-def _intensities(image: Tensor, chance: Chance) -> Tensor:
-    if chance.happens(0.5):
-        image = image.clamp(min=0) ** chance.uniform(0.7, 1.4)
-    if chance.happens(0.5):
-        field = chance.smooth(1, image.shape[1:], chance.uniform(40, 80))
-        image = image * torch.exp(chance.uniform(0, 0.15) * field)
-    if chance.happens(0.5):
-        image = image + chance.uniform(0, 0.07) * chance.noise(image.shape)
+def _intensities(image: Tensor, stream: RandomStream) -> Tensor:
+    if stream.happens(0.5):
+        image = image.clamp(min=0) ** stream.uniform(0.7, 1.4)
+    if stream.happens(0.5):
+        field = stream.smooth(1, image.shape[1:], stream.uniform(40, 80))
+        image = image * torch.exp(stream.uniform(0, 0.15) * field)
+    if stream.happens(0.5):
+        image = image + stream.uniform(0, 0.07) * stream.noise(image.shape)
     return image
 
 
-def change_brain(patch: Patch, wish: Augmentation, chance: Chance) -> None:
+def change_brain(patch: Patch, rules: Augmentation, stream: RandomStream) -> None:
     """Make the brain mask too tight or too wide, or cut the field of view, in place."""
-    if chance.happens(wish.poor_mask):
-        soft = blur(patch.brain, chance.uniform(1.5, 3.0))
-        soft = soft + 0.08 * chance.smooth(1, patch.brain.shape[1:], chance.uniform(8, 25))
-        limit = chance.uniform(0.2, 0.8)
+    if stream.happens(rules.poor_mask):
+        soft = blur(patch.brain, stream.uniform(1.5, 3.0))
+        soft = soft + 0.08 * stream.smooth(1, patch.brain.shape[1:], stream.uniform(8, 25))
+        limit = stream.uniform(0.2, 0.8)
         wide = (soft > limit).float()
         ring = wide * (1 - patch.brain)
-        filling = chance.uniform(0.1, 1.6) * (
-            1 + 0.4 * chance.smooth(1, patch.brain.shape[1:], chance.uniform(2, 6))
+        filling = stream.uniform(0.1, 1.6) * (
+            1 + 0.4 * stream.smooth(1, patch.brain.shape[1:], stream.uniform(2, 6))
         )
         patch.images = patch.images * wide + ring * filling.clamp(min=0.01)
         patch.brain = wide
-    if chance.happens(wish.cut):
-        axis, edge = 1 + chance.integer(3), patch.brain.shape[1]
-        lost = 4 + chance.integer(edge // 2)
-        start = 0 if chance.happens(0.5) else patch.brain.shape[axis] - lost
+    if stream.happens(rules.cut):
+        axis, edge = 1 + stream.integer(3), patch.brain.shape[1]
+        lost = 4 + stream.integer(edge // 2)
+        start = 0 if stream.happens(0.5) else patch.brain.shape[axis] - lost
         patch.brain.narrow(axis, start, lost).zero_()
     patch.images = patch.images * patch.brain
 
 
 def normalised(
-    patch: Patch, points: Tensor, present: Sequence[bool], method: str, chance: Chance
+    patch: Patch, points: Tensor, present: Sequence[bool], method: str, stream: RandomStream
 ) -> Tensor:
     """Return the images on the scale of the model, (C, X, Y, Z).
 
@@ -370,7 +378,7 @@ def normalised(
     present : sequence of bool
     method : str
         Of `mslesseg_app.models.prediction.normalise`.
-    chance : Chance
+    stream : RandomStream
         Masks, fields of view and bias change the scale of an exam by some per cent.
     """
     result = torch.zeros_like(patch.images)
@@ -379,12 +387,12 @@ def normalised(
             continue
         scale = scale_of(points[c].numpy().astype(np.float64), method)
         values = (patch.images[c].clamp(scale.low, scale.high) - scale.centre) / scale.spread
-        factor, offset = chance.uniform(0.85, 1.18), chance.normal(0.12)
+        factor, offset = stream.uniform(0.85, 1.18), stream.normal(0.12)
         result[c] = (values * factor + offset) * patch.brain[0]
     return result
 
 
-class AugmentedFeed(Cases):
+class AugmentedDataset(Cases):
     """Augmented patches of exams; see the top of this module.
 
     Parameters
@@ -406,7 +414,7 @@ class AugmentedFeed(Cases):
     ) -> None:
         super().__init__(cases, plan)
         self.entry, self.shapes = entry, shapes
-        self.volumes: dict[int, Volume] = {}
+        self.volumes: dict[int, TrainingVolume] = {}
 
     def prepare(self) -> Iterator[str]:
         """Read every case and yield its name; an unfit one is an error."""
@@ -414,7 +422,7 @@ class AugmentedFeed(Cases):
             self.volume(index)
             yield case.name
 
-    def volume(self, index: int) -> Volume:
+    def volume(self, index: int) -> TrainingVolume:
         """Return a case in memory."""
         if index not in self.volumes:
             self.volumes[index] = make_volume(read_case(self.cases[index], self.entry))
@@ -423,41 +431,41 @@ class AugmentedFeed(Cases):
     def __getitem__(self, key: Key) -> dict[str, Tensor]:
         """Return the patches of one draw."""
         epoch, place, index = key
-        chance = Chance(place_seed(self.plan.seed, epoch, place))
-        drawn = [self._patch(self.volume(index), chance) for _ in range(self.plan.patches)]
+        stream = RandomStream(position_seed(self.plan.seed, epoch, place))
+        drawn = [self._patch(self.volume(index), stream) for _ in range(self.plan.patches)]
         return {name: torch.stack([one[name] for one in drawn]) for name in drawn[0]}
 
-    def _patch(self, volume: Volume, chance: Chance) -> dict[str, Tensor]:
-        wish = self.plan.augmentation
+    def _patch(self, volume: TrainingVolume, stream: RandomStream) -> dict[str, Tensor]:
+        rules = self.plan.augmentation
         planted = torch.zeros(volume.marks.shape[1:], dtype=torch.uint8)
-        if self.shapes is not None and (not volume.labelled or chance.happens(wish.plant)):
-            load = float(np.exp(chance.uniform(*np.log(LOADS_ML))))
-            planted = self.shapes.draw(planted.shape, volume.corner, load, chance)
-        patch, extra = cut_patch(volume, planted, self.plan.patch, wish, chance)
+        if self.shapes is not None and (not volume.labelled or stream.happens(rules.plant)):
+            load = float(np.exp(stream.uniform(*np.log(LOADS_ML))))
+            planted = self.shapes.draw(planted.shape, volume.corner, load, stream)
+        patch, extra = cut_patch(volume, planted, self.plan.patch, rules, stream)
         points, spread = whole_brain(volume)
-        if chance.happens(wish.contrast):
-            change_lesions(patch, chance)
+        if stream.happens(rules.contrast):
+            change_lesions(patch, stream)
         if bool(planted.any()):
-            points = _with_planted(points, volume, planted, spread, chance)
-            plant(patch, extra, spread, volume.present, chance)
-        acquire(patch, volume.present, wish, chance)
-        change_brain(patch, wish, chance)
+            points = _with_planted(points, volume, planted, spread, stream)
+            plant(patch, extra, spread, volume.present, stream)
+        acquire(patch, volume.present, rules, stream)
+        change_brain(patch, rules, stream)
         method = self.entry.normalisation
-        images = normalised(patch, points, volume.present, method, chance)
-        self._drop(images, wish, chance)
+        images = normalised(patch, points, volume.present, method, stream)
+        self._drop(images, rules, stream)
         label = (patch.label > 0.5).float() * patch.brain
         weight = patch.brain * (1 - patch.unknown.round() * (1 - label))
-        weight = weight * (1 + (wish.negative_weight - 1) * (patch.negative > 0.5) * (1 - label))
+        weight = weight * (1 + (rules.negative_weight - 1) * (patch.negative > 0.5) * (1 - label))
         return {'image': images, 'label': label, 'weight': weight}
 
-    def _drop(self, images: Tensor, wish: Augmentation, chance: Chance) -> None:
-        dropped: Mapping[str, float] = {'T1w': wish.drop_t1w, 'T2w': wish.drop_t2w}
+    def _drop(self, images: Tensor, rules: Augmentation, stream: RandomStream) -> None:
+        dropped: Mapping[str, float] = {'T1w': rules.drop_t1w, 'T2w': rules.drop_t2w}
         for c, name in enumerate(self.plan.channels):
-            if name not in self.plan.required and chance.happens(dropped.get(name, 0)):
+            if name not in self.plan.required and stream.happens(dropped.get(name, 0)):
                 images[c] = 0
 
 
-def whole_brain(volume: Volume) -> tuple[Tensor, Tensor]:
+def whole_brain(volume: TrainingVolume) -> tuple[Tensor, Tensor]:
     """Return the values of the brain at its coarse points, (C, N), and their spread, (C,)."""
     x, y, z = volume.inside.T
     points = volume.images[:, x, y, z]
@@ -465,13 +473,13 @@ def whole_brain(volume: Volume) -> tuple[Tensor, Tensor]:
 
 
 def _with_planted(
-    points: Tensor, volume: Volume, planted: Tensor, spread: Tensor, chance: Chance
+    points: Tensor, volume: TrainingVolume, planted: Tensor, spread: Tensor, stream: RandomStream
 ) -> Tensor:
     """Return the values of the whole brain once lesions are planted."""
     x, y, z = volume.inside.T
     here = planted[x, y, z] > 0
     result = points.clone()
-    amount = chance.uniform(1.0, 2.5)
+    amount = stream.uniform(1.0, 2.5)
     for c, sign in enumerate((1.0, -0.5, 0.8)[: len(points)]):
         result[c, here] = 1 + sign * amount * spread[c]
     return result

@@ -27,12 +27,12 @@ def entry_of(plan: Plan, name: str = 'untrained', **more: Any) -> ModelEntry:
             'Use --set patch=N with another N.',
         )
     try:
-        return ModelEntry(**{**wishes_of(plan), 'name': name, 'version': '1', **more})
+        return ModelEntry(**{**overrides_of(plan), 'name': name, 'version': '1', **more})
     except ModelError as error:
         raise UsageError(error.message, 'Correct it by --set or --name.') from error
 
 
-def wishes_of(plan: Plan) -> Mapping[str, Any]:
+def overrides_of(plan: Plan) -> Mapping[str, Any]:
     """Return the fields of a description that follow from a plan."""
     return {
         'architecture': plan.architecture,

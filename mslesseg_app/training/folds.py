@@ -30,7 +30,7 @@ _PRINTED = (
     'Fold 4 has patient 23 in training and in validation, as the paper prints it; its validation '
     'figures flatter.'
 )
-_MENDED = (
+_CORRECTED = (
     'Fold 4 trains on patients 1-13 and 24-53: the paper prints 23-53, with 23 validated too.'
 )
 _UNUSED = 'Patients 11 to 13 are validated in no fold, as in the paper.'
@@ -122,7 +122,7 @@ def _table_4(rest: list[LabelledCase], test: tuple[LabelledCase, ...], scheme: s
             if _within(case, train) and (printed or not _within(case, validation))
         ]
         both = {c.subject for c in trained} & {c.subject for c in validated}
-        notes = [_UNUSED, *([] if number != 4 else [_PRINTED if printed else _MENDED])]
+        notes = [_UNUSED, *([] if number != 4 else [_PRINTED if printed else _CORRECTED])]
         split = Split(tuple(trained), tuple(validated), test, tuple(notes))
         folds.append(Fold(number, _filled(split, number), tuple(sorted(both))))
     return folds

@@ -35,7 +35,7 @@ from mslesseg_app.models.networks.unet import AUXILIARY
 from mslesseg_app.models.prediction.windows import free_memory, is_out_of_memory
 from mslesseg_app.training.distributed import World
 from mslesseg_app.training.objectives import Objective
-from mslesseg_app.training.patches import EpochOrder, Feed, collate
+from mslesseg_app.training.patches import EpochOrder, TrainingDataset, collate
 from mslesseg_app.training.plan import Plan, rate_factor
 from mslesseg_app.training.tracking import Tracker
 
@@ -49,7 +49,7 @@ MOST_RETURNS = 3
 """Returns after which it stops."""
 
 
-class Judge(Protocol):
+class Validator(Protocol):
     """Judges a network on the validation exams."""
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Smoothed:
 
 
 @dataclass
-class Progress:
+class TrainingProgress:
     """Where a run stands; part of its checkpoint.
 
     Attributes
@@ -159,9 +159,9 @@ class Trainer:
     folder : Path
         Holds the checkpoint, the best weights, ``log.csv`` and ``run.json``.
     plan : Plan
-    feed : Feed
+    dataset : TrainingDataset
         Where batches come from.
-    judge : Judge, optional
+    validator : Validator, optional
         Judges validation exams; without it the last weights are kept.
     world : World
         This process among all.
@@ -183,15 +183,15 @@ class Trainer:
         self,
         folder: Path,
         plan: Plan,
-        feed: Feed,
-        judge: Judge | None = None,
+        dataset: TrainingDataset,
+        validator: Validator | None = None,
         world: World | None = None,
         loaders: int = 0,
         start: Mapping[str, Tensor] | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.plan, self.feed = folder, plan, feed
-        self.judge = judge if judge is not None and len(judge) else None
+        self.folder, self.plan, self.dataset = folder, plan, dataset
+        self.validator = validator if validator is not None and len(validator) else None
         self.world = world or World()
         self.device = self.world.device
         if plan.batch % self.world.size:
@@ -202,7 +202,7 @@ class Trainer:
             )
         self.identity = {
             'plan': plan.to_dict(),
-            'files': feed.files,
+            'files': dataset.files,
             'processes': self.world.size,
             **(identity or {}),
         }
@@ -216,9 +216,9 @@ class Trainer:
         half = self.objective.autocast == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.split(':')[0], enabled=half)
         self.smoothed = Smoothed(self.network, plan.ema)
-        self.order = EpochOrder(plan, len(feed), self.world.rank, self.world.size)
+        self.order = EpochOrder(plan, len(dataset), self.world.rank, self.world.size)
         self.loader = self._loader(loaders)
-        self.progress = Progress(parts=plan.accumulate)
+        self.progress = TrainingProgress(parts=plan.accumulate)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).is_file():
             self.resume()
@@ -266,7 +266,7 @@ class Trainer:
 
     def _loader(self, count: int) -> DataLoader[dict[str, Tensor]]:
         return DataLoader(
-            self.feed,  # type: ignore[arg-type]
+            self.dataset,  # type: ignore[arg-type]
             batch_size=self.plan.batch // self.world.size,
             sampler=self.order,
             collate_fn=collate,
@@ -299,7 +299,7 @@ class Trainer:
         """
         began, longest = time.monotonic(), 0.0
         tracker = tracker or Tracker(self.folder, quiet=True)
-        steps = self.feed.steps
+        steps = self.dataset.steps
         tracker.begin(self.plan.epochs * steps, self.progress.epoch * steps)
         while not self.complete:
             start = time.monotonic()
@@ -321,7 +321,7 @@ class Trainer:
         return bool(self.world.gather(over)[0])
 
     def _epoch(self, tracker: Tracker) -> bool:
-        """Do one epoch, judge and save; False if the run returned to its checkpoint."""
+        """Do one epoch, validate and save; False if the run returned to its checkpoint."""
         progress = self.progress
         start = time.monotonic()
         counts = self._steps(tracker)
@@ -332,7 +332,7 @@ class Trainer:
         dsc = self._validate()
         progress.seconds += time.monotonic() - start
         best = self._note_best(dsc)
-        progress.history.append(self._row(counts, dsc, best))
+        progress.history.append(self._log_row(counts, dsc, best))
         if best and self.world.first:
             self._write_weights(self.folder / BEST)
         self.save()
@@ -357,7 +357,7 @@ class Trainer:
             last = time.monotonic()
         return counts
 
-    def _row(self, counts: Counts, dsc: float | None, best: bool) -> dict[str, Any]:
+    def _log_row(self, counts: Counts, dsc: float | None, best: bool) -> dict[str, Any]:
         """Return the row of the log."""
         progress = self.progress
         mean = self.world.mean(counts.loss / max(1, counts.finite))
@@ -380,7 +380,7 @@ class Trainer:
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     def _set_rate(self, number: int) -> None:
-        factor = rate_factor(self.plan, self.progress.epoch, number, self.feed.steps)
+        factor = rate_factor(self.plan, self.progress.epoch, number, self.dataset.steps)
         rate = self.plan.learning_rate * factor * 0.5**self.progress.returns
         if self.plan.schedule == 'poly':
             rate = round(rate, 8)
@@ -474,15 +474,15 @@ class Trainer:
 
     def _validate(self) -> float | None:
         every, epoch = self.plan.validate_every, self.progress.epoch
-        if self.judge is None or not every:
+        if self.validator is None or not every:
             return None
         if epoch % every and epoch < self.plan.epochs:
             return None
         with isolated_random_state():
             network = copy.deepcopy(self.network)
             network.load_state_dict(self.smoothed.values)
-            chosen = range(self.world.rank, len(self.judge), self.world.size)
-            scores = self.judge(network, self.device, list(chosen))
+            chosen = range(self.world.rank, len(self.validator), self.world.size)
+            scores = self.validator(network, self.device, list(chosen))
         everyone = [score for part in self.world.gather(scores) for score in part]
         return sum(everyone) / len(everyone)
 
@@ -534,7 +534,7 @@ class Trainer:
         self.scaler.load_state_dict(state['scaler'])
         self.smoothed.values = {k: v.to(self.device) for k, v in state['smoothed'].items()}
         parts = max(self.plan.accumulate, state['progress']['parts'])
-        self.progress = Progress(**{**state['progress'], 'parts': parts})
+        self.progress = TrainingProgress(**{**state['progress'], 'parts': parts})
         self._random = state['random']
 
     def _set_random_state(self) -> None:

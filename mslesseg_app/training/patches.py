@@ -44,7 +44,7 @@ Key = tuple[int, int, int]
 _KEYS = ('image', 'label', 'weight')
 
 
-class Feed(Protocol):
+class TrainingDataset(Protocol):
     """Where batches come from."""
 
     @property
@@ -62,7 +62,7 @@ class Feed(Protocol):
         """Return the patches of one draw: image (P, C, …), label and weight (P, 1, …)."""
 
 
-def place_seed(seed: int, epoch: int, place: int) -> int:
+def position_seed(seed: int, epoch: int, place: int) -> int:
     """Return the seed of one draw."""
     return int(np.random.SeedSequence([seed, epoch, place]).generate_state(1)[0])
 
@@ -239,19 +239,19 @@ class RandomDrop(RandomizableTransform, MapTransform):
     Parameters
     ----------
     keys
-    chances : sequence of float
+    rates : sequence of float
         One a channel.
     """
 
-    def __init__(self, keys: Sequence[Hashable], chances: Sequence[float]) -> None:
+    def __init__(self, keys: Sequence[Hashable], rates: Sequence[float]) -> None:
         MapTransform.__init__(self, keys)
         RandomizableTransform.__init__(self, 1.0)
-        self.chances = tuple(chances)
+        self.rates = tuple(rates)
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         """Empty channels."""
         result = dict(data)
-        kept = [float(self.R.random() >= chance) for chance in self.chances]
+        kept = [float(self.R.random() >= rate) for rate in self.rates]
         for key in self.keys:
             image = result[key]
             result[key] = image * torch.tensor(kept).reshape(-1, *(1,) * (image.ndim - 1))
@@ -288,8 +288,8 @@ def random_transforms(plan: Plan) -> Compose:
             RandomIntensity(['image'], plan.jitter, plan.scale, plan.shift, kept, plan.per_slice)
         )
     if plan.drop:
-        chances = [0.0 if name in plan.required else plan.drop for name in plan.channels]
-        steps.append(RandomDrop(['image'], chances))
+        rates = [0.0 if name in plan.required else plan.drop for name in plan.channels]
+        steps.append(RandomDrop(['image'], rates))
     return Compose(steps)
 
 
@@ -313,7 +313,7 @@ class Cases(Dataset[dict[str, Tensor]]):
         return len(self.cases)
 
 
-class CaseFeed(Cases):
+class CaseDataset(Cases):
     """Patches of exams as they are.
 
     Parameters
@@ -356,7 +356,7 @@ class CaseFeed(Cases):
         epoch, place, index = key
         set_track_meta(False)
         item = {name: tensor.float() for name, tensor in self.read[index].items()}
-        self.change.set_random_state(seed=place_seed(self.plan.seed, epoch, place))
+        self.change.set_random_state(seed=position_seed(self.plan.seed, epoch, place))
         found: Any = self.change(item)
         return {name: torch.stack([one[name] for one in found]) for name in _KEYS}
 

@@ -197,7 +197,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as JSON gives them back."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
+        return {key: _json_value(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Plan:
@@ -205,10 +205,10 @@ class Plan:
         return changed(cls(str(values['architecture'])), values)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _json_value(item) for key, item in value.items()}
+    return [_json_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _problem(plan: Plan) -> str:

@@ -5,14 +5,14 @@
     trained on MSLesSeg is stated nowhere (epochs, patches, losses): these are the repositories'
     numbers, with their oddities, on this project's code. Where a repository cannot be followed,
     the choice is said beside the number.
-``mended``
+``default``
     Ours, for every network. The statistics of an image are those of the whole brain, as at
     inference, not of a patch; half of the patches lie around lesions; zeros outside the brain
     stay zero; the loss looks into the brain only and has a defined value without lesion; the
     rate of the first step is above zero; the gradient is clipped; the mean of the weights over
     time is what is judged and kept; exams are judged by the procedure of the App.
 ``reduced``
-    ``mended`` with a network of a few channels and few steps: what two CPU cores can do. Its
+    ``default`` with a network of a few channels and few steps: what two CPU cores can do. Its
     figures say nothing about the full networks.
 """
 
@@ -108,7 +108,7 @@ PAPER: dict[str, dict[str, Any]] = {
 }
 """Settings of the public repositories, by network."""
 
-MENDED: dict[str, Any] = {
+DEFAULT: dict[str, Any] = {
     'objective': 'tversky+ce',
     'learning_rate': 3e-4,
     'weight_decay': 1e-2,
@@ -175,7 +175,7 @@ UNET: dict[str, Any] = {
     'keep': 'last',
     'least_white_matter': 0.25,
 }
-"""What the default model was trained with, beside `MENDED`."""
+"""What the default model was trained with, beside `DEFAULT`."""
 
 OWN: dict[str, dict[str, Any]] = {
     'unet': {'channels': [32, 64, 128, 192], 'fold': 2, 'blocks': 1, 'auxiliary': 1},
@@ -222,13 +222,13 @@ def _paper(network: str) -> Plan:
     if network not in PAPER:
         raise UsageError(
             f'The paper did not train {network!r}.',
-            f'--preset paper knows: {", ".join(PAPER)}; take --preset mended.',
+            f'--preset paper knows: {", ".join(PAPER)}; take --preset default.',
         )
     return _with(_base(network), {**PAPER[network], 'clip': 0.0, 'ema': 0.0})
 
 
-def _mended(network: str) -> Plan:
-    return _with(_base(network), {**MENDED, **(UNET if network == 'unet' else {})})
+def _default(network: str) -> Plan:
+    return _with(_base(network), {**DEFAULT, **(UNET if network == 'unet' else {})})
 
 
 def _reduced(network: str) -> Plan:
@@ -244,12 +244,12 @@ def _reduced(network: str) -> Plan:
         'batch': 1,
         **REDUCED[network],
     }
-    return _with(_mended(network), few, replace_sampler=True)
+    return _with(_default(network), few, replace_sampler=True)
 
 
 PRESETS: dict[str, Callable[[str], Plan]] = {
     'paper': _paper,
-    'mended': _mended,
+    'default': _default,
     'reduced': _reduced,
 }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 
-class Chance:
+class RandomStream:
     """The random numbers of one training run: scalars from NumPy, fields from torch.
 
     Parameters
@@ -103,25 +103,25 @@ def rotation(angles: Sequence[float]) -> np.ndarray[Any, np.dtype[np.float64]]:
 
 
 def random_affine(
-    chance: Chance, degrees: float, scale: float, shift: float, mirror: float = 0.0
+    stream: RandomStream, degrees: float, scale: float, shift: float, mirror: float = 0.0
 ) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return a random 4x4 affine about the centre (voxels).
 
     Parameters
     ----------
-    chance : Chance
+    stream : RandomStream
     degrees, scale, shift : float
         Largest rotation about each axis, relative change of each axis, shift (voxels).
     mirror : float
         Probability of mirroring left and right (the first axis).
     """
     matrix = np.eye(4)
-    turn = rotation([math.radians(chance.uniform(-degrees, degrees)) for _ in range(3)])
-    zoom = np.diag([1 + chance.uniform(-scale, scale) for _ in range(3)])
-    if chance.happens(mirror):
+    turn = rotation([math.radians(stream.uniform(-degrees, degrees)) for _ in range(3)])
+    zoom = np.diag([1 + stream.uniform(-scale, scale) for _ in range(3)])
+    if stream.happens(mirror):
         zoom[0, 0] *= -1
     matrix[:3, :3] = turn @ zoom
-    matrix[:3, 3] = [chance.uniform(-shift, shift) for _ in range(3)]
+    matrix[:3, 3] = [stream.uniform(-shift, shift) for _ in range(3)]
     return matrix
 
 

@@ -11,28 +11,28 @@ from torch import nn
 
 from mslesseg_app.models.prediction.predictor import NetworkPredictor
 from mslesseg_app.models.registry import ModelEntry
-from mslesseg_app.training.patches import CaseFeed
+from mslesseg_app.training.patches import CaseDataset
 
 
-class CaseJudge:
+class CaseValidator:
     """Judges a network on validation exams by the procedure of the App.
 
     Parameters
     ----------
-    feed : CaseFeed
+    dataset : CaseDataset
         The exams.
     entry : ModelEntry
-        How windows are laid, unless the plan of the feed says how in validation; the threshold.
+        How windows are laid, unless the plan of the dataset says how in validation; the threshold.
     threads : int
         CPU threads.
     """
 
-    def __init__(self, feed: CaseFeed, entry: ModelEntry, threads: int = 1) -> None:
-        sampler = feed.plan.validation or entry.sampler
-        self.feed, self.entry, self.threads = feed, replace(entry, sampler=sampler), threads
+    def __init__(self, dataset: CaseDataset, entry: ModelEntry, threads: int = 1) -> None:
+        sampler = dataset.plan.validation or entry.sampler
+        self.dataset, self.entry, self.threads = dataset, replace(entry, sampler=sampler), threads
 
     def __len__(self) -> int:
-        return len(self.feed)
+        return len(self.dataset)
 
     def __call__(self, network: nn.Module, device: str, chosen: Sequence[int]) -> list[float]:
         """Return the DSC of the chosen exams; 1 where neither mask holds a lesion."""
@@ -40,7 +40,7 @@ class CaseJudge:
         present = (True,) * len(self.entry.channels)
         scores = []
         for index in chosen:
-            item = self.feed.read[index]
+            item = self.dataset.read[index]
             brain = item['weight'][0].numpy() > 0
             prob = predictor(item['image'].numpy(), brain, present)
             found = (prob >= self.entry.threshold) & brain

@@ -9,7 +9,7 @@ import pytest
 
 from mslesseg_app.cli import convert, run
 from mslesseg_app.cli.main import main
-from mslesseg_app.dicom.convert.plan import Request
+from mslesseg_app.dicom.convert.plan import ConversionRequest
 
 USAGE = 64
 
@@ -27,9 +27,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def request_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Request:
+def request_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> ConversionRequest:
     """What a command line asks for."""
-    asked: list[Request] = []
+    asked: list[ConversionRequest] = []
     monkeypatch.setattr('mslesseg_app.dicom.convert.run.convert', lambda r: asked.append(r) or 0)
     assert exit_code(['convert', *arguments]) == 0
     return asked[0]
@@ -175,7 +175,7 @@ def test_the_recorded_command_names_no_source(
 def test_run_warns_of_a_folder_that_names_the_patient(
     monkeypatch: pytest.MonkeyPatch, elsewhere: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    def converted(_: Request) -> int:
+    def converted(_: ConversionRequest) -> int:
         records = elsewhere / 'm' / 's-rawdata'
         records.mkdir(parents=True, mode=0o700)
         (records / 'sub-001.json').write_text('{"identifiers": ["Quaxmann"]}')

@@ -14,11 +14,11 @@ import pydicom
 import pytest
 
 from mslesseg_app.core.errors import DataError, UsageError
-from mslesseg_app.demo.dicom import VENDORS, Patient, Study, write_series
+from mslesseg_app.demo.dicom import VENDORS, DemoStudy, Patient, write_series
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
 
 PATIENT = Patient('Muster^Änne', 'ID-77', dt.date(1980, 2, 29), 'F', 'Ring 1', '555')
-STUDY = Study(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')
+STUDY = DemoStudy(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')
 
 
 def noise(protocol: Any, slope: float = 1.0) -> nb.Nifti1Image:
@@ -97,7 +97,7 @@ def test_same_arguments_give_same_bytes_and_valid_files(tmp_path: Path, vendor: 
 
 def test_series_of_one_study_share_its_uids_and_no_others(tmp_path: Path) -> None:
     image = noise(TSE)
-    later = Study(dt.date(2024, 3, 12))
+    later = DemoStudy(dt.date(2024, 3, 12))
     first, second, other = (
         pydicom.dcmread(write(image, tmp_path / str(number), 'ge', number=number, study=study)[0])
         for number, study in ((1, STUDY), (2, STUDY), (3, later))

@@ -22,7 +22,7 @@ from scanner import ANNA, BERT, FIRST, SECOND, contents, head, scan, states
 
 from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import AlignmentError
-from mslesseg_app.demo.dicom import Patient, Study
+from mslesseg_app.demo.dicom import DemoStudy, Patient
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def test_a_series_whose_face_stays_is_not_published(
         raise AlignmentError('no head in it')
 
     scan(tmp_path / 'source')
-    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_picture', fail)
+    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_figure', fail)
     assert convert('source', 'bids', deface=True) == 1
     assert not list((tmp_path / 'bids').rglob('*.nii.gz'))
     assert 'could not be removed: no head in it' in capsys.readouterr().err
@@ -246,7 +246,7 @@ def test_the_readme_and_the_table_report_what_became_of_faces(
         path.write_bytes(path.read_bytes()[:-8] + bytes(8))
         return ''
 
-    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_picture', deface)
+    monkeypatch.setattr('mslesseg_app.reports.defacing.deface_with_figure', deface)
     scan(tmp_path / 'source')
     readme = tmp_path / 'bids' / 'README.md'
     assert convert('source', 'bids', deface=True) == 0
@@ -401,7 +401,7 @@ def test_one_patient_id_for_several_people_is_told(tmp_path: Path) -> None:
 
 def test_sessions_by_order_and_runs_of_one_day(tmp_path: Path) -> None:
     scan(tmp_path / 'source/a')
-    again = Study(FIRST.date, dt.time(11), 'repeat')
+    again = DemoStudy(FIRST.date, dt.time(11), 'repeat')
     scan(tmp_path / 'source/b', study=again, seed=1)
     scan(tmp_path / 'source/c', study=SECOND, seed=2)
     assert convert('source', 'bids', '--session-from', 'order', '--subject', 'sub-X7') == 0
@@ -553,7 +553,7 @@ def test_planted_identifiers_never_arrive(tmp_path: Path) -> None:
         return used[-1]
 
     patient = Patient(f'{word()}^{word()}', word(), address=word(), telephone=word())
-    visit = Study(FIRST.date, FIRST.time, word(), word(), word(), word(), word()[:16])
+    visit = DemoStudy(FIRST.date, FIRST.time, word(), word(), word(), word(), word()[:16])
     used[-1] = used[-1][:16]
     folder = tmp_path / 'source' / word()
     fields = {name: word() for name in PLACES}

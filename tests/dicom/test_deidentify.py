@@ -26,10 +26,10 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.dicom.deidentify.identifying_text import Speech
 from mslesseg_app.dicom.deidentify.removal import deidentify, deidentify_file
 from mslesseg_app.dicom.deidentify.values import shifted_date
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
-SUBJECT = Subject('007', -45_000, bytes(range(32)))
-OTHER = Subject('008', -50_000, bytes(32))
+SUBJECT = SubjectIdentity('007', -45_000, bytes(range(32)))
+OTHER = SubjectIdentity('008', -50_000, bytes(32))
 NAME, NUMBER, PLACE, UID = 'Zwergenmutze', 'QX77123', 'Wolkenkuckucksheim', '1.3.12.2.1107.77.4711'
 MR = '1.2.840.10008.5.1.4.1.1.4'
 

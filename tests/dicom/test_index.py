@@ -13,14 +13,14 @@ from scanner import ANNA, BERT, FIRST, SECOND, head, scan
 from mslesseg_app.demo.dicom import Patient, write_series
 from mslesseg_app.dicom.convert import index as index_module
 from mslesseg_app.dicom.convert.index import Index
-from mslesseg_app.dicom.convert.progress import Progress
+from mslesseg_app.dicom.convert.progress import ConversionProgress
 from mslesseg_app.dicom.convert.series import Series, find_series
 
 
 def look(*sources: Path, work: Path) -> Index:
     work.mkdir(exist_ok=True)
     index = Index(work)
-    index.update(sources, None, Progress('files', quiet=True))
+    index.update(sources, None, ConversionProgress('files', quiet=True))
     return index
 
 

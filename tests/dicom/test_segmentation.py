@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
-from mslesseg_app.demo.dicom import VENDORS, Patient, Study, write_series
+from mslesseg_app.demo.dicom import VENDORS, DemoStudy, Patient, write_series
 from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE
 from mslesseg_app.dicom.export.exam import export
 from mslesseg_app.dicom.stack import detail_correlation, make_stack, turned
@@ -23,7 +23,7 @@ from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.table import lesion_table
 
 PATIENT = Patient('Muster^Änne', 'ID-77', dt.date(1980, 2, 29), 'F')
-STUDY = Study(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')
+STUDY = DemoStudy(dt.date(2023, 3, 14), dt.time(9, 30), 'MS', 'Clinic', 'Doe^Jo', 'A1', 'MR7')
 EXAM = 'sub-01_ses-1'
 START = 'sub-01/ses-1/anat/sub-01_ses-1_'
 

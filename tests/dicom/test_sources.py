@@ -12,7 +12,7 @@ import pytest
 from scanner import scan, states
 
 from mslesseg_app.dicom.convert import sources
-from mslesseg_app.dicom.convert.sources import Archive, Found, Skipped, unpack, walk
+from mslesseg_app.dicom.convert.sources import Archive, FoundFile, Skipped, unpack, walk
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def files(tmp_path: Path) -> list[Path]:
     return scan(tmp_path / 'files')
 
 
-def unpacked(archive: Path) -> tuple[list[Found], list[Skipped]]:
+def unpacked(archive: Path) -> tuple[list[FoundFile], list[Skipped]]:
     assert list(walk([archive])) == [Archive(archive)]
     folder = archive.parent / 'work'
     folder.mkdir()
     items = list(unpack(archive, folder))
-    found = [item for item in items if isinstance(item, Found)]
+    found = [item for item in items if isinstance(item, FoundFile)]
     assert sorted(item.path for item in found) == sorted(folder.iterdir())
     return found, [item for item in items if isinstance(item, Skipped)]
 

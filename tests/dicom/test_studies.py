@@ -8,9 +8,9 @@ import pytest
 
 from mslesseg_app.core.errors import UsageError
 from mslesseg_app.dicom.convert.studies import Study, label_sessions
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
-SUBJECT = Subject('001', -40_000, bytes(32))
+SUBJECT = SubjectIdentity('001', -40_000, bytes(32))
 A = Study('1.1', '20210506', '090000')
 B = Study('1.2', '20220708', '100000')
 SAME_DAY = Study('1.3', '20210506', '110000')

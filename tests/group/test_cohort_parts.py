@@ -9,7 +9,7 @@ import nibabel as nb
 import numpy as np
 import pandas as pd
 import pytest
-from grouptree import Tree, add_pictures, add_template_mask, make_tree, write_participants
+from grouptree import Tree, add_images, add_template_mask, make_tree, write_participants
 from PIL import Image
 
 from mslesseg_app.core.errors import DataError, NoInputError
@@ -18,7 +18,7 @@ from mslesseg_app.group.collect import Key
 from mslesseg_app.group.frequency import Frequency, FrequencySum, colours, draw
 from mslesseg_app.group.longitudinal import progress_rows, read_changes
 from mslesseg_app.group.regions import region_rows
-from mslesseg_app.group.thumbnails import View, make_views, pack, unpack, view_tasks
+from mslesseg_app.group.thumbnails import Thumbnail, make_views, pack, unpack, view_tasks
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 MARKS = 'participant_id\tsession_id\tmark\tmarked\tnote\n'
@@ -85,7 +85,7 @@ def test_when_all_are_excluded_nothing_is_written(tree, run_settings):
 
 def test_equal_content_gives_equal_bytes(tree, run_settings):
     for (label, _), mask in tree.predicted.items():
-        add_pictures(tree, label, mask, np.random.default_rng(1))
+        add_images(tree, label, mask, np.random.default_rng(1))
     run_group(run_settings(tree), quiet=True)
     first = page_of(tree)
     shutil.rmtree(tree.out / 'group_figures')
@@ -93,37 +93,37 @@ def test_equal_content_gives_equal_bytes(tree, run_settings):
     assert page_of(tree) == first
 
 
-# ----------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------- images
 
 
-def test_pictures_outline_the_lesions(tree, run_settings):
+def test_images_outline_the_lesions(tree, run_settings):
     from mslesseg_app.group.collect import find_holdings
 
     (label, _), mask = next(iter(tree.predicted.items()))
-    add_pictures(tree, label, mask, np.random.default_rng(1))
+    add_images(tree, label, mask, np.random.default_rng(1))
     holdings = find_holdings(run_settings(tree))
     tasks = view_tasks(holdings, tree.out, tree.out / 'thumbs')
     views = {view.key.exam: view for view in make_views(tasks, 1)}
-    drawn = np.asarray(Image.open(views[label].picture)).astype(int)
+    drawn = np.asarray(Image.open(views[label].image)).astype(int)
     assert drawn.shape[0] == 112
     yellow = (drawn[..., 0] > 150) & (drawn[..., 2] < 110)
     assert yellow.sum() > 20
     assert (drawn.std(axis=2) < 12).sum() > 1000, 'the rest is grey'
-    assert views[label].picture.stat().st_size < 15000
+    assert views[label].image.stat().st_size < 15000
 
 
-def test_pictures_are_made_again_only_when_the_images_changed(tree, run_settings):
+def test_images_are_made_again_only_when_the_images_changed(tree, run_settings):
     import os
 
     run_group(run_settings(tree), quiet=True)
-    picture = tree.out / 'group_figures/exams/sub-01_ses-1_desc-unet.jpg'
-    before = picture.stat().st_mtime_ns
+    image = tree.out / 'group_figures/exams/sub-01_ses-1_desc-unet.jpg'
+    before = image.stat().st_mtime_ns
     run_group(run_settings(tree), quiet=True)
-    assert picture.stat().st_mtime_ns == before
+    assert image.stat().st_mtime_ns == before
     mask = next((tree.out / 'sub-01/ses-1/anat').glob('*_mask.nii.gz'))
     os.utime(mask, ns=(before + 10**9, before + 10**9))
     run_group(run_settings(tree), quiet=True)
-    assert picture.stat().st_mtime_ns != before
+    assert image.stat().st_mtime_ns != before
 
 
 def test_a_damaged_image_is_said_and_the_rest_is_drawn(tree, run_settings, capsys):
@@ -140,11 +140,11 @@ def test_a_damaged_image_is_said_and_the_rest_is_drawn(tree, run_settings, capsy
 
 def test_each_participant_counts_once():
     views = [
-        View(Key('sub-1', 'ses-1', 'm'), voxels=pack(np.array([6, 5]))),
-        View(Key('sub-1', 'ses-2', 'm'), voxels=pack(np.array([6]))),
-        View(Key('sub-2', '', 'm'), voxels=pack(np.array([6, 7]))),
-        View(Key('sub-3', '', 'm'), voxels=pack(np.zeros(0, dtype=np.int64))),
-        View(Key('sub-4', '', 'm')),
+        Thumbnail(Key('sub-1', 'ses-1', 'm'), voxels=pack(np.array([6, 5]))),
+        Thumbnail(Key('sub-1', 'ses-2', 'm'), voxels=pack(np.array([6]))),
+        Thumbnail(Key('sub-2', '', 'm'), voxels=pack(np.array([6, 7]))),
+        Thumbnail(Key('sub-3', '', 'm'), voxels=pack(np.zeros(0, dtype=np.int64))),
+        Thumbnail(Key('sub-4', '', 'm')),
     ]
     total = FrequencySum()
     for view in views:
@@ -215,7 +215,7 @@ def test_regions_are_summed():
 
 
 def changes(path: Path) -> Path:
-    head = 'participant_id model session_before session_after pair years verdict n_new n_enlarging'
+    head = 'participant_id model session_before session_after pair years status n_new n_enlarging'
     rows = [
         'sub-01 unet ses-1 ses-2 consecutive 2 ok 4 0',
         'sub-02 unet ses-1 ses-2 consecutive n/a ok 1 0',

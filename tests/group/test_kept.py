@@ -56,7 +56,7 @@ def results(tree: Tree) -> dict[str, bytes]:
 def test_a_second_run_reads_no_image_and_writes_the_same(tree, run_settings, read_images) -> None:
     run_group(run_settings(tree), quiet=True)
     first = results(tree)
-    assert len(read_images) == 12, 'a picture, its template mask, mask and reference of each'
+    assert len(read_images) == 12, 'an image, its template mask, mask and reference of each'
     for path in tree.out.glob('group_*.tsv'):
         path.unlink()
     read_images.clear()

@@ -495,14 +495,14 @@ def test_outliers_are_listed_with_their_reason(tmp_path, run_settings, read):
         lesion_mask(generator),
         {'unet': lesion_mask(generator)},
         brain_volume_ml=400.0,
-        alignment_FLAIR_verdict='suspect',
-        qc_verdict='suspect',
+        alignment_FLAIR_status='check',
+        qc_status='check',
     )
     add_exam(tree, 'sub-21', None, {'unet': np.zeros((40, 48, 36), bool)}, alignment_FLAIR=0.95)
     run_group(run_settings(tree), quiet=True)
     found = {(r['participant_id'], r['column']): r for r in read(tree.out / 'group_outliers.tsv')}
     assert 'unusually low' in found['sub-20', 'brain_volume_ml']['reason']
-    assert found['sub-20', 'alignment_FLAIR_verdict']['value'] == 'suspect'
+    assert found['sub-20', 'alignment_FLAIR_status']['value'] == 'check'
     assert 'unusually low' in found['sub-21', 'lesion_volume_ml']['reason']
     assert ('sub-21', 'alignment_FLAIR') not in found, 'a better alignment is no fault'
     assert float(found['sub-21', 'lesion_volume_ml']['robust_z']) < -3.5

@@ -218,7 +218,7 @@ def test_volumes_that_say_nothing(reference):
 def test_exams_that_hardly_differ_have_no_outlier():
     """A slice of 3.3 mm among slices of 3.00001 mm: the spread of rounding is no measure."""
     thickness = np.array([3.00001, 3.00002, 2.99999, 3.0, 3.00001, 3.0, 3.3])
-    floor = quality.JUDGED['flair_slice_thickness_mm'].floor
+    floor = quality.OUTLIER_RULES['flair_slice_thickness_mm'].floor
     assert np.abs(quality.robust_z(thickness)).max() > 100
     assert np.abs(quality.robust_z(thickness, floor)).max() < quality.LIMIT
     assert np.abs(quality.robust_z(np.append(thickness, 6.0), floor)).max() > quality.LIMIT

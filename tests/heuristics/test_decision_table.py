@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from heudiconv.dicoms import group_dicoms_into_seqinfos
 
-from mslesseg_app.demo.dicom import Patient, Study, write_series
+from mslesseg_app.demo.dicom import DemoStudy, Patient, write_series
 
 GR, SE, IR, GRIR = 'GR', 'SE', 'SE\\IR', 'GR\\IR'
 
@@ -222,7 +222,7 @@ CASES = [
 # ------------------------------------------------------- the same, read from DICOM files
 
 PATIENT = Patient('Doe^Jane', '1', dt.date(1980, 2, 29), 'F')
-STUDY = Study(dt.date(2024, 3, 14))
+STUDY = DemoStudy(dt.date(2024, 3, 14))
 
 
 def slab(slices: int = 12) -> nb.Nifti1Image:

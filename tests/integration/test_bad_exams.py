@@ -196,4 +196,4 @@ def test_a_flagged_alignment_ends_in_a_red_box(tmp_path, run):
     done = run(*command, '--ignore', 'bias-correction', '--on-failed-alignment', 'flag')
     assert 'Traceback' not in done.stderr
     page = (tmp_path / 'out' / 'sub-01.html').read_text()
-    assert 'class="light failed"' in page or 'class="box failed"' in page
+    assert 'class="light fail"' in page or 'class="box fail"' in page

@@ -105,7 +105,7 @@ def test_planted_changes_are_named_right(done):
     assert sidecar['PreviousSession'] == 'ses-1'
     assert sidecar['SessionDates'] == ['2023-03-14T10:00:00', '2024-03-12T10:00:00']
     assert sidecar['IntervalYears'] == pytest.approx(364 / 365.25, rel=1e-4)
-    assert sidecar['Guard']['Verdict'] == 'ok'
+    assert sidecar['Guard']['Status'] == 'pass'
     assert 'Sessions of a participant were registered' in (out / 'logs/CITATION.md').read_text()
     assert '*_change.*' in (out / '.bidsignore').read_text()
 
@@ -119,7 +119,7 @@ def test_a_shifted_session_of_other_contrast_has_no_new_lesion(done):
     sidecar = json.loads(
         file(done / 'out', 'sub-moved_ses-2', 'desc-hyperintensity_change.json').read_text()
     )
-    assert sidecar['Guard']['Verdict'] == 'ok'
+    assert sidecar['Guard']['Status'] == 'pass'
     assert sidecar['IntervalYears'] == 'n/a'
     assert 'no rates' in sidecar['Notes'][0]
 

@@ -1,4 +1,4 @@
-"""Several models in one run: joined maps, maps of doubt, agreement, and what is told of them."""
+"""Several models in one run: combined maps, uncertainty map, agreement, and what is told of them."""
 
 from __future__ import annotations
 
@@ -92,17 +92,17 @@ def test_the_sidecar_lists_the_members_and_their_rates(anat):
 
 
 @pytest.mark.slow
-def test_doubt_lies_on_the_grid_of_the_flair(anat, registered):
+def test_uncertainty_lies_on_the_grid_of_the_flair(anat, registered):
     raw = nb.load(registered / f'sub-01/ses-1/anat/{STEM}FLAIR.nii.gz')
     image = nb.load(anat / f'{STEM}space-orig_desc-staple_uncertainty.nii.gz')
     assert image.affine.tobytes() == raw.affine.tobytes()
-    doubt = np.asarray(image.dataobj)
-    assert doubt.shape == raw.shape
-    assert 0 < doubt.max() <= 1
+    uncertainty = np.asarray(image.dataobj)
+    assert uncertainty.shape == raw.shape
+    assert 0 < uncertainty.max() <= 1
 
 
 @pytest.mark.slow
-def test_the_table_tells_doubt_and_agreement(anat, out):
+def test_the_table_tells_uncertainty_and_agreement(anat, out):
     with (anat / f'{STEM}desc-staple_lesions.tsv').open() as file:
         rows = list(csv.DictReader(file, delimiter='\t'))
     assert rows

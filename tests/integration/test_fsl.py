@@ -60,7 +60,7 @@ class TestRun:
         with anat(fsl_out, 'desc-hyperintensity_metrics.tsv').open() as file:
             (row,) = csv.DictReader(file, delimiter='\t')
         assert float(row['DSC']) > 0.5
-        assert row['alignment_FLAIR_verdict'] == row['alignment_T1w_verdict'] == 'ok'
+        assert row['alignment_FLAIR_status'] == row['alignment_T1w_status'] == 'pass'
 
     def test_images_lie_on_their_grids(self, fsl_out, finished):
         raw = nb.load(finished.raw('FLAIR'))

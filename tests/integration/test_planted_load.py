@@ -35,17 +35,17 @@ def planted_exam(data: Path, bids: Path, load_ml: float) -> np.ndarray:
         whole_brain,
     )
     from mslesseg_app.training.cases import LabelledCase, read_case
-    from mslesseg_app.training.random_fields import Chance
+    from mslesseg_app.training.random_fields import RandomStream
 
     folder = data / 'mslesseg-more/sub-Dtest/anat'
     images = {name: folder / f'sub-Dtest_{name}.nii.gz' for name in NAMES}
     case = read_case(LabelledCase('Dtest', 'Dtest', images, None), get_entry('unet'))
-    volume, chance = make_volume(case), Chance(10)
+    volume, stream = make_volume(case), RandomStream(10)
     shapes = LesionShapes(data / 'lesion-shapes-mni/shapes.npz')
-    places = shapes.draw(volume.marks.shape[1:], volume.corner, load_ml, chance)[None].float()
+    places = shapes.draw(volume.marks.shape[1:], volume.corner, load_ml, stream)[None].float()
     lesion, negative, unknown, brain = (mark[None] for mark in volume.marks)
     patch = Patch(volume.images, lesion, negative, unknown, brain)
-    plant(patch, places * brain, whole_brain(volume)[1], volume.present, chance, CONTRAST)
+    plant(patch, places * brain, whole_brain(volume)[1], volume.present, stream, CONTRAST)
     box = tuple(
         slice(c, c + n) for c, n in zip(volume.corner, volume.marks.shape[1:], strict=True)
     )

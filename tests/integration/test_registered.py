@@ -81,8 +81,8 @@ def test_accuracy_is_not_available_without_a_reference(anat):
         (row,) = csv.DictReader(file, delimiter='\t')
     for name in ('DSC', 'TPR', 'PPV', 'LTPR', 'LFPR', 'AVD', 'ASSD', 'reference_grid'):
         assert row[name] == 'n/a'
-    assert row['alignment_T2w'] == row['alignment_T2w_verdict'] == 'n/a'
-    assert row['alignment_FLAIR_verdict'] == 'ok'
+    assert row['alignment_T2w'] == row['alignment_T2w_status'] == 'n/a'
+    assert row['alignment_FLAIR_status'] == 'pass'
 
 
 def test_page_and_methods_say_so(quick_run):

@@ -409,7 +409,7 @@ def test_every_lesion_has_a_region_and_its_image_agrees(finished):
     assert sidecar['Landmarks'] == {'Source': 'subject'}
     for edition in ('2017', '2024'):
         judged = sidecar['DisseminationInSpace'][edition]
-        assert metrics[f'dissemination_{edition}'] == judged['Verdict']
+        assert metrics[f'dissemination_{edition}'] == judged['Result']
     assert float(metrics['lesion_load_percent']) == pytest.approx(
         100 * float(metrics['lesion_volume_ml']) / float(metrics['brain_volume_ml']), rel=1e-4
     )

@@ -6,7 +6,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 
-from mslesseg_app.lesions.agreement import edge_distance, judge_agreement
+from mslesseg_app.lesions.agreement import check_agreement, edge_distance
 
 SHAPE = (60, 60, 60)
 STILL = np.eye(4)
@@ -46,29 +46,29 @@ def test_a_scan_that_covers_less_is_not_misaligned():
 
 def test_masks_without_a_voxel_cannot_be_compared():
     assert np.isnan(edge_distance(image(np.zeros(SHAPE)), image(np.zeros(SHAPE)), STILL))
-    assert judge_agreement(np.nan, 0.9).verdict == 'failed'
-    assert judge_agreement(0.5, np.nan).verdict == 'failed'
+    assert check_agreement(np.nan, 0.9).status == 'fail'
+    assert check_agreement(0.5, np.nan).status == 'fail'
 
 
 @pytest.mark.parametrize(
-    ('edge', 'correlation', 'verdict', 'words'),
+    ('edge', 'correlation', 'status', 'words'),
     [
-        (0.5, 0.9, 'ok', ''),
-        (2.0, 0.9, 'suspect', '2.0 mm apart'),
-        (5.0, 0.9, 'failed', '5.0 mm apart'),
-        (0.5, 0.5, 'suspect', 'correlation 0.50'),
-        (5.0, 0.5, 'failed', 'mm apart; the FLAIRs differ'),
-        (0.5, 0.1, 'failed', 'correlation 0.10'),
+        (0.5, 0.9, 'pass', ''),
+        (2.0, 0.9, 'check', '2.0 mm apart'),
+        (5.0, 0.9, 'fail', '5.0 mm apart'),
+        (0.5, 0.5, 'check', 'correlation 0.50'),
+        (5.0, 0.5, 'fail', 'mm apart; the FLAIRs differ'),
+        (0.5, 0.1, 'fail', 'correlation 0.10'),
     ],
 )
-def test_verdicts(edge, correlation, verdict, words):
-    found = judge_agreement(edge, correlation)
-    assert found.verdict == verdict
+def test_statuses(edge, correlation, status, words):
+    found = check_agreement(edge, correlation)
+    assert found.status == status
     assert words in found.reason
 
 
 def test_another_resolution_is_marked():
-    assert judge_agreement(0.5, 0.9, 1.0).verdict == 'ok'
-    assert judge_agreement(0.5, 0.9, 1.7, voxel_mm=3.0).verdict == 'ok', 'less than a voxel'
-    found = judge_agreement(0.5, 0.9, 1.7)
-    assert (found.verdict, 'resolution' in found.reason) == ('suspect', True)
+    assert check_agreement(0.5, 0.9, 1.0).status == 'pass'
+    assert check_agreement(0.5, 0.9, 1.7, voxel_mm=3.0).status == 'pass', 'less than a voxel'
+    found = check_agreement(0.5, 0.9, 1.7)
+    assert (found.status, 'resolution' in found.reason) == ('check', True)

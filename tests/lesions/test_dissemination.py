@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mslesseg_app.lesions.dissemination import MET, NOT_JUDGED, NOT_MET, dissemination
+from mslesseg_app.lesions.dissemination import MET, NOT_MET, WITHOUT_RESULT, dissemination
 
 
 def lesions(*rows: tuple[str, float]) -> pd.DataFrame:
@@ -14,7 +14,7 @@ def lesions(*rows: tuple[str, float]) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(
-    ('rows', 'verdict', 'seen'),
+    ('rows', 'result', 'seen'),
     [
         ([], NOT_MET, []),
         ([('periventricular', 9), ('periventricular', 8)], NOT_MET, ['periventricular']),
@@ -27,10 +27,10 @@ def lesions(*rows: tuple[str, float]) -> pd.DataFrame:
         ([('infratentorial', 2.9), ('periventricular', 9)], NOT_MET, ['periventricular']),
     ],
 )
-def test_two_regions_are_needed_and_small_lesions_do_not_count(rows, verdict, seen):
+def test_two_regions_are_needed_and_small_lesions_do_not_count(rows, result, seen):
     judged = dissemination(lesions(*rows))
     for edition in ('2017', '2024'):
-        assert judged[edition]['Verdict'] == verdict
+        assert judged[edition]['Result'] == result
         assert judged[edition]['RegionsSeen'] == seen
         assert judged[edition]['RegionsRequired'] == 2
 
@@ -62,7 +62,7 @@ def test_one_lesion_that_dominates_is_not_judged(volumes_ml, judged):
         'volume_mm3': [1000 * volume for volume in volumes_ml],
     })  # fmt: skip
     for item in dissemination(table).values():
-        assert (item['Verdict'] == NOT_JUDGED) is not judged
+        assert (item['Result'] == WITHOUT_RESULT) is not judged
         assert ('Note' in item) is not judged
         if not judged:
             assert f'{volumes_ml[0]:.1f} ml' in item['Note']

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mslesseg_app.lesions.difference import ChangedRegions, Difference
-from mslesseg_app.lesions.joint import agreement_weight, join, joint_mask, pull
+from mslesseg_app.lesions.joint import agreement_weight, combine, joint_mask, pull
 from mslesseg_app.spatial.matching import HalfWay, Matched
 
 SHAPE = (12, 12, 8)
@@ -26,8 +26,8 @@ def test_sessions_agree_where_images_do_and_keep_their_own_where_they_do_not():
     z, labels = np.zeros(SHAPE), np.zeros(SHAPE, np.int32)
     z[5:8, 5:8, 3:5], labels[5:8, 5:8, 3:5] = 9.0, 1
     weight = agreement_weight(difference(z), ChangedRegions(labels, np.array([True])))
-    one = join(first, [pull(first, second, weight)])
-    two = join(second, [pull(second, first, weight)])
+    one = combine(first, [pull(first, second, weight)])
+    two = combine(second, [pull(second, first, weight)])
     same = weight == 1
     assert same.mean() > 0.6
     assert np.allclose(one[same], two[same])
@@ -44,7 +44,7 @@ def test_three_sessions_count_alike():
     own = np.full(SHAPE, 0.9, np.float32)
     weight = np.ones(SHAPE, np.float32)
     pulls = [pull(own, np.full(SHAPE, p, np.float32), weight) for p in (0.3, 0.6)]
-    assert np.allclose(join(own, pulls), 0.6)
+    assert np.allclose(combine(own, pulls), 0.6)
 
 
 def test_small_lesions_are_left_out_as_in_the_session_alone():

@@ -1,4 +1,4 @@
-"""Where lesions lie: known places, any grid, and a synthetic head."""
+"""Where lesions lie: known locations, any grid, and a synthetic head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mslesseg_app.lesions import regions
 from mslesseg_app.lesions.atlas import region_atlas
 from mslesseg_app.lesions.components import label_lesions
 from mslesseg_app.lesions.description import describe_lesions, intensity_ratios, on_template
-from mslesseg_app.lesions.regions import fit_landmarks, place_lesions, template_landmarks
+from mslesseg_app.lesions.regions import fit_landmarks, locate_lesions, template_landmarks
 from mslesseg_app.lesions.table import LESION_COLUMNS, lesion_table
 from mslesseg_app.lesions.topography import (
     JUXTACORTICAL_MM,
@@ -29,7 +29,7 @@ from mslesseg_app.lesions.topography import (
 )
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
 
-#: Balls (centre in MNI, radius, mm) at places that any anatomist would name alike.
+#: Balls (centre in MNI, radius, mm) at locations that any anatomist would name alike.
 KNOWN = {
     'beside the left frontal horn': ((-20, 26, 15), 4.5, 'periventricular'),
     'beside the right trigone': ((35, -48, 12), 5.0, 'periventricular'),
@@ -72,7 +72,7 @@ def landmarks():
 @pytest.fixture(scope='module')
 def truth(landmarks):
     labels = balls(TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4))
-    return place_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)
+    return locate_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)
 
 
 # ------------------------------------------------------------------------------ rule
@@ -117,7 +117,7 @@ def test_atlas_is_about_as_large_as_a_head():
     assert all(0.4 < share < 0.6 for share in sides)
 
 
-# ---------------------------------------------------------------------------- places
+# ---------------------------------------------------------------------------- locations
 
 
 def test_known_places(truth):
@@ -160,7 +160,7 @@ def test_voxel_size_and_orientation_change_nothing(
     middle = native_from_mni @ [0, -18, 10, 1]
     affine[:3, 3] = middle[:3] - affine[:3, :3] @ ((size - 1) / 2)
     labels = balls(tuple(size), affine, mni_from_native)
-    found = place_lesions(labels, affine, mni_from_native, landmarks)
+    found = locate_lesions(labels, affine, mni_from_native, landmarks)
     # in slices of three millimetres a ball is drawn up to half a slice longer or shorter
     slack = 1.0 + max(0.0, max(spacing) - 1.2) / 2
     for number, (*_, region) in enumerate(KNOWN.values(), start=1):
@@ -173,17 +173,17 @@ def test_axes_turned_and_mirrored_give_the_same_numbers(landmarks):
     """Reordering the voxels of one image must not change a digit."""
     labels = balls(TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4))
     image = nb.Nifti1Image(labels, TEMPLATE_AFFINE)
-    wanted = place_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)
+    wanted = locate_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)
     for code in ('RAS', 'PSR'):
         turn = nb.orientations.ornt_transform(
             nb.orientations.io_orientation(image.affine), nb.orientations.axcodes2ornt(code)
         )
         turned = image.as_reoriented(turn)
-        found = place_lesions(np.asarray(turned.dataobj), turned.affine, np.eye(4), landmarks)
+        found = locate_lesions(np.asarray(turned.dataobj), turned.affine, np.eye(4), landmarks)
         assert {n: p.region for n, p in found.items()} == {n: p.region for n, p in wanted.items()}
-        for number, place in wanted.items():
-            assert found[number].to_ventricle == pytest.approx(place.to_ventricle, abs=1e-9)
-            assert found[number].to_cortex == pytest.approx(place.to_cortex, abs=1e-9)
+        for number, location in wanted.items():
+            assert found[number].to_ventricle == pytest.approx(location.to_ventricle, abs=1e-9)
+            assert found[number].to_cortex == pytest.approx(location.to_cortex, abs=1e-9)
 
 
 def test_distances_are_in_the_subjects_own_millimetres(landmarks):
@@ -192,9 +192,9 @@ def test_distances_are_in_the_subjects_own_millimetres(landmarks):
     name = 'left semioval centre'
     affine = np.linalg.inv(half) @ TEMPLATE_AFFINE
     labels = balls(TEMPLATE_SHAPE, affine, half, (name,))
-    small = place_lesions(labels, affine, half, landmarks)[1]
+    small = locate_lesions(labels, affine, half, landmarks)[1]
     labels = balls(TEMPLATE_SHAPE, TEMPLATE_AFFINE, np.eye(4), (name,))
-    large = place_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)[1]
+    large = locate_lesions(labels, TEMPLATE_AFFINE, np.eye(4), landmarks)[1]
     assert small.to_ventricle == pytest.approx(large.to_ventricle / 2, abs=0.5)
 
 
@@ -286,8 +286,8 @@ def test_shares_of_real_lesions_are_plausible(real_data: Path, landmarks):
         image = nb.load(path)
         labels = label_lesions(np.asanyarray(image.dataobj) > 0, 1.0, 6, 3.0)
         sizes = np.bincount(labels.ravel())
-        places = place_lesions(labels, image.affine, np.eye(4), landmarks)
-        rows += [(place.region, sizes[number]) for number, place in places.items()]
+        locations = locate_lesions(labels, image.affine, np.eye(4), landmarks)
+        rows += [(location.region, sizes[number]) for number, location in locations.items()]
     table = pd.DataFrame(rows, columns=['region', 'volume'])
     share = table.groupby('region')['volume'].sum() / table['volume'].sum()
     assert 0.6 < share['periventricular'] < 0.85

@@ -17,8 +17,8 @@ from mslesseg_app.lesions.selfcheck import (
     amount,
     check_segmentation,
     compare,
-    judge,
-    tissue_picture,
+    rate_mask,
+    tissue_signal,
     without_crumbs,
 )
 from mslesseg_app.spatial.template import TEMPLATE_SHAPE, load_template, tissue_prior
@@ -55,12 +55,12 @@ def truth() -> np.ndarray:
 
 
 @pytest.fixture(scope='module')
-def picture(truth):
-    return tissue_picture(*head(truth))
+def signal(truth):
+    return tissue_signal(*head(truth))
 
 
-def test_a_right_mask_passes_and_its_volumes_are_right(picture, truth):
-    found = compare(picture, truth)
+def test_a_right_mask_passes_and_its_volumes_are_right(signal, truth):
+    found = compare(signal, truth)
     assert found.status == 'pass'
     assert found.reasons == ()
     assert found.lesion_ml == pytest.approx(truth.sum() / 1000, rel=1e-3)
@@ -70,8 +70,8 @@ def test_a_right_mask_passes_and_its_volumes_are_right(picture, truth):
     assert 0.6 * truth.sum() / 1000 < found.hyperintense_ml < 1.15 * truth.sum() / 1000
 
 
-def test_an_empty_mask_misses_all_of_it(picture, truth):
-    found = compare(picture, np.zeros_like(truth))
+def test_an_empty_mask_misses_all_of_it(signal, truth):
+    found = compare(signal, np.zeros_like(truth))
     assert found.status == 'fail'
     assert found.share is None
     assert found.outside_ml == found.hyperintense_ml
@@ -81,23 +81,23 @@ def test_an_empty_mask_misses_all_of_it(picture, truth):
     )
 
 
-def test_half_a_mask_misses_half(picture, truth):
+def test_half_a_mask_misses_half(signal, truth):
     half = truth.copy()
     half[91:] = False
-    found = compare(picture, half)
+    found = compare(signal, half)
     assert found.status in ('check', 'fail')
     assert found.outside_ml == pytest.approx(found.hyperintense_ml / 2, rel=0.15)
 
 
-def test_a_mask_beside_the_lesions_is_not_hyperintense(picture):
-    found = compare(picture, balls(shift=-34))
+def test_a_mask_beside_the_lesions_is_not_hyperintense(signal):
+    found = compare(signal, balls(shift=-34))
     assert found.status == 'fail'
     assert found.share < 0.1
     assert any('of the mask is hyperintense' in words for words in found.reasons)
 
 
-def test_native_volumes_follow_the_scaling(picture, truth):
-    once, twice = compare(picture, truth), compare(picture, truth, native_ml_per_ml=0.5)
+def test_native_volumes_follow_the_scaling(signal, truth):
+    once, twice = compare(signal, truth), compare(signal, truth, native_ml_per_ml=0.5)
     assert twice.lesion_ml == pytest.approx(once.lesion_ml / 2, abs=0.01)
     assert twice.hyperintense_ml == pytest.approx(once.hyperintense_ml / 2, abs=0.01)
 
@@ -175,7 +175,7 @@ RULE = Limits(
     ],
 )
 def test_the_rule(lesion_ml, hyperintense_ml, outside_ml, share, status):
-    found, reasons = judge(lesion_ml, hyperintense_ml, outside_ml, share, RULE)
+    found, reasons = rate_mask(lesion_ml, hyperintense_ml, outside_ml, share, RULE)
     assert found == status
     assert bool(reasons) == (status != 'pass')
 
@@ -215,10 +215,10 @@ def test_real_masks_pass_and_damaged_ones_do_not(real_data: Path):
     paths = [folder / f'P14_T3_{name}.nii.gz' for name in ('FLAIR', 'MASK')]
     flair, mask = (np.asarray(nb.load(path).dataobj) for path in paths)
     mask = mask > 0
-    picture = tissue_picture(flair, flair > 0)
-    good = compare(picture, mask)
+    signal = tissue_signal(flair, flair > 0)
+    good = compare(signal, mask)
     assert good.status == 'pass', good
-    assert compare(picture, np.zeros_like(mask)).status == 'fail'
+    assert compare(signal, np.zeros_like(mask)).status == 'fail'
     half = mask.copy()
     half[91:] = False
-    assert compare(picture, half).status != 'pass'
+    assert compare(signal, half).status != 'pass'

@@ -80,10 +80,10 @@ def test_mean_of_masks_keeps_half_and_mean_of_probabilities_is_theirs():
     one, two = at((1, 1, 1), (2, 2, 2)), at((1, 1, 1))
     assert np.array_equal(consensus([one, two], 'mean').mask, one)
     maps = [one * np.float32(0.7), two * np.float32(0.5)]
-    joined = consensus([one, two], 'mean', probabilities=maps)
-    assert joined.probability[1, 1, 1] == pytest.approx(0.6)
-    assert np.array_equal(joined.mask, at((1, 1, 1)))
-    assert joined.agreement[2, 2, 2] == 1
+    combined = consensus([one, two], 'mean', probabilities=maps)
+    assert combined.probability[1, 1, 1] == pytest.approx(0.6)
+    assert np.array_equal(combined.mask, at((1, 1, 1)))
+    assert combined.agreement[2, 2, 2] == 1
     strict = consensus([one, two], 'mean', probabilities=maps, threshold=0.61)
     assert not strict.mask.any()
 
@@ -138,8 +138,8 @@ def test_staple_of_many_wide_raters_is_not_their_union():
 @pytest.mark.parametrize('method', METHODS)
 def test_consensus_is_better_than_any_rater(raters, method):
     masks, truth = raters
-    joined = consensus(masks, method)
-    assert dice(joined.mask, truth) > max(dice(mask, truth) for mask in masks)
+    combined = consensus(masks, method)
+    assert dice(combined.mask, truth) > max(dice(mask, truth) for mask in masks)
 
 
 @given(SETS, st.sampled_from(METHODS), st.randoms())
@@ -302,10 +302,10 @@ def changed(reference):
 def test_five_changed_masks_recover_the_reference(real_data, case, method):
     reference = np.asarray(nb.load(real_data / case).dataobj) > 0
     masks = changed(reference)
-    joined = consensus(list(masks.values()), method)
+    combined = consensus(list(masks.values()), method)
     scores = {name: dice(mask, reference) for name, mask in masks.items()}
     assert all(score < 0.97 for score in scores.values())
-    assert dice(joined.mask, reference) > max(scores.values())
+    assert dice(combined.mask, reference) > max(scores.values())
 
 
 def test_a_single_believed_rater_is_no_consensus():

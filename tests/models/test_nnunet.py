@@ -23,9 +23,9 @@ def write(root: Path, **more) -> Path:
     return write_model(root, official=False, **more)
 
 
-def read(source: Path, staging: Path, **wishes):
+def read(source: Path, staging: Path, **overrides):
     staging.mkdir(exist_ok=True)
-    return read_nnunet(source, staging, wishes)
+    return read_nnunet(source, staging, overrides)
 
 
 @pytest.fixture

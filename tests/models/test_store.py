@@ -13,9 +13,9 @@ import torch
 from tiny_models import (
     TINY,
     TINY_UNETR,
+    overrides,
     save_weights,
     tiny_network,
-    wishes,
     write_bundle,
     zipped,
 )
@@ -55,7 +55,7 @@ def folder(tmp_path) -> Path:
 
 
 def test_an_added_model_is_listed_and_runs(source, folder):
-    entry = add_model(source, folder, wishes('unet', name='mine', threshold=0.3))
+    entry = add_model(source, folder, overrides('unet', name='mine', threshold=0.3))
     assert get_entry('mine', folder) == entry
     assert entry.lacks == ''
     assert files(folder) == [f'mine-{file_sha256(source)[:12]}.safetensors', 'mine.toml']
@@ -98,36 +98,36 @@ def test_patch_and_edge_follow_each_other(tmp_path, folder):
 
 
 def test_a_taken_name_is_refused_and_replaced_by_force(source, tmp_path, folder):
-    first = add_model(source, folder, wishes('unet'))
+    first = add_model(source, folder, overrides('unet'))
     before = files(folder)
     other = save_weights('unet', tmp_path / 'o.safetensors', **{'head.bias': torch.ones(1)})
     with pytest.raises(UsageError, match='already') as caught:
-        add_model(other, folder, wishes('unet'))
+        add_model(other, folder, overrides('unet'))
     assert '--force' in caught.value.hint
     assert files(folder) == before
-    second = add_model(other, folder, wishes('unet', version='2'), force=True)
+    second = add_model(other, folder, overrides('unet', version='2'), force=True)
     assert second.digest != first.digest
     assert files(folder) == [f'unet-{file_sha256(other)[:12]}.safetensors', 'unet.toml']
     assert get_entry('unet', folder).version == '2'
 
 
 def test_force_with_the_same_weights_keeps_them(source, folder):
-    add_model(source, folder, wishes('unet'))
-    entry = add_model(source, folder, wishes('unet', threshold=0.4), force=True)
+    add_model(source, folder, overrides('unet'))
+    entry = add_model(source, folder, overrides('unet', threshold=0.4), force=True)
     check_model(entry)
     assert get_entry('unet', folder).threshold == 0.4
 
 
 def test_force_replaces_a_description_of_another_file_name(source, folder):
-    add_model(source, folder, wishes('unet'))
+    add_model(source, folder, overrides('unet'))
     (folder / 'unet.toml').rename(folder / 'old.toml')
-    add_model(source, folder, wishes('unet', version='2'), force=True)
+    add_model(source, folder, overrides('unet', version='2'), force=True)
     assert get_entry('unet', folder).version == '2'
     assert len(list(folder.glob('*.toml'))) == 1
 
 
 def test_the_architecture_is_asked_for(source, folder):
-    asked = wishes('unet')
+    asked = overrides('unet')
     del asked['architecture']
     with pytest.raises(UsageError) as caught:
         add_model(source, folder, asked)
@@ -174,7 +174,7 @@ def test_a_unetr_of_every_monai_is_added(tmp_path, folder, version, suffix):
     path = tmp_path / f'w{suffix}'
     weights = {name: value.contiguous() for name, value in of_monai(version, state).items()}
     (save_file if suffix == '.safetensors' else torch.save)(weights, path)
-    entry = add_model(path, folder, wishes('unetr'))
+    entry = add_model(path, folder, overrides('unetr'))
     check_model(entry, thorough=True)
     kept = load_file(verified_weights(entry))
     assert set(kept) == set(state)
@@ -187,7 +187,7 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
     path = save_weights('swinunetr', tmp_path / 'w.pt')
     options = {key: value for key, value in TINY['swinunetr'][0].items() if key != 'merging'}
     with pytest.raises(UsageError) as caught:
-        add_model(path, folder, {**wishes('swinunetr'), 'options': options})
+        add_model(path, folder, {**overrides('swinunetr'), 'options': options})
     for merging in ('merging', 'legacy', 'mergingv2'):
         assert f'--option merging={merging}' in caught.value.hint
     with pytest.raises(UsageError, match='joins neighbouring voxels'):
@@ -195,7 +195,9 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
     assert files(folder) == []
     for merging in ('legacy', 'merging'):
         chosen = {**options, 'merging': merging}
-        entry = add_model(path, folder, {**wishes('swinunetr', name=merging), 'options': chosen})
+        entry = add_model(
+            path, folder, {**overrides('swinunetr', name=merging), 'options': chosen}
+        )
         assert entry.options['merging'] == merging
     channels = np.random.default_rng(0).normal(size=(3, 64, 64, 64)).astype(np.float32)
     brain = np.ones((64, 64, 64), bool)
@@ -209,7 +211,7 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
 def test_a_description_has_to_say_how_neighbours_are_joined(tmp_path, folder):
     """One that was written by hand, too: the usual way of the network may be the wrong one."""
     path = save_weights('swinunetr', tmp_path / 'w.safetensors')
-    entry = add_model(path, folder, wishes('swinunetr'))
+    entry = add_model(path, folder, overrides('swinunetr'))
     place = folder / 'swinunetr.toml'
     place.write_text(place.read_text().replace('merging = "merging"\n', ''))
     with pytest.raises(ModelError, match="merging = 'legacy'"):
@@ -220,7 +222,7 @@ def test_a_description_has_to_say_how_neighbours_are_joined(tmp_path, folder):
 def test_files_of_a_model_follow_the_umask(source, folder, mask, mode):
     before = os.umask(mask)
     try:
-        entry = add_model(source, folder, wishes('unet'))
+        entry = add_model(source, folder, overrides('unet'))
     finally:
         os.umask(before)
     for path in (entry.weights_path, folder / 'unet.toml'):
@@ -294,7 +296,7 @@ def bad(tmp_path_factory) -> dict[str, Path]:
 def test_bad_files_are_refused_and_leave_nothing(bad, folder, name):
     assert set(bad) == set(BAD)
     with pytest.raises(ModelError) as caught:
-        add_model(bad[name], folder, wishes('unet'))
+        add_model(bad[name], folder, overrides('unet'))
     assert str(bad[name]) in caught.value.message, 'the user knows this name'
     assert caught.value.hint
     assert caught.value.exit_code == 65
@@ -315,21 +317,21 @@ def test_bad_files_are_refused_and_leave_nothing(bad, folder, name):
 )
 def test_descriptions_that_do_not_fit_are_refused(source, folder, change, message):
     with pytest.raises(ModelError, match=message):
-        add_model(source, folder, wishes('unet') | change)
+        add_model(source, folder, overrides('unet') | change)
     assert files(folder) == []
 
 
 @pytest.mark.parametrize('name', ['gpt', 'hyperintensity'])
 def test_networks_that_do_not_exist_are_refused(source, folder, name):
     with pytest.raises(UsageError) as caught:
-        add_model(source, folder, wishes('unet') | {'architecture': name})
+        add_model(source, folder, overrides('unet') | {'architecture': name})
     assert 'swinunetr' in caught.value.hint
     assert files(folder) == []
 
 
 def test_a_source_that_does_not_exist(folder):
     with pytest.raises(NoInputError):
-        add_model(folder / 'no', folder, wishes('unet'))
+        add_model(folder / 'no', folder, overrides('unet'))
 
 
 @pytest.mark.parametrize('kind', [torch.float16, torch.bfloat16, torch.float64])
@@ -337,14 +339,14 @@ def test_weights_of_another_precision_are_taken(tmp_path, folder, kind):
     path = save_weights(
         'unet', tmp_path / 'w.safetensors', **{'head.bias': torch.ones(1).to(kind)}
     )
-    check_model(add_model(path, folder, wishes('unet')), thorough=True)
+    check_model(add_model(path, folder, overrides('unet')), thorough=True)
 
 
 # ------------------------------------------------------------------------ checking
 
 
 def test_check_finds_changed_and_absent_weights(source, folder):
-    entry = add_model(source, folder, wishes('unet'))
+    entry = add_model(source, folder, overrides('unet'))
     check_model(entry, thorough=True)
     path = verified_weights(entry)
     path.write_bytes(path.read_bytes()[:-1] + b'!')
@@ -356,14 +358,14 @@ def test_check_finds_changed_and_absent_weights(source, folder):
 
 
 def test_check_compares_shapes_without_loading(source, folder):
-    entry = add_model(source, folder, wishes('unet'))
+    entry = add_model(source, folder, overrides('unet'))
     wrong = replace(entry, options={'channels': [2, 4, 8]})
     with pytest.raises(ModelError, match='another network'):
         check_model(wrong)
 
 
 def test_folds_are_checked_one_by_one(source, tmp_path, folder):
-    entry = add_model(source, folder, wishes('unet'))
+    entry = add_model(source, folder, overrides('unet'))
     other = save_weights('unet', folder / 'b.safetensors', **{'head.bias': torch.zeros(1)})
     folds = replace(
         entry,
@@ -396,14 +398,14 @@ def test_a_description_is_written_as_it_is_read(folder):
 
 
 def test_remove_takes_description_and_weights(source, folder):
-    add_model(source, folder, wishes('unet'))
+    add_model(source, folder, overrides('unet'))
     removed = remove_model('unet', folder)
     assert len(removed) == 2
     assert files(folder) == []
 
 
 def test_weights_that_another_model_names_stay(source, folder):
-    entry = add_model(source, folder, wishes('unet'))
+    entry = add_model(source, folder, overrides('unet'))
     write_entry(replace(entry, name='two'), folder / 'two.toml')
     remove_model('unet', folder)
     check_model(get_entry('two', folder))
@@ -423,7 +425,7 @@ def test_other_models_are_not_removed(folder, name, hint):
 
 
 def test_weights_that_a_description_names_are_fetched(source, tmp_path, folder):
-    entry = add_model(source, folder, wishes('unet', url=source.as_uri()))
+    entry = add_model(source, folder, overrides('unet', url=source.as_uri()))
     verified_weights(entry).unlink()
     assert get_entry('unet', folder).lacks
     (path,) = fetch_model(get_entry('unet', folder), folder)
@@ -463,7 +465,7 @@ def test_weights_for_a_shipped_network_are_fetched_converted_and_described(tmp_p
     ],
 )
 def test_fetching_needs_to_know_where_and_what(source, folder, name, more):
-    add_model(source, folder, wishes('unet'))
+    add_model(source, folder, overrides('unet'))
     with pytest.raises(UsageError):
         fetch_model(get_entry(name, folder), folder, **more)
 
@@ -537,12 +539,12 @@ def test_weights_of_another_head_name_the_option(tmp_path, folder, network):
     }
     path = save_weights(network, tmp_path / 'w.pt', **head)
     with pytest.raises(ModelError, match='of another shape') as caught:
-        add_model(path, folder, wishes(network))
+        add_model(path, folder, overrides(network))
     assert 'classes=3' in caught.value.hint
     assert 'lesion=K' in caught.value.hint
     path = save_weights(network, tmp_path / 'v.safetensors')
     with pytest.raises(ModelError, match='of another shape') as caught:
-        add_model(path, folder, wishes(network, channels=('FLAIR', 'T1w')))
+        add_model(path, folder, overrides(network, channels=('FLAIR', 'T1w')))
     assert 'takes 3 images, not 2' in caught.value.hint
     assert '--channels' in caught.value.hint
 

@@ -24,7 +24,7 @@ from mslesseg_app.paper.figures import (
     mean_errors,
     models_side_by_side,
 )
-from mslesseg_app.reports.rendering import VIEWS, View, make_scene, render
+from mslesseg_app.reports.rendering import VIEWS, Viewpoint, make_scene, render
 from mslesseg_app.reports.svg import SVG
 
 SHAPE = (48, 60, 44)
@@ -128,7 +128,7 @@ def orange(rgb: np.ndarray) -> np.ndarray:
 
 
 def test_a_ball_is_seen_as_a_disc_of_its_size() -> None:
-    rgb, _ = render(scene(), View(0, 0))
+    rgb, _ = render(scene(), Viewpoint(0, 0))
     seen = (rgb < 250).any(axis=2)
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     assert np.ptp(rows) + 1 == pytest.approx(2 * (21.5 - 4), abs=3)
@@ -139,15 +139,15 @@ def test_sides_of_the_rendering() -> None:
     """From the front, the patient's left is on the right; from above as from the front."""
     left_up = np.zeros(SHAPE, bool)
     left_up[8:12, 28:32, 28:32] = True  # RAS order: x below the middle is the patient's left
-    _, rgb = render(scene(left_up), View(0, 0))
+    _, rgb = render(scene(left_up), Viewpoint(0, 0))
     row, column = orange(rgb).mean(axis=0)
     assert column > rgb.shape[1] / 2 + 5
     assert row < rgb.shape[0] / 2 - 3
     front = np.zeros(SHAPE, bool)
     front[20:24, 48:52, 20:24] = True
-    _, rgb = render(scene(front), View(90, 0))  # the eye is at the patient's left
+    _, rgb = render(scene(front), Viewpoint(90, 0))  # the eye is at the patient's left
     assert orange(rgb).mean(axis=0)[1] < rgb.shape[1] / 2 - 10
-    _, rgb = render(scene(front), View(-90, 0))
+    _, rgb = render(scene(front), Viewpoint(-90, 0))
     assert orange(rgb).mean(axis=0)[1] > rgb.shape[1] / 2 + 10
 
 
@@ -160,8 +160,8 @@ def test_cuts_show_the_lesion_that_they_go_through(name: str) -> None:
 
 
 def test_the_kept_half_is_the_one_that_is_seen() -> None:
-    whole = (render(scene(), View(90, 0))[0] < 250).any(axis=2).sum()
-    kept = (render(scene(), View(90, 0, (2, True)))[0] < 250).any(axis=2).sum()
+    whole = (render(scene(), Viewpoint(90, 0))[0] < 250).any(axis=2).sum()
+    kept = (render(scene(), Viewpoint(90, 0, (2, True)))[0] < 250).any(axis=2).sum()
     assert kept == pytest.approx(whole / 2, rel=0.1)
 
 

@@ -200,7 +200,7 @@ def test_a_program_gets_the_flair_and_its_answer_stays_on_that_grid(flair, ball,
 def test_prepared_images_keep_the_axes_they_were_given_in():
     affine = np.array([[0, 0, -2.0, 30], [-1, 0, 0, 20], [0, -1.5, 0, 10], [0, 0, 0, 1]])
     data = np.arange(8 * 9 * 10, dtype=np.int16).reshape(8, 9, 10)
-    raw = api._load(nb.Nifti1Image(data, affine), 'FLAIR')
+    raw = api._load_image(nb.Nifti1Image(data, affine), 'FLAIR')
     raw.header.set_xyzt_units('mm')
     prepared = api._prepare(raw, 'FLAIR', correct=False)
     assert np.array_equal(prepared.affine, raw.affine)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from skeleton import write_dataset
-from stubs import Recorder, StubPage, result_of, stub_workflow
+from stubs import Recorder, StubReport, result_of, stub_workflow
 from traits.api import TraitError
 
 from mslesseg_app.bids.exam import Exam
@@ -22,11 +22,11 @@ from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.participant import subjects
 from mslesseg_app.participant.batch import Batch
-from mslesseg_app.participant.context import Outcome
+from mslesseg_app.participant.context import RunOutcome
 from mslesseg_app.participant.workflows import base
 
 STEPS = ('conform', 'align', 'segment', 'ds_result')
-Run = Callable[..., tuple[Outcome, Recorder]]
+Run = Callable[..., tuple[RunOutcome, Recorder]]
 
 
 class Study:
@@ -57,7 +57,7 @@ class Study:
     def take_place(self, put: Callable[[object, str, object], object]) -> None:
         """Put stub exams in the place of real ones."""
         put(base, 'init_run_wf', self.build)
-        put(subjects, 'PageStep', StubPage)
+        put(subjects, 'PageStep', StubReport)
         put(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
 
     def build(self, *, exams: list[Exam], settings: Settings, **_: object) -> object:
@@ -71,7 +71,7 @@ class Study:
         kill_at: str = '',
         clock: Cost | None = None,
         **options: object,
-    ) -> tuple[Outcome, Recorder]:
+    ) -> tuple[RunOutcome, Recorder]:
         batch = Batch(
             self.exams, self.settings(**options), 'builtin', get_entry('hyperintensity'), True
         )
@@ -101,7 +101,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], St
     return make
 
 
-def check(made: Study, outcome: Outcome, told: Recorder) -> None:
+def check(made: Study, outcome: RunOutcome, told: Recorder) -> None:
     """Check order, flight, failures and what was left behind of a first run."""
     names = [exam_name(exam) for exam in made.exams]
     assert told.names('begin') == names, 'in their order'
@@ -145,7 +145,7 @@ def test_order_flight_failures_and_resume(study) -> None:
     assert made.diary() - before == Counter(
         ['sub-002.align', 'sub-002.segment', 'sub-002.ds_result', 'sub-007.align']
     ), 'the cache knows the steps before the failure'
-    assert len(outcome.pages) == 12
+    assert len(outcome.reports) == 12
 
 
 def test_an_exam_whose_graph_cannot_be_built_is_lost_alone(study, monkeypatch) -> None:
@@ -162,7 +162,7 @@ def test_an_exam_whose_graph_cannot_be_built_is_lost_alone(study, monkeypatch) -
     assert list(outcome.problems) == ['sub-001']
     assert 'cannot be prepared: TraitError' in str(outcome.problems['sub-001'])
     assert outcome.problems['sub-001'].hint
-    assert len(outcome.pages) == 3
+    assert len(outcome.reports) == 3
 
 
 @pytest.mark.parametrize(
@@ -234,9 +234,9 @@ def test_interrupted_killed_and_repeated(study, tmp_path) -> None:
         f'sub-{k:03}_result.txt': ''.join(f'sub-{k:03}.{step}\n' for step in STEPS).encode()
         for k in range(50)
     }
-    pages = {f'sub-{k:03}.html': b'page' for k in range(50)}
+    reports = {f'sub-{k:03}.html': b'report' for k in range(50)}
     paths = [*made.root.glob('out/sub-*/anat/*'), *made.root.glob('out/*.html')]
-    assert {path.name: path.read_bytes() for path in paths} == results | pages
+    assert {path.name: path.read_bytes() for path in paths} == results | reports
 
 
 def test_the_first_failure_stops_everything_if_asked_to(study) -> None:

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from mslesseg_app.bids.workflow_names import STAGES, stage_of
-from mslesseg_app.participant.progress import Progress, duration
+from mslesseg_app.participant.progress import RunProgress, duration
 
 NODES = {'one': ['conform_flair', 'align', 'segment'], 'two': ['conform_flair', 'align']}
 LABELS = {'one': 'sub-01', 'two': 'sub-02'}
@@ -19,9 +19,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def told(quiet: bool = False, stream: io.StringIO | None = None) -> tuple[list[str], Progress]:
+def told(quiet: bool = False, stream: io.StringIO | None = None) -> tuple[list[str], RunProgress]:
     stream = stream or io.StringIO()
-    with Progress(LABELS, quiet, stream) as progress:
+    with RunProgress(LABELS, quiet, stream) as progress:
         progress.begin(NODES)
         for exam, nodes in NODES.items():
             for node in nodes:
@@ -30,8 +30,8 @@ def told(quiet: bool = False, stream: io.StringIO | None = None) -> tuple[list[s
     return stream.getvalue().splitlines(), progress
 
 
-def begun() -> Progress:
-    progress = Progress(LABELS, stream=io.StringIO())
+def begun() -> RunProgress:
+    progress = RunProgress(LABELS, stream=io.StringIO())
     progress.begin(NODES)
     return progress
 
@@ -51,7 +51,7 @@ def test_the_time_left_follows_from_measured_nodes(monkeypatch):
     """Two exams of 10 + 90 s, of which one is done: as long again, whatever the estimates say."""
     now = [0.0]
     monkeypatch.setattr('mslesseg_app.participant.progress.time.monotonic', lambda: now[0])
-    progress = Progress(LABELS, stream=io.StringIO())
+    progress = RunProgress(LABELS, stream=io.StringIO())
     progress.begin({name: ['conform_flair', 'ds_mask'] for name in LABELS})
     for node, end in (('conform_flair', 10.0), ('ds_mask', 100.0)):
         progress('one', node, 'start')
@@ -130,7 +130,7 @@ def test_exams_that_did_not_reach_their_end():
 
 
 def test_exams_that_were_done_before():
-    progress = Progress({'zero': 'sub-00', **LABELS}, stream=io.StringIO())
+    progress = RunProgress({'zero': 'sub-00', **LABELS}, stream=io.StringIO())
     progress.skip('zero')
     assert progress.unfinished() == ['sub-01', 'sub-02']
     assert '1 of 3 exams done' in progress._counts()
@@ -139,7 +139,7 @@ def test_exams_that_were_done_before():
 def test_exams_that_did_not_begin_count_as_those_that_did():
     """Their nodes are not known yet: a tenth is done when one of ten is."""
     names = {f'{k}': f'sub-{k:02}' for k in range(10)}
-    progress = Progress(names, stream=io.StringIO())
+    progress = RunProgress(names, stream=io.StringIO())
     for k in range(2):
         progress.begin({f'{k}': ['align', 'find']})
     for node in ('align', 'find'):
@@ -164,7 +164,7 @@ def test_what_exams_share_is_no_exam():
     stream = io.StringIO()
     nodes = {'both': ['align_sessions'], **NODES}
     labels = {'both': 'sub-01', **LABELS}
-    with Progress(labels, stream=stream, shared=['both']) as progress:
+    with RunProgress(labels, stream=stream, shared=['both']) as progress:
         progress.begin(nodes)
         progress('both', 'align_sessions', 'start')
         assert progress.unfinished() == ['sub-01', 'sub-02']

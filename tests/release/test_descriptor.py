@@ -58,14 +58,14 @@ INVOCATIONS = [
 ]
 
 
-@pytest.mark.parametrize('wishes', INVOCATIONS)
-def test_boutiques_writes_commands_that_mean_what_was_asked(wishes, tmp_path, capsys):
+@pytest.mark.parametrize('overrides', INVOCATIONS)
+def test_boutiques_writes_commands_that_mean_what_was_asked(overrides, tmp_path, capsys):
     """What Boutiques makes of an invocation is read by our own parser."""
     asked = {
         'bids_dir': '/data',
         'output_dir': '/out',
         'analysis_level': ['participant', 'group'],
-        **wishes,
+        **overrides,
     }
     (tmp_path / 'asked.json').write_text(json.dumps(asked))
     done = bosh(['exec', 'simulate', str(descriptor.PATH), '-i', str(tmp_path / 'asked.json')])
@@ -74,12 +74,12 @@ def test_boutiques_writes_commands_that_mean_what_was_asked(wishes, tmp_path, ca
     read = vars(build_parser().parse_args(command[1:]))
     defaults = vars(build_parser().parse_args(['/data', '/out', 'participant', 'group']))
     changed = {name for name in read if read[name] != defaults[name]}
-    assert changed == set(wishes) - unchanged(wishes, defaults)
+    assert changed == set(overrides) - unchanged(overrides, defaults)
     assert read['bids_dir'] == Path('/data')
-    for name in set(wishes) & {'engine', 'ensemble', 'threshold', 'model', 'connectivity'}:
-        assert read[name] == wishes[name]
+    for name in set(overrides) & {'engine', 'ensemble', 'threshold', 'model', 'connectivity'}:
+        assert read[name] == overrides[name]
 
 
-def unchanged(wishes: dict, defaults: dict) -> set[str]:
-    """Return the wishes that are the defaults anyway."""
-    return {name for name, value in wishes.items() if defaults[name] == value}
+def unchanged(overrides: dict, defaults: dict) -> set[str]:
+    """Return the overrides that are the defaults anyway."""
+    return {name for name, value in overrides.items() if defaults[name] == value}

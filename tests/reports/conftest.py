@@ -23,8 +23,8 @@ from mslesseg_app.reports import (
     ImageUsed,
     LesionSummary,
     ModelInfo,
-    Provenance,
     QCNumber,
+    RunProvenance,
     SubjectContent,
 )
 from mslesseg_app.reports.figures import alignment_flicker, brain_mask_overlay, lesion_contours
@@ -68,7 +68,7 @@ def head() -> Callable[..., tuple[nb.Nifti1Image, nb.Nifti1Image]]:
 
 @pytest.fixture
 def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
-    """A subject with a good, a doubtful, an empty and a failed exam, the figures in place."""
+    """A subject with a good, a flagged, an empty and a failed exam, the figures in place."""
     flair, labels = head()
     folder = tmp_path / 'sub-01' / 'figures'
     figures = _figures(flair, labels, folder, tmp_path)
@@ -85,7 +85,7 @@ def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
         summary=LesionSummary(2, 0.9175, 905.0),
         lesions=rows,
         lesion_columns={'volume_mm3': {'Description': nasty, 'Units': 'mm3'}},
-        qc=(QCNumber('overlap', 0.93, 'ok', limits='suspect below 0.85'),),
+        qc=(QCNumber('overlap', 0.93, 'pass', limits='check below 0.85'),),
         metrics={'DSC': 0.612, 'LFPR': np.nan},
         selfcheck={
             'status': 'fail',
@@ -97,10 +97,10 @@ def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
         metric_columns={'DSC': {'Description': 'Dice similarity coefficient'}},
         figures=figures,
     )
-    doubtful = ExamContent(
+    flagged = ExamContent(
         session='2',
         summary=LesionSummary(0, 0.0),
-        qc=(QCNumber('overlap', 0.5, 'suspect'), QCNumber('cnr', 0.1, 'failed')),
+        qc=(QCNumber('overlap', 0.5, 'check'), QCNumber('cnr', 0.1, 'fail')),
     )
     failed = ExamContent(
         session=None,
@@ -109,8 +109,8 @@ def content(tmp_path: Path, head: Callable[..., Any]) -> SubjectContent:
     )
     return SubjectContent(
         subject='01',
-        exams=(good, doubtful, failed),
-        provenance=Provenance('run<1>', f'mslesseg {nasty}', {'mslesseg': '0.1'}, {'k': nasty}),
+        exams=(good, flagged, failed),
+        provenance=RunProvenance('run<1>', f'mslesseg {nasty}', {'mslesseg': '0.1'}, {'k': nasty}),
         boilerplate=f'# Methods\n\nWith **N4** {nasty}\n\n- see https://example.org/a?b=1&c=2.',
         citation=f'Doe {nasty}. doi:10.1234/abc.',
     )

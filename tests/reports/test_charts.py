@@ -12,7 +12,7 @@ import pytest
 
 from mslesseg_app.reports.axes import Axis, log_ticks, span, ticks
 from mslesseg_app.reports.chart_marks import beeswarm
-from mslesseg_app.reports.charts import Line, Series, rates, scatter, strips
+from mslesseg_app.reports.charts import ChartSeries, Line, rates, scatter, strips
 from mslesseg_app.reports.svg import SVG
 
 
@@ -52,7 +52,9 @@ def test_places_on_axes() -> None:
 
 
 def test_points_stand_at_their_values() -> None:
-    chart = strips('k', 'T', 'mm', [Series('a', np.array([0.0, 5.0, math.nan, 10.0]))], keep=(0,))
+    chart = strips(
+        'k', 'T', 'mm', [ChartSeries('a', np.array([0.0, 5.0, math.nan, 10.0]))], keep=(0,)
+    )
     x = [float(point.get('cx', '')) for point in circles(chart.drawing)]
     assert len(x) == 3
     assert x[1] - x[0] == pytest.approx(x[2] - x[1], abs=0.02)
@@ -70,7 +72,7 @@ def test_lines_end_at_the_axes() -> None:
         'k',
         'T',
         ('x', 'y'),
-        [Series('a', np.array([1.0, 3.0]), np.array([1.0, 2.0]))],
+        [ChartSeries('a', np.array([1.0, 3.0]), np.array([1.0, 2.0]))],
         lines=[Line((-1e6, 1e6), (1.5, 1.5), 'flat'), Line((0, 10), (0, 50), 'steep')],
     )
     numbers = [
@@ -83,14 +85,14 @@ def test_lines_end_at_the_axes() -> None:
 
 
 def test_logarithmic_scatter_leaves_out_zero() -> None:
-    series = [Series('a', np.array([0.0, 1.0, 10.0]), np.array([0.5, 0.6, 0.7]))]
+    series = [ChartSeries('a', np.array([0.0, 1.0, 10.0]), np.array([0.5, 0.6, 0.7]))]
     chart = scatter('k', 'T', ('x', 'y'), series, log=(True, False))
     assert len(circles(chart.drawing)) == 2
     assert len(chart.data[1]) == 3, 'the data have all'
 
 
 def test_rates_with_gaps() -> None:
-    series = [Series('a', np.zeros(0), np.array([0.2, math.nan, 0.9]), ['1', '0', '7'])]
+    series = [ChartSeries('a', np.zeros(0), np.array([0.2, math.nan, 0.9]), ['1', '0', '7'])]
     ends = np.array([0.1, math.nan, 0.8])
     chart = rates(
         'k', 'T', ('size', 'share'), ['s', 'm', 'l'], series, lows=[ends], highs=[ends + 0.1]
@@ -100,7 +102,7 @@ def test_rates_with_gaps() -> None:
 
 
 def test_a_file_stands_alone_and_is_the_same_each_time(tmp_path: Path) -> None:
-    chart = strips('k', 'T', 'x', [Series('<&>', np.array([1.0, 2.0]), labels=['<1>', '2'])])
+    chart = strips('k', 'T', 'x', [ChartSeries('<&>', np.array([1.0, 2.0]), labels=['<1>', '2'])])
     svg, tsv = chart.write(tmp_path)
     before = svg.read_bytes()
     root = ET.fromstring(before)
@@ -113,7 +115,7 @@ def test_a_file_stands_alone_and_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 def test_a_long_legend_takes_more_rows_and_stays_inside() -> None:
-    series = [Series(f'consensus-{k}', np.array([1.0]), np.array([k])) for k in range(8)]
+    series = [ChartSeries(f'consensus-{k}', np.array([1.0]), np.array([k])) for k in range(8)]
     chart = scatter('k', 'T', ('x', 'y'), series)
     names = [t for t in chart.drawing.findall(f'{{{SVG}}}text') if 'consensus' in (t.text or '')]
     assert len(names) == 8

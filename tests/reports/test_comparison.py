@@ -23,7 +23,7 @@ from mslesseg_app.reports.comparison import (
     models_beside,
     sessions_beside,
 )
-from tests.tools import pagetree
+from tests.tools import reporttree
 
 
 def points(panel: Any) -> np.ndarray:
@@ -34,7 +34,7 @@ def points(panel: Any) -> np.ndarray:
     return np.array(re.findall(r'[ML]([\d.]+) ([\d.]+)', text), float)
 
 
-def picture(panel: Any) -> np.ndarray:
+def image(panel: Any) -> np.ndarray:
     part = next(panel.iter(f'{{{svg.SVG}}}image'))
     data = base64.b64decode(part.get('href').split(',', 1)[1])
     return np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
@@ -55,7 +55,7 @@ def test_outlines_lie_on_the_bright_lesion_of_each_image(
     assert len(panels) == 2
     assert drawn.columns == 2
     for panel in panels:
-        grey = picture(panel)[..., 0]
+        grey = image(panel)[..., 0]
         image = next(panel.iter(f'{{{svg.SVG}}}image'))
         size = float(image.get('width')), float(image.get('height'))
         outline = points(panel)
@@ -66,14 +66,14 @@ def test_outlines_lie_on_the_bright_lesion_of_each_image(
         )  # fmt: skip
         middle = (outline.min(axis=0) + outline.max(axis=0)) / 2
         assert np.abs(middle - bright).max() < 2.0
-        assert bright[0] > size[0] / 2  # x = -30 mm is the patient's left: right of the picture
+        assert bright[0] > size[0] / 2  # x = -30 mm is the patient's left: right of the image
 
 
 def test_each_model_has_an_outline_of_its_own_colour() -> None:
-    images = pagetree.head(3)
+    images = reporttree.head(3)
     labels = np.asarray(images['labels'].dataobj)
     masks = {
-        name: nb.Nifti1Image(np.isin(labels, kept).astype(np.uint8), pagetree.affine())
+        name: nb.Nifti1Image(np.isin(labels, kept).astype(np.uint8), reporttree.affine())
         for name, kept in (('unet', (1, 2)), ('floor', (2, 3)), ('none', (9,)))
     }
     drawn = models_beside(images['FLAIR'], images['brain'], masks)
@@ -90,25 +90,25 @@ def test_each_model_has_an_outline_of_its_own_colour() -> None:
 
 
 def test_the_largest_lesions_come_first_and_rows_are_few() -> None:
-    images = pagetree.head(200)
+    images = reporttree.head(200)
     names = {name: images[name] for name in ('FLAIR', 'T1w', 'T2w')}
     drawn = lesions_beside(names, images['brain'], images['labels'], most=4)
     assert drawn is not None
     assert len(list(drawn.root)) == 12
-    empty = nb.Nifti1Image(np.zeros(pagetree.SHAPE, np.int32), pagetree.affine())
+    empty = nb.Nifti1Image(np.zeros(reporttree.SHAPE, np.int32), reporttree.affine())
     assert lesions_beside(names, images['brain'], empty) is None
 
 
 def test_the_zoom_shows_what_changed_first_each_session_with_its_own_mask() -> None:
-    images = pagetree.head(6)
+    images = reporttree.head(6)
     labels = np.asarray(images['labels'].dataobj)
     own = [
         nb.Nifti1Image(np.where(labels == number, code, labels > 0).astype(np.uint8) * keep, a)
         for number, code, keep, a in (
-            (2, 5, (labels != 4), pagetree.affine()), (4, 2, (labels != 2), pagetree.affine()),
+            (2, 5, (labels != 4), reporttree.affine()), (4, 2, (labels != 2), reporttree.affine()),
         )
     ]  # fmt: skip
-    now = nb.Nifti1Image(np.where(labels == 2, 0, labels), pagetree.affine())
+    now = nb.Nifti1Image(np.where(labels == 2, 0, labels), reporttree.affine())
     shown = {'FLAIR ses-2': images['FLAIR'], 'FLAIR ses-1': images['FLAIR'], 'T1w': images['T1w']}
     drawn = lesions_zoomed(shown, images['brain'], now, (own[0], own[1]), 'FLAIR ses-1')
     assert drawn is not None
@@ -135,15 +135,15 @@ def test_the_zoom_shows_what_changed_first_each_session_with_its_own_mask() -> N
 
 
 def labels_like(labels: np.ndarray, value: int) -> nb.Nifti1Image:
-    return nb.Nifti1Image(np.full_like(labels, value), pagetree.affine())
+    return nb.Nifti1Image(np.full_like(labels, value), reporttree.affine())
 
 
 def test_sessions_side_by_side_show_only_change() -> None:
-    images = pagetree.head(5)
+    images = reporttree.head(5)
     labels = np.asarray(images['labels'].dataobj)
     pair = images['FLAIR'], images['FLAIR'], images['brain']
-    change = nb.Nifti1Image((labels == 3).astype(np.uint8) * 2, pagetree.affine())
-    difference = nb.Nifti1Image((labels == 3).astype(np.float32) * 9, pagetree.affine())
+    change = nb.Nifti1Image((labels == 3).astype(np.uint8) * 2, reporttree.affine())
+    difference = nb.Nifti1Image((labels == 3).astype(np.float32) * 9, reporttree.affine())
     with_it = sessions_beside(*pair, change, ('ses-1', 'ses-2'), difference)
     assert with_it is not None
     assert with_it.columns == 3
@@ -156,7 +156,7 @@ def test_sessions_side_by_side_show_only_change() -> None:
     strokes = {part.get('stroke') for part in second.iter(f'{{{svg.SVG}}}path')}
     assert strokes == {'#ff5c5c'}
     own = [
-        nb.Nifti1Image((labels == number).astype(np.uint8) * code, pagetree.affine())
+        nb.Nifti1Image((labels == number).astype(np.uint8) * code, reporttree.affine())
         for number, code in ((1, 5), (3, 2))
     ]
     apart = sessions_beside(*pair, change, ('ses-1', 'ses-2'), own=(own[0], own[1]))
@@ -167,12 +167,12 @@ def test_sessions_side_by_side_show_only_change() -> None:
     ]
     assert found[0] <= {'#78e678'}, 'the earlier image shows nothing of the later mask'
     assert found[1] == {'#ff5c5c'}
-    stable = nb.Nifti1Image((labels > 0).astype(np.uint8), pagetree.affine())
+    stable = nb.Nifti1Image((labels > 0).astype(np.uint8), reporttree.affine())
     assert sessions_beside(*pair, stable, ('ses-1', 'ses-2')) is None
 
 
 def test_another_grid_is_refused() -> None:
-    images = pagetree.head(2)
+    images = reporttree.head(2)
     other = nb.Nifti1Image(np.zeros((5, 5, 5), np.int32), np.eye(4))
     with pytest.raises(DataError, match='grid'):
         lesions_beside({'FLAIR': images['FLAIR']}, images['brain'], other)
@@ -190,7 +190,7 @@ def test_the_lesion_map_shows_lesions_where_they_are(right: bool) -> None:
     assert drawn is not None
     places = []
     for panel in drawn.root:
-        rgb = picture(panel)
+        rgb = image(panel)
         rows, columns = np.nonzero(rgb[..., 0] - rgb[..., 2] > 90)  # orange
         places.append((columns.mean() / rgb.shape[1] - 0.5, rows.mean() / rgb.shape[0] - 0.5))
     from_left, from_right, from_above = places

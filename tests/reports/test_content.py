@@ -16,8 +16,8 @@ from mslesseg_app.reports import (
     ExamContent,
     Figure,
     LesionSummary,
-    Provenance,
     QCNumber,
+    RunProvenance,
     SubjectContent,
 )
 
@@ -54,9 +54,9 @@ def test_tables_and_numpy_values_become_plain() -> None:
     )
 )
 def test_any_settings_survive(chosen: dict[str, object]) -> None:
-    made = Provenance(settings=chosen)
+    made = RunProvenance(settings=chosen)
     text = json.dumps(made.to_dict(), allow_nan=False)
-    assert Provenance.from_dict(json.loads(text)) == made
+    assert RunProvenance.from_dict(json.loads(text)) == made
 
 
 def test_newer_keys_are_left_out_and_missing_ones_named() -> None:
@@ -64,47 +64,47 @@ def test_newer_keys_are_left_out_and_missing_ones_named() -> None:
     with pytest.raises(DataError, match='ExamContent'):
         ExamContent.from_dict({'status': 'ok'})
     with pytest.raises(DataError, match='QCNumber'):
-        ExamContent.from_dict({'session': '1', 'qc': [{'name': 'x', 'value': 1, 'verdict': '?'}]})
+        ExamContent.from_dict({'session': '1', 'qc': [{'name': 'x', 'value': 1, 'status': '?'}]})
 
 
 @pytest.mark.parametrize(
-    ('verdicts', 'worst'),
+    ('statuses', 'worst'),
     [
         ((), 'unknown'),
-        (('ok', 'unknown'), 'ok'),
-        (('ok', 'suspect'), 'suspect'),
-        (('failed', 'suspect', 'ok'), 'failed'),
+        (('pass', 'unknown'), 'pass'),
+        (('pass', 'check'), 'check'),
+        (('fail', 'check', 'pass'), 'fail'),
     ],
 )
-def test_the_worst_verdict_counts(verdicts: tuple[str, ...], worst: str) -> None:
-    numbers = tuple(QCNumber(f'n{place}', 1.0, word) for place, word in enumerate(verdicts))
+def test_the_worst_status_counts(statuses: tuple[str, ...], worst: str) -> None:
+    numbers = tuple(QCNumber(f'n{place}', 1.0, word) for place, word in enumerate(statuses))
     exam = ExamContent('1', qc=numbers)
-    assert exam.verdict == worst
-    assert all(number.verdict in ('suspect', 'failed') for number in exam.doubtful)
+    assert exam.qc_status == worst
+    assert all(number.status in ('check', 'fail') for number in exam.flagged)
 
 
 def test_a_failed_exam_is_never_green() -> None:
-    assert ExamContent('1', status='failed', qc=(QCNumber('n', 1, 'ok'),)).verdict == 'failed'
+    assert ExamContent('1', status='failed', qc=(QCNumber('n', 1, 'pass'),)).qc_status == 'fail'
 
 
 def test_an_empty_mask_is_never_green() -> None:
-    fine = (QCNumber('n', 1, 'ok'),)
+    fine = (QCNumber('n', 1, 'pass'),)
     empty = ExamContent('1', qc=fine, summary=LesionSummary(0, 0.0))
-    assert (empty.verdict, empty.checked_verdict, empty.worst) == ('ok', 'suspect', 'suspect')
+    assert (empty.qc_status, empty.selfcheck_status, empty.worst) == ('pass', 'check', 'check')
     assert empty.checked is not None
     assert empty.checked.reasons == ('No lesion detected: confirm.',)
-    assert ExamContent('1', qc=fine, summary=LesionSummary(3, 1.0)).checked_verdict == 'unknown'
+    assert ExamContent('1', qc=fine, summary=LesionSummary(3, 1.0)).selfcheck_status == 'unknown'
 
 
 @pytest.mark.parametrize(
-    ('status', 'worst'), [('pass', 'ok'), ('check', 'suspect'), ('fail', 'failed')]
+    ('status', 'worst'), [('pass', 'pass'), ('check', 'check'), ('fail', 'fail')]
 )
 def test_the_self_check_is_a_statement_of_its_own(status: str, worst: str) -> None:
     check = {'status': status, 'outside_ml': 48.2, 'reasons': ['About 48 ml.']}
-    exam = ExamContent('1', qc=(QCNumber('n', 1, 'ok'),), selfcheck=check)
+    exam = ExamContent('1', qc=(QCNumber('n', 1, 'pass'),), selfcheck=check)
     again = ExamContent.from_dict(json.loads(json.dumps(exam.to_dict())))
     assert again == exam
-    assert again.verdict == 'ok'
-    assert again.worst == again.checked_verdict == worst
+    assert again.qc_status == 'pass'
+    assert again.worst == again.selfcheck_status == worst
     assert again.checked is not None
     assert again.checked.outside_ml == 48.2

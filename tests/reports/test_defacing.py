@@ -1,4 +1,4 @@
-"""The picture of a defaced head shows both states and is its owner's only."""
+"""The image of a defaced head shows both states and is its owner's only."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_the_file_is_for_its_owner_and_only_made_where_something_went(
 
     monkeypatch.setattr(defacing, 'deface_file', fake)
     ball().to_filename(tmp_path / 'a.nii')
-    picture = tmp_path / 'a.png'
-    remark = defacing.deface_with_picture(tmp_path / 'a.nii', tmp_path / 'b.nii', picture)
+    image = tmp_path / 'a.png'
+    remark = defacing.deface_with_figure(tmp_path / 'a.nii', tmp_path / 'b.nii', image)
     assert remark == 'said'
-    assert picture.exists() == changes
+    assert image.exists() == changes
     if changes:
-        assert stat.S_IMODE(picture.stat().st_mode) == 0o600
-        assert Image.open(picture).mode == 'L'
+        assert stat.S_IMODE(image.stat().st_mode) == 0o600
+        assert Image.open(image).mode == 'L'

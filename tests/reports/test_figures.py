@@ -22,8 +22,8 @@ from mslesseg_app.reports.slices import (
     lesion_slices,
     oriented,
     outlines,
-    picture,
     pixel_size,
+    slice_plane,
     spread,
 )
 
@@ -59,7 +59,7 @@ def marks_of(panel: ET.Element) -> dict[str, float]:
 
 
 def raster_of(panel: ET.Element) -> tuple[np.ndarray, float, float]:
-    """Grey values and the size in mm of a pixel of the first picture of a panel."""
+    """Grey values and the size in mm of a pixel of the first image of a panel."""
     image = panel.find(f'{SVG}image')
     assert image is not None
     data = base64.b64decode(image.get('href', '').split(',')[1])
@@ -141,8 +141,8 @@ def test_front_is_up_in_axial_and_left_in_sagittal_pictures(head: Head) -> None:
     volume = oriented(head((0.0, 70.0, 0.0), 'SAR', (2.0, 2.0, 2.0))[1])
     whole = (slice(None), slice(None), slice(None))
     middle = [size // 2 for size in volume.data.shape]
-    axial = np.argwhere(picture(volume.data, 2, middle[2], whole) > 0).mean(axis=0)
-    sagittal = np.argwhere(picture(volume.data, 0, middle[0], whole) > 0).mean(axis=0)
+    axial = np.argwhere(slice_plane(volume.data, 2, middle[2], whole) > 0).mean(axis=0)
+    sagittal = np.argwhere(slice_plane(volume.data, 0, middle[0], whole) > 0).mean(axis=0)
     assert axial[0] < volume.data.shape[1] / 4
     assert sagittal[1] < volume.data.shape[1] / 4
 
@@ -294,7 +294,7 @@ def test_numbers_do_not_cover_each_other() -> None:
 
 
 @pytest.mark.parametrize('corner', [(0, 0, 1, 1), (99, 99, 100, 100)])
-def test_numbers_stay_inside_the_picture(corner: tuple[float, ...]) -> None:
+def test_numbers_stay_inside_the_image(corner: tuple[float, ...]) -> None:
     ((x, y),) = place_labels([Spot('12', *corner)], 5.0, 100, 100)
     assert 0 <= x <= 94
     assert 5 * 0.85 <= y <= 100

@@ -10,8 +10,8 @@ from grouptree import Tree, add_failure, make_tree, write_participants
 
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import run_group
-from mslesseg_app.reports.charts import Series, strips
-from mslesseg_app.reports.group_report import Fact, Section, write_group_page
+from mslesseg_app.reports.charts import ChartSeries, strips
+from mslesseg_app.reports.group_report import Fact, Section, write_group_report
 from mslesseg_app.reports.tabular import Column, Table
 
 
@@ -41,7 +41,7 @@ def test_what_is_written_is_escaped(page: Path) -> None:
 
 def test_an_empty_page(tmp_path: Path) -> None:
     section = Section('only', 'Nothing & more', warnings=('<i>',))
-    path = write_group_page(
+    path = write_group_report(
         tmp_path / 'a.html',
         title='Group <1>',
         folder='o"ut',
@@ -161,8 +161,10 @@ def test_a_long_table_keeps_its_numbers_for_sorting(tmp_path: Path) -> None:
     table = Table(
         'x', 'X', (Column('a', 'a'), Column('b', 'b')), tuple((f'r{k}', k / 3) for k in range(20))
     )
-    chart = strips('k', 'K', 'k (mm)', [Series('<s>', np.array([1.0, 2.0]), labels=['&', '"'])])
-    path = write_group_page(
+    chart = strips(
+        'k', 'K', 'k (mm)', [ChartSeries('<s>', np.array([1.0, 2.0]), labels=['&', '"'])]
+    )
+    path = write_group_report(
         tmp_path / 'a.html',
         title='t',
         folder='f',

@@ -15,7 +15,7 @@ from mslesseg_app.reports.sections import Change, Extra
 FLAIR = ImageUsed('FLAIR', 'f.nii.gz', '150 × 230 × 224 voxels of 1.2 × 1 × 1 mm')
 THICK = ImageUsed('FLAIR', 'f.nii.gz', '256 × 256 × 48 voxels of 0.9 × 0.9 × 3 mm')
 T1W = ImageUsed('T1w', 't.nii.gz', '192 × 256 × 256 voxels of 1 × 1 × 1 mm')
-GOOD = (QCNumber('flair_cnr', 21.0, 'ok'),)
+GOOD = (QCNumber('flair_cnr', 21.0, 'pass'),)
 PASS = {'status': 'pass', 'reasons': ()}
 
 
@@ -30,7 +30,7 @@ def exam(session: str, *lesions: tuple[str, float], **more: Any) -> ExamContent:
 
 
 def change(*rows: dict[str, Any], **pair: Any) -> Extra:
-    known = {'session_before': 'ses-1', 'verdict': 'ok', 'years': 1.0} | pair
+    known = {'session_before': 'ses-1', 'status': 'pass', 'years': 1.0} | pair
     return Extra(change=Change(rows, PairRecord(**known).to_metadata()))
 
 
@@ -63,7 +63,7 @@ def test_the_change_since_the_previous_session() -> None:
     assert seen.difference_ml == pytest.approx(0.21)
     assert seen.changes == '1 new, 1 enlarging, 1 resolved'
     assert seen.sequences == ('FLAIR 1.2 × 1 × 1 mm', 'T1w 1 × 1 × 1 mm')
-    assert (seen.verdict, seen.reasons) == ('ok', ())
+    assert (seen.status, seen.reasons) == ('pass', ())
     still = overview(NOW, change({'status': 'stable'}), [NOW, BEFORE])
     assert still.changes == 'no lesion changed'
 
@@ -90,14 +90,14 @@ def test_the_change_since_the_previous_session() -> None:
         ),
         (exam('2', doubts=('The models disagree.',)), Extra(), 'The models disagree.'),
         (NOW, change({'status': 'one-mask'}), '1 lesion is in the mask of one session only'),
-        (NOW, change(verdict='suspect', reason='blurred'), 'with care: blurred.'),
-        (NOW, change(verdict='failed', reason='far apart'), 'Not compared with the previous'),
+        (NOW, change(status='check', reason='blurred'), 'with care: blurred.'),
+        (NOW, change(status='fail', reason='far apart'), 'Not compared with the previous'),
     ],
 )
 def test_reasons_make_the_card_amber(now: ExamContent, extra: Extra, words: str) -> None:
     seen = overview(now, extra, [now, BEFORE])
     assert any(words in reason for reason in seen.reasons), seen.reasons
-    assert seen.verdict == 'suspect'
+    assert seen.status == 'check'
 
 
 def test_a_missing_sequence_is_stated_once() -> None:
@@ -107,5 +107,5 @@ def test_a_missing_sequence_is_stated_once() -> None:
 
 
 def test_reasons_do_not_hide_a_failed_check() -> None:
-    bad = dataclasses.replace(NOW, qc=(QCNumber('flair_cnr', 1.0, 'failed'),), missing=('T2w',))
-    assert overview(bad, Extra()).verdict == 'failed'
+    bad = dataclasses.replace(NOW, qc=(QCNumber('flair_cnr', 1.0, 'fail'),), missing=('T2w',))
+    assert overview(bad, Extra()).status == 'fail'

@@ -14,7 +14,7 @@ import pytest
 from mslesseg_app.core.errors import DataError, MSLesSegError
 from mslesseg_app.reports import ExamContent, Figure, LesionSummary, SubjectContent
 from mslesseg_app.reports.markup import linked, markdown, readable
-from mslesseg_app.reports.participant_report import write_subject_page
+from mslesseg_app.reports.participant_report import write_participant_report
 
 
 class Reader(HTMLParser):
@@ -47,7 +47,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture
 def page(content: SubjectContent, tmp_path: Path) -> Path:
-    return write_subject_page(content, tmp_path / 'sub-01.html')
+    return write_participant_report(content, tmp_path / 'sub-01.html')
 
 
 def test_all_sections_are_there(page: Path) -> None:
@@ -170,10 +170,10 @@ def test_text_colours_have_contrast(page: Path) -> None:
     assert len(schemes) == 2, 'light and dark'
     for scheme in schemes:
         full = {name: one if len(one) == 7 else f'#{one[1:] * 2}' for name, one in scheme.items()}
-        for name in ('ink', 'soft', 'link', 'ok', 'suspect', 'failed', 'unknown'):
+        for name in ('ink', 'soft', 'link', 'pass', 'check', 'fail', 'unknown'):
             for ground in ('paper', 'wash', 'warn', 'bad'):
                 assert contrast(full[name], full[ground]) >= 4.5, (name, ground)
-        for name in ('ok', 'suspect', 'failed', 'unknown'):
+        for name in ('pass', 'check', 'fail', 'unknown'):
             assert contrast(full['on'], full[name]) >= 4.5, name
 
 
@@ -181,13 +181,13 @@ def test_the_review_that_is_stored_is_shown(content: SubjectContent, tmp_path: P
     marks = {'1': {'mark': 'accept', 'marked': '2026-01-02T03:04:05Z', 'note': 'good'}}
     links = {'previous': 'sub-00.html', 'group': 'group_lesions.html'}
     one = dataclasses.replace(content, marks=marks, links=links)
-    text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
+    text = write_participant_report(one, tmp_path / 'p.html').read_text(encoding='utf-8')
     assert 'Segmentation: accepted' in text
     assert 'data-session="ses-1" data-mark="accept" data-marked="2026-01-02T03:04:05Z"' in text
     assert 'rel="prev" href="sub-00.html"' in text
     assert 'href="group_lesions.html" hidden' in text, 'until it is there'
     (tmp_path / 'group_lesions.html').touch()
-    text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
+    text = write_participant_report(one, tmp_path / 'p.html').read_text(encoding='utf-8')
     assert 'href="group_lesions.html">' in text
 
 
@@ -196,7 +196,7 @@ def test_same_content_same_bytes_and_no_leftovers(
 ) -> None:
     before = page.read_bytes()
     again = SubjectContent.from_dict(content.to_dict())
-    write_subject_page(again, page)
+    write_participant_report(again, page)
     assert page.read_bytes() == before
     assert len(before) < 15 * 2**20
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith('.')] == []
@@ -205,7 +205,7 @@ def test_same_content_same_bytes_and_no_leftovers(
 def test_beyond_the_limit_figures_are_linked(content: SubjectContent, tmp_path: Path) -> None:
     lesions = tmp_path / content.exams[0].figures[0].path
     limit = lesions.stat().st_size
-    page = write_subject_page(content, tmp_path / 'sub-01.html', embed_limit=limit)
+    page = write_participant_report(content, tmp_path / 'sub-01.html', embed_limit=limit)
     text = page.read_text(encoding='utf-8')
     assert 'data-lesion="7"' in text
     assert '<img src="sub-01/figures/alignment.svg"' in text
@@ -222,22 +222,22 @@ def test_odd_figures(content: SubjectContent, tmp_path: Path) -> None:
     )
     exam = ExamContent('1', figures=figures, summary=LesionSummary(1, 0.1))
     one = dataclasses.replace(content, exams=(exam,))
-    text = write_subject_page(one, tmp_path / 'p.html').read_text(encoding='utf-8')
+    text = write_participant_report(one, tmp_path / 'p.html').read_text(encoding='utf-8')
     assert 'gone.svg</code> not found' in text
     assert 'src="data:image/png;base64,' in text
     assert 'src="data:image/svg+xml;base64,' in text
-    linked_text = write_subject_page(one, tmp_path / 'p.html', embed_limit=0).read_text()
+    linked_text = write_participant_report(one, tmp_path / 'p.html', embed_limit=0).read_text()
     assert 'href="a%20%3C1%3E.png"' in linked_text
     (tmp_path / 'foreign.svg').write_text('<svg')
     with pytest.raises(DataError, match=r'foreign\.svg'):
-        write_subject_page(one, tmp_path / 'p.html')
+        write_participant_report(one, tmp_path / 'p.html')
 
 
 def test_a_page_without_anything(tmp_path: Path) -> None:
-    text = write_subject_page(SubjectContent('9'), tmp_path / 'p.html').read_text()
+    text = write_participant_report(SubjectContent('9'), tmp_path / 'p.html').read_text()
     assert 'No exam of this participant' in text
     bare = SubjectContent('9', (ExamContent(None), ExamContent('x', status='failed')))
-    text = write_subject_page(bare, tmp_path / 'p.html').read_text()
+    text = write_participant_report(bare, tmp_path / 'p.html').read_text()
     assert 'No reason was recorded' in text
     assert 'No image checks available' in text
 
@@ -245,7 +245,7 @@ def test_a_page_without_anything(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / 'file').touch()
     with pytest.raises(MSLesSegError, match='file'):
-        write_subject_page(SubjectContent('9'), tmp_path / 'file' / 'p.html')
+        write_participant_report(SubjectContent('9'), tmp_path / 'file' / 'p.html')
 
 
 def test_markdown() -> None:
@@ -357,7 +357,7 @@ def test_no_width_scrolls_sideways(page: Path, browser: Any, width: int) -> None
 
 @pytest.mark.browser
 def test_linked_figures_are_let_in(content: SubjectContent, tmp_path: Path, browser: Any) -> None:
-    page = write_subject_page(content, tmp_path / 'linked.html', embed_limit=0)
+    page = write_participant_report(content, tmp_path / 'linked.html', embed_limit=0)
     browser.events.clear()
     browser.open(page)
     widths = browser.run(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grouptree import Tree, add_failure, add_pictures, make_tree
+from grouptree import Tree, add_failure, add_images, make_tree
 
 from mslesseg_app.bids.review import read_review
 from mslesseg_app.core.settings import Settings
@@ -28,7 +28,7 @@ def settings_of(tree: Tree, **changes: Any) -> Settings:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     made = make_tree(tmp_path_factory.mktemp('review'), 4, sessions=2, models=('unet',))
     for (label, _), mask in made.predicted.items():
-        add_pictures(made, label, mask, np.random.default_rng(2))
+        add_images(made, label, mask, np.random.default_rng(2))
     add_failure(made, 'sub-03_ses-1', 'unet', '<img src=x onerror=alert(1)>')
     (made.out / 'sub-01.html').write_text('<title>a page</title>')
     (made.out / 'group_review.tsv').write_text(
@@ -145,7 +145,7 @@ def test_table_is_sorted_and_filtered(opened: Any) -> None:
 
 
 @pytest.mark.browser
-def test_pictures_are_seen_and_named(opened: Any) -> None:
+def test_images_are_seen_and_named(opened: Any) -> None:
     images = f"{ROWS}.map(r => r.querySelector('img'))"
     assert opened.run(f'{images}.every(i => i.complete && i.naturalHeight == 112)')
     assert opened.run(f'{images}.every(i => i.alt.includes("lesions outlined"))')
@@ -210,7 +210,7 @@ def test_three_hundred_exams_stay_light(tmp_path: Path, browser: Any) -> None:
     tree = make_tree(tmp_path, 150, sessions=2, models=('unet',), references=False)
     generator = np.random.default_rng(4)
     for (label, _), mask in tree.predicted.items():
-        add_pictures(tree, label, mask, generator)
+        add_images(tree, label, mask, generator)
     assert run_group(settings_of(tree), quiet=True) == 0
     page = tree.out / 'group_lesions.html'
     assert page.stat().st_size < 6e6
@@ -231,20 +231,20 @@ def test_what_has_to_be_reviewed_comes_first_the_worst_leading() -> None:
     rows = [
         ReviewRow('sub-1', '', mark='accept'),
         ReviewRow('sub-2', ''),
-        ReviewRow('sub-3', '', verdict='suspect'),
+        ReviewRow('sub-3', '', status='check'),
         ReviewRow('sub-4', '', flags=('x',)),
         ReviewRow('sub-5', '', mark='redone'),
-        ReviewRow('sub-6', '', verdict='ok', selfcheck='check'),
-        ReviewRow('sub-7', '', verdict='ok', selfcheck='pass'),
-        ReviewRow('sub-10', '', verdict='failed'),
-        ReviewRow('sub-9', '', verdict='failed'),
+        ReviewRow('sub-6', '', status='pass', selfcheck='check'),
+        ReviewRow('sub-7', '', status='pass', selfcheck='pass'),
+        ReviewRow('sub-10', '', status='fail'),
+        ReviewRow('sub-9', '', status='fail'),
     ]
     order = [row.participant.removeprefix('sub-') for row in in_order(rows)]
     assert order == ['5', '9', '10', '3', '6', '4', '2', '7', '1']
 
 
 @pytest.mark.browser
-def test_pictures_of_many_exams_lie_beside_the_page(
+def test_images_of_many_exams_lie_beside_the_page(
     tree: Tree, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('mslesseg_app.reports.group_report.MOST_EMBEDDED', 7)

@@ -14,20 +14,20 @@ EXAM = ExamContent('1', summary=LesionSummary(3, 1.5, 900.0))
 
 def test_each_lamp_shows_the_worst_of_its_numbers() -> None:
     numbers = (
-        QCNumber('alignment_FLAIR', 25.0, 'ok'),
-        QCNumber('alignment_T1w', 9.0, 'suspect'),
-        QCNumber('brain_volume_mni_ml', 1500.0, 'ok'),
-        QCNumber('flair_cnr', 3.0, 'failed'),
-        QCNumber('flair_coverage', 1.0, 'ok'),
-        QCNumber('flair_slice_thickness_mm', 6.0, 'suspect'),
+        QCNumber('alignment_FLAIR', 25.0, 'pass'),
+        QCNumber('alignment_T1w', 9.0, 'check'),
+        QCNumber('brain_volume_mni_ml', 1500.0, 'pass'),
+        QCNumber('flair_cnr', 3.0, 'fail'),
+        QCNumber('flair_coverage', 1.0, 'pass'),
+        QCNumber('flair_slice_thickness_mm', 6.0, 'check'),
     )
-    lamps = {item.title: item.verdict for item in trust(ExamContent('1', qc=numbers))}
-    assert lamps == {
-        'Registration': 'suspect',
-        'Brain mask': 'ok',
-        'Contrast to noise': 'failed',
+    statuses = {item.title: item.status for item in trust(ExamContent('1', qc=numbers))}
+    assert statuses == {
+        'Registration': 'check',
+        'Brain mask': 'pass',
+        'Contrast to noise': 'fail',
         'Motion': 'unknown',
-        'Coverage': 'suspect',
+        'Coverage': 'check',
         'Uncertainty': 'unknown',
     }
 
@@ -35,7 +35,7 @@ def test_each_lamp_shows_the_worst_of_its_numbers() -> None:
 def test_uncertainty_is_weighted_by_size_and_not_judged() -> None:
     rows = ({'mean_uncertainty': 0.1, 'n_voxels': 90}, {'mean_uncertainty': 0.6, 'n_voxels': 10})
     (item,) = (one for one in trust(ExamContent('1', lesions=rows)) if one.title == 'Uncertainty')
-    assert item.verdict == 'unknown'
+    assert item.status == 'unknown'
     assert item.numbers[0].value == pytest.approx(0.15)
 
 
@@ -48,7 +48,7 @@ def test_dissemination_says_what_was_not_assessed() -> None:
 
 def test_change_in_words() -> None:
     rows = tuple({'status': name} for name in ('new', 'stable', 'new', None))
-    about = PairRecord(session_before='ses-1', years=2.5, verdict='ok').to_metadata()
+    about = PairRecord(session_before='ses-1', years=2.5, status='pass').to_metadata()
     change = Change(rows, about)
     assert change.words() == 'Since ses-1 (2.5 years): 2 new, 1 stable, 1 not judged.'
     assert change.moved
@@ -57,7 +57,7 @@ def test_change_in_words() -> None:
     assert Change((), months).words() == (
         'Since the previous session (6 months): no lesion to compare.'
     )
-    failed = PairRecord(session_before='ses-1', verdict='failed', reason='they do not overlap')
+    failed = PairRecord(session_before='ses-1', status='fail', reason='they do not overlap')
     told = Change((), failed.to_metadata())
     assert not told.compared
     assert 'not compared, because they do not overlap' in told.words()

@@ -15,7 +15,7 @@ from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.reports import (
     ExamContent,
-    Provenance,
+    RunProvenance,
     SubjectContent,
     viewer,
 )
@@ -29,10 +29,10 @@ from mslesseg_app.reports.collect import (
     gather_extras,
     viewer_room,
 )
-from mslesseg_app.reports.participant_report import EMBED_LIMIT, write_subject_page
+from mslesseg_app.reports.participant_report import EMBED_LIMIT, write_participant_report
 from mslesseg_app.reports.viewer import Bundle, find_bundle, read_bundle
 from mslesseg_app.reports.viewer_data import load_exam, viewer_scene
-from tests.tools import pagetree
+from tests.tools import reporttree
 
 needs_package = pytest.mark.skipif(find_spec('ipyniivue') is None, reason='no ipyniivue')
 
@@ -52,18 +52,18 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def exams(tree: Path) -> tuple[ExamContent, ...]:
     return (
-        pagetree.write_exam(tree, '1', 4),
-        pagetree.write_exam(tree, '2', 6, before='1'),
-        pagetree.write_exam(tree, '3', 0),
-        pagetree.failed_exam('4'),
+        reporttree.write_exam(tree, '1', 4),
+        reporttree.write_exam(tree, '2', 6, before='1'),
+        reporttree.write_exam(tree, '3', 0),
+        reporttree.failed_exam('4'),
     )
 
 
 def written(exams: tuple[ExamContent, ...], tree: Path, name: str = 'sub-01.html') -> Path:
     content = SubjectContent(
-        '01', exams, Provenance('run', 'mslesseg <in> out'), '*Methods*', 'Doe'
+        '01', exams, RunProvenance('run', 'mslesseg <in> out'), '*Methods*', 'Doe'
     )
-    return write_subject_page(content, tree / name, extras=gather_extras(exams, '01', tree))
+    return write_participant_report(content, tree / name, extras=gather_extras(exams, '01', tree))
 
 
 # ----------------------------------------------------------------------------- the bundle
@@ -101,8 +101,10 @@ def test_the_installed_package_is_understood() -> None:
 def test_an_exam_without_lesions_shows_its_flair_first(
     tree: Path, exams: tuple[ExamContent, ...]
 ) -> None:
-    content = SubjectContent('01', exams[2:], Provenance('run', 'mslesseg'), '*Methods*', 'Doe')
-    write_subject_page(content, tree / 'none.html', extras=gather_extras(exams[2:], '01', tree))
+    content = SubjectContent('01', exams[2:], RunProvenance('run', 'mslesseg'), '*Methods*', 'Doe')
+    write_participant_report(
+        content, tree / 'none.html', extras=gather_extras(exams[2:], '01', tree)
+    )
     text = (tree / 'none.html').read_text('utf-8')
     assert text.count('No lesion detected on the FLAIR') == 1
     assert text.index('No lesion detected on the FLAIR') < text.index('The slices are shown in')
@@ -162,7 +164,7 @@ def test_images_are_brought_to_the_flair_by_their_transforms(
 
 
 def test_damaged_files_leave_a_note_not_an_error(tmp_path: Path) -> None:
-    exam = pagetree.write_exam(tmp_path, '1', 3, figures=False)
+    exam = reporttree.write_exam(tmp_path, '1', 3, figures=False)
     files = exam_files(exam, '01', tmp_path)
     assert files.brain is not None
     files.brain.write_bytes(b'no image')
@@ -177,21 +179,21 @@ def test_damaged_files_leave_a_note_not_an_error(tmp_path: Path) -> None:
 
 
 def test_the_models_of_separate_runs_are_drawn_together(tmp_path: Path) -> None:
-    exam = pagetree.write_exam(tmp_path, '1', 3, figures=False)
+    exam = reporttree.write_exam(tmp_path, '1', 3, figures=False)
     (alone,) = gather_extras((exam,), '01', tmp_path)
     assert 'models' not in [drawing.figure.kind for drawing in alone.drawings]
-    labels = pagetree.head(3)['labels']
+    labels = reporttree.head(3)['labels']
     mask = nb.Nifti1Image((np.asarray(labels.dataobj) > 0).astype(np.uint8), labels.affine)
-    for model in (pagetree.MODEL, 'floor', 'mean'):
+    for model in (reporttree.MODEL, 'floor', 'mean'):
         path = output_path(Exam('01', '1', {}), 'lesion_native', desc=model)
         nb.save(mask, tmp_path / path)
     (extra,) = gather_extras((exam,), '01', tmp_path)
     (drawn,) = [one.figure for one in extra.drawings if one.figure.kind == 'models']
-    assert f'Outlines: floor orange, {pagetree.MODEL} blue.' in drawn.caption
+    assert f'Outlines: floor orange, {reporttree.MODEL} blue.' in drawn.caption
 
 
 def test_timings_and_memory(tmp_path: Path) -> None:
-    exam = pagetree.write_exam(tmp_path, '1', 0, figures=False)
+    exam = reporttree.write_exam(tmp_path, '1', 0, figures=False)
     logs = tmp_path / 'logs'
     logs.mkdir()
     (logs / 'mslesseg-1_timings.txt').write_text(
@@ -405,7 +407,7 @@ def test_sessions_lie_side_by_side_and_few_viewers_stay_open(shown: Path, browse
 
 @needs_package
 @pytest.mark.browser
-def test_without_webgl_the_pictures_are_left(shown: Path, browser: Any) -> None:
+def test_without_webgl_the_images_are_left(shown: Path, browser: Any) -> None:
     script = browser.send(
         'Page.addScriptToEvaluateOnNewDocument',
         source='HTMLCanvasElement.prototype.getContext = () => null;',

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mslesseg_app.reports.slices import Volume
+from mslesseg_app.reports.slices import OrientedVolume
 from mslesseg_app.reports.volumes import Packed, pack_image, pack_labels, pack_map, pooled
 
 PLENTY = 10**9
@@ -27,19 +27,21 @@ def unpack(packed: Packed) -> nb.Nifti1Image:
     return nb.Nifti1Image(data, head.get_sform(), head)
 
 
-def volume(data: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 3.0)) -> Volume:
+def volume(
+    data: np.ndarray, spacing: tuple[float, float, float] = (1.0, 1.0, 3.0)
+) -> OrientedVolume:
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = -10, 20, 5
-    return Volume(data, affine, np.array(spacing))
+    return OrientedVolume(data, affine, np.array(spacing))
 
 
 @pytest.fixture
-def grey() -> Volume:
+def grey() -> OrientedVolume:
     rng = np.random.default_rng(1)
     return volume(rng.gamma(2, 50, (30, 40, 12)).astype(np.float32))
 
 
-def test_an_image_comes_back_within_half_a_level(grey: Volume) -> None:
+def test_an_image_comes_back_within_half_a_level(grey: OrientedVolume) -> None:
     inside = np.ones(grey.data.shape, bool)
     packed = pack_image(grey, inside, inside, PLENTY)
     assert packed is not None
@@ -50,7 +52,7 @@ def test_an_image_comes_back_within_half_a_level(grey: Volume) -> None:
     assert np.allclose(back.affine, grey.affine)
 
 
-def test_the_window_is_that_of_the_brain_and_more_is_kept(grey: Volume) -> None:
+def test_the_window_is_that_of_the_brain_and_more_is_kept(grey: OrientedVolume) -> None:
     inside = np.ones(grey.data.shape, bool)
     brain = np.zeros(grey.data.shape, bool)
     brain[8:22, 10:30, 2:9] = True
@@ -64,7 +66,7 @@ def test_the_window_is_that_of_the_brain_and_more_is_kept(grey: Volume) -> None:
     assert (shades > packed.high + 5).any(), 'brighter voxels can still be told apart'
 
 
-def test_outside_is_nothing_and_inside_is_something(grey: Volume) -> None:
+def test_outside_is_nothing_and_inside_is_something(grey: OrientedVolume) -> None:
     inside = np.zeros(grey.data.shape, bool)
     inside[5:20, 10:30, 2:9] = True
     packed = pack_image(grey, inside, inside, PLENTY)
@@ -72,7 +74,9 @@ def test_outside_is_nothing_and_inside_is_something(grey: Volume) -> None:
     assert np.array_equal(np.asarray(unpack(packed).dataobj) > 0, inside)
 
 
-def test_less_room_gives_fewer_levels_then_larger_voxels_then_nothing(grey: Volume) -> None:
+def test_less_room_gives_fewer_levels_then_larger_voxels_then_nothing(
+    grey: OrientedVolume,
+) -> None:
     inside = np.ones(grey.data.shape, bool)
     full = pack_image(grey, inside, inside, PLENTY)
     assert full is not None
@@ -126,6 +130,6 @@ def test_a_map_keeps_its_values() -> None:
     assert np.abs(np.asarray(unpack(packed).dataobj).astype(float) * slope - data).max() < 0.0041
 
 
-def test_same_image_same_text(grey: Volume) -> None:
+def test_same_image_same_text(grey: OrientedVolume) -> None:
     inside = np.ones(grey.data.shape, bool)
     assert pack_image(grey, inside, inside, PLENTY) == pack_image(grey, inside, inside, PLENTY)

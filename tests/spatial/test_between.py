@@ -8,7 +8,7 @@ import pytest
 
 from mslesseg_app.spatial.between import disagreement
 from mslesseg_app.spatial.exam_alignment import search_region
-from mslesseg_app.spatial.quality import Judgement, beside_flair
+from mslesseg_app.spatial.quality import AlignmentCheck, beside_flair
 from mslesseg_app.spatial.registered import peak
 from mslesseg_app.spatial.template import load_template
 
@@ -16,21 +16,21 @@ from mslesseg_app.spatial.template import load_template
 @pytest.mark.parametrize(
     ('apart', 'given', 'before', 'after'),
     [
-        (0.4, False, 'ok', 'ok'),
-        (1.4, False, 'suspect', 'suspect'),
-        (2.0, False, 'ok', 'suspect'),
-        (4.4, False, 'suspect', 'suspect'),
-        (9.0, False, 'ok', 'failed'),
-        (9.0, True, 'ok', 'suspect'),
-        (2.0, False, 'failed', 'failed'),
+        (0.4, False, 'pass', 'pass'),
+        (1.4, False, 'check', 'check'),
+        (2.0, False, 'pass', 'check'),
+        (4.4, False, 'check', 'check'),
+        (9.0, False, 'pass', 'fail'),
+        (9.0, True, 'pass', 'check'),
+        (2.0, False, 'fail', 'fail'),
     ],
 )
-def test_distance_beside_the_flair_lowers_the_verdict(apart, given, before, after):
-    judged = beside_flair(Judgement(before, 'why', {'z': 20.0}), apart, given)
-    assert judged.verdict == after
+def test_distance_beside_the_flair_lowers_the_status(apart, given, before, after):
+    judged = beside_flair(AlignmentCheck(before, 'why', {'z': 20.0}), apart, given)
+    assert judged.status == after
     assert judged.numbers == {'z': 20.0, 'beside_flair_mm': apart}
     assert (f'{apart:.1f} mm beside the FLAIR' in judged.reason) == (
-        before != 'failed' and apart > 1.5
+        before != 'fail' and apart > 1.5
     )
 
 

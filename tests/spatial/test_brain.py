@@ -1,4 +1,4 @@
-"""Brain mask, recognition of stripped images, and judgement, on heads made from the template."""
+"""Brain mask, recognition of stripped images, and check, on heads made from the template."""
 
 from __future__ import annotations
 
@@ -215,31 +215,31 @@ PLANTED = {
 
 
 def test_right_alignment_passes(head):
-    judgement = quality.judge(head, np.eye(4))
-    assert judgement.verdict == 'ok'
-    assert judgement.reason == ''
-    assert judgement.numbers['z'] > 10
-    assert judgement.numbers['peak'] > 0.15
-    assert judgement.numbers['overlap'] > 0.9
+    check = quality.check_alignment(head, np.eye(4))
+    assert check.status == 'pass'
+    assert check.reason == ''
+    assert check.numbers['z'] > 10
+    assert check.numbers['peak'] > 0.15
+    assert check.numbers['overlap'] > 0.9
 
 
 @pytest.mark.parametrize('wrong', PLANTED.values(), ids=PLANTED.keys())
 def test_planted_failures_are_caught(head, wrong):
-    judgement = quality.judge(head, wrong)
-    assert judgement.verdict == 'failed'
-    assert judgement.reason
+    check = quality.check_alignment(head, wrong)
+    assert check.status == 'fail'
+    assert check.reason
 
 
 @pytest.mark.parametrize('smooth', [0.0, 3.0])
 def test_noise_is_caught(head, smooth):
     data = np.random.default_rng(0).normal(size=head.shape)
     noise = on_template(ndi.gaussian_filter(data, smooth) if smooth else np.abs(data))
-    assert quality.judge(noise, np.eye(4)).verdict == 'failed'
+    assert quality.check_alignment(noise, np.eye(4)).status == 'fail'
 
 
 def test_given_alignments_are_at_worst_suspect(head):
-    assert quality.judge(head, PLANTED['shifted up'], given=True).verdict == 'suspect'
-    registered = exam.judge_exam({'FLAIR': head}, None, {'FLAIR': np.eye(4)})
+    assert quality.check_alignment(head, PLANTED['shifted up'], given=True).status == 'check'
+    registered = exam.check_exam({'FLAIR': head}, None, {'FLAIR': np.eye(4)})
     assert registered.failed == []
 
 

@@ -20,7 +20,7 @@ from mslesseg_app.demo.protocols import FLAIR_2D, MPRAGE, TSE
 from mslesseg_app.spatial import exam_alignment as exam
 from mslesseg_app.spatial import pose, quality
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
-from mslesseg_app.spatial.registration import Pair, Reference
+from mslesseg_app.spatial.registration import ImagePair, Reference
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, load_template
 
 MODALITIES = ('FLAIR', 'T1w', 'T2w')
@@ -101,8 +101,8 @@ def test_displaced_heads_come_back(heads, plain, brain_points, seed):
     back = compose(invert(move), found)
     assert mean_distance(back, plain[name], brain_points) < LOST_MM
     if seed in (0, 1, 2, 8):
-        judged = quality.judge(img, found)
-        assert judged.verdict == 'ok', judged.reason
+        judged = quality.check_alignment(img, found)
+        assert judged.status == 'pass', judged.reason
 
 
 @pytest.mark.parametrize('seed', range(8))
@@ -114,7 +114,7 @@ def test_storage_does_not_matter(heads, seed):
     other = img.as_reoriented(np.array([order, signs]).T)
     assert other.shape != img.shape or not np.array_equal(other.affine, img.affine)
     template, region = load_template().brain, exam.search_region()
-    first, second = (Pair(one, Reference(template, region)) for one in (img, other))
+    first, second = (ImagePair(one, Reference(template, region)) for one in (img, other))
     np.testing.assert_allclose(first.centre(), second.centre(), atol=1e-6)
     for size in (8.0, 2.0):
         ours, theirs = first.level(size)[0], second.level(size)[0]
@@ -184,30 +184,30 @@ PLANTED = {
 
 @pytest.mark.parametrize('name', ['FLAIR', 'T1w'])
 def test_planted_failures_on_a_head_are_caught(heads, plain, name):
-    judged = quality.judge(heads[name], plain[name])
-    assert judged.verdict == 'ok', judged.reason
+    judged = quality.check_alignment(heads[name], plain[name])
+    assert judged.status == 'pass', judged.reason
     for what, move in PLANTED.items():
-        judged = quality.judge(heads[name], plain[name] @ move)
-        assert judged.verdict == 'failed', f'{what}: {judged}'
+        judged = quality.check_alignment(heads[name], plain[name] @ move)
+        assert judged.status == 'fail', f'{what}: {judged}'
         assert judged.reason
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize('name', MODALITIES)
 def test_planted_failures_on_a_scan_are_caught(scans, aligned_scans, name):
-    judged = quality.judge(scans[name], aligned_scans[name])
-    assert judged.verdict == 'ok', judged.reason
+    judged = quality.check_alignment(scans[name], aligned_scans[name])
+    assert judged.status == 'pass', judged.reason
     for what, move in PLANTED.items():
-        judged = quality.judge(scans[name], aligned_scans[name] @ move)
-        assert judged.verdict == 'failed', f'{what}: {judged}'
+        judged = quality.check_alignment(scans[name], aligned_scans[name] @ move)
+        assert judged.status == 'fail', f'{what}: {judged}'
 
 
 @pytest.mark.realdata
 def test_matrices_of_another_image_are_caught(real_data, scans, aligned_scans, heads, plain):
     """The matrix of a wrong image is far off here; that of the same session is not."""
-    assert quality.judge(scans['FLAIR'], plain['FLAIR']).verdict != 'ok'
-    assert quality.judge(heads['T1w'], aligned_scans['T1w']).verdict != 'ok'
-    assert quality.judge(scans['T2w'], aligned_scans['FLAIR']).verdict == 'ok'
+    assert quality.check_alignment(scans['FLAIR'], plain['FLAIR']).status != 'pass'
+    assert quality.check_alignment(heads['T1w'], aligned_scans['T1w']).status != 'pass'
+    assert quality.check_alignment(scans['T2w'], aligned_scans['FLAIR']).status == 'pass'
 
 
 def noise(width):

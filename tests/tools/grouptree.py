@@ -22,10 +22,10 @@ _HEADER = {
     'brain_volume_ml': 1300.0,
     'brain_volume_mni_ml': 1800.0,
     'alignment_FLAIR': 0.9,
-    'alignment_FLAIR_verdict': 'ok',
+    'alignment_FLAIR_status': 'pass',
     'flair_coverage': 0.99,
     'flair_slice_thickness_mm': 1.5,
-    'qc_verdict': 'ok',
+    'qc_status': 'pass',
 }
 
 
@@ -130,7 +130,7 @@ def add_exam(
         tree.truth[label] = truth
 
 
-def add_pictures(tree: Tree, label: str, mask: np.ndarray, generator: np.random.Generator) -> None:
+def add_images(tree: Tree, label: str, mask: np.ndarray, generator: np.random.Generator) -> None:
     """Write a FLAIR with these lesions and its brain mask, as the participant level does."""
     subject, _, session = label.partition('_')
     folder = tree.out / subject / session / 'anat'

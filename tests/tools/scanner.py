@@ -10,12 +10,12 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
-from mslesseg_app.demo.dicom import Patient, Study, write_series
+from mslesseg_app.demo.dicom import DemoStudy, Patient, write_series
 
 ANNA = Patient('Muster^Anna', 'ID-4711', dt.date(1980, 2, 3), 'F')
 BERT = Patient('Beispiel^Bert', 'ID-0815', dt.date(1975, 11, 30), 'M')
-FIRST = Study(dt.date(2021, 5, 6), dt.time(9))
-SECOND = Study(dt.date(2022, 7, 8), dt.time(10))
+FIRST = DemoStudy(dt.date(2021, 5, 6), dt.time(9))
+SECOND = DemoStudy(dt.date(2022, 7, 8), dt.time(10))
 
 _COMMON = {
     'MagneticFieldStrength': 3.0,
@@ -66,7 +66,7 @@ def scan(
     kind: str = 'FLAIR',
     *,
     patient: Patient = ANNA,
-    study: Study = FIRST,
+    study: DemoStudy = FIRST,
     number: int = 2,
     vendor: str = 'siemens',
     seed: int = 0,

@@ -25,7 +25,7 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.core.files import publish
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.participant.interfaces.base import GuardedInterface
-from mslesseg_app.participant.progress import Progress
+from mslesseg_app.participant.progress import RunProgress
 from mslesseg_app.participant.workflows.base import keep_crashes
 
 
@@ -87,20 +87,20 @@ def stub_workflow(exam: Exam, settings: Settings, broken: bool) -> Workflow:
     return workflow
 
 
-class StubPage:
-    """A page of one word, written by a worker."""
+class StubReport:
+    """A report of one word, written by a worker."""
 
     n_procs = 1
     mem_gb = 0.1
     run_without_submitting = False
-    name = 'page'
+    name = 'report'
 
     def __init__(self, settings: Settings, subject: str) -> None:
         self.path = settings.out_dir / f'sub-{subject}.html'
-        self.fullname = f'sub-{subject}.page'
+        self.fullname = f'sub-{subject}.report'
 
     def run(self) -> None:
-        self.path.write_text('page')
+        self.path.write_text('report')
 
     def is_cached(self) -> tuple[bool, bool]:
         return False, False
@@ -138,7 +138,7 @@ def chain(*steps: PlainStep) -> nx.DiGraph:
     return graph
 
 
-class Recorder(Progress):
+class Recorder(RunProgress):
     """Progress that keeps what it is told: (event, exam or exam.node)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

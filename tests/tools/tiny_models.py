@@ -60,7 +60,7 @@ def save_weights(architecture: str, path: Path, **changes: Any) -> Path:
     return path
 
 
-def wishes(architecture: str, **more: Any) -> dict[str, Any]:
+def overrides(architecture: str, **more: Any) -> dict[str, Any]:
     """Return what `mslesseg_app.models.store.add_model` is asked for a tiny network."""
     options, edge = TINY[architecture]
     return {
@@ -80,7 +80,7 @@ def add_tiny(architecture: str, folder: Path, **more: Any) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     source = save_weights(architecture, folder / f'.{architecture}.safetensors')
     try:
-        return add_model(source, folder, wishes(architecture, **more))
+        return add_model(source, folder, overrides(architecture, **more))
     finally:
         source.unlink()
 

@@ -13,7 +13,7 @@ import torch
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 from mslesseg_app.training.augmentation import (
-    AugmentedFeed,
+    AugmentedDataset,
     LesionShapes,
     Patch,
     change_brain,
@@ -26,9 +26,9 @@ from mslesseg_app.training.cases import LabelledCase, read_case
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.plan import Augmentation, Plan, changed
 from mslesseg_app.training.presets import preset
-from mslesseg_app.training.random_fields import Chance
+from mslesseg_app.training.random_fields import RandomStream
 
-PLAN = changed(preset('mended', 'unet'), {'patch': 32})
+PLAN = changed(preset('default', 'unet'), {'patch': 32})
 ENTRY = entry_of(PLAN)
 PRESENT = (True, True, True)
 
@@ -56,13 +56,13 @@ def ball_patch(edge: int = 24) -> Patch:
 
 
 def test_draws_follow_from_seed_epoch_and_place(cases, shapes: LesionShapes) -> None:
-    feed = AugmentedFeed(cases, PLAN, ENTRY, shapes)
-    first, again, other = (feed[key] for key in [(1, 2, 0), (1, 2, 0), (1, 3, 0)])
+    dataset = AugmentedDataset(cases, PLAN, ENTRY, shapes)
+    first, again, other = (dataset[key] for key in [(1, 2, 0), (1, 2, 0), (1, 3, 0)])
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first['image'], other['image'])
     assert first['image'].shape == (1, 3, 32, 32, 32)
     assert first['label'].shape == first['weight'].shape == (1, 1, 32, 32, 32)
-    assert list(feed.prepare()) == [case.name for case in cases] == feed.files
+    assert list(dataset.prepare()) == [case.name for case in cases] == dataset.files
 
 
 def test_units_of_the_images_change_nothing(cases, tmp_path: Path) -> None:
@@ -72,24 +72,26 @@ def test_units_of_the_images_change_nothing(cases, tmp_path: Path) -> None:
         other[name] = tmp_path / path.name
         nb.save(nb.Nifti1Image(image.get_fdata() * 7.0, image.affine), other[name])
     plan = replace(PLAN, augmentation=Augmentation(plant=0))
-    feeds = [AugmentedFeed([one], plan, ENTRY) for one in (case, replace(case, images=other))]
+    datasets = [
+        AugmentedDataset([one], plan, ENTRY) for one in (case, replace(case, images=other))
+    ]
     for place in range(6):
-        one, two = (feed[(0, place, 0)] for feed in feeds)
+        one, two = (dataset[(0, place, 0)] for dataset in datasets)
         np.testing.assert_allclose(one['image'], two['image'], atol=2e-3)
 
 
 def test_an_exam_without_mask_gets_lesions(cases, shapes: LesionShapes) -> None:
-    feed = AugmentedFeed([replace(cases[0], mask=None)], PLAN, ENTRY, shapes)
-    assert not feed.volume(0).labelled
-    drawn = [feed[(0, place, 0)]['label'].sum() for place in range(12)]
+    dataset = AugmentedDataset([replace(cases[0], mask=None)], PLAN, ENTRY, shapes)
+    assert not dataset.volume(0).labelled
+    drawn = [dataset[(0, place, 0)]['label'].sum() for place in range(12)]
     assert max(drawn) > 0
 
 
 def test_only_brain_has_weight_and_absent_channels_are_zero(cases) -> None:
     images = {'FLAIR': cases[0].images['FLAIR']}
-    feed = AugmentedFeed([replace(cases[0], images=images)], PLAN, ENTRY)
+    dataset = AugmentedDataset([replace(cases[0], images=images)], PLAN, ENTRY)
     for place in range(6):
-        drawn = feed[(0, place, 0)]
+        drawn = dataset[(0, place, 0)]
         outside = drawn['weight'][0, 0] == 0
         assert not drawn['image'][0, :, outside].any()
         assert not drawn['image'][0, 1:].any()
@@ -102,8 +104,8 @@ def test_bright_tissue_that_is_no_lesion_weighs_more(cases, tmp_path: Path) -> N
     nb.save(nb.Nifti1Image(rim, mask.affine), tmp_path / 'rim.nii.gz')
     case = replace(cases[0], negatives=tmp_path / 'rim.nii.gz')
     plan = replace(PLAN, augmentation=Augmentation(negatives=0.4, poor_mask=0, cut=0))
-    feed = AugmentedFeed([case], plan, ENTRY)
-    weights = torch.cat([feed[(0, place, 0)]['weight'] for place in range(8)])
+    dataset = AugmentedDataset([case], plan, ENTRY)
+    weights = torch.cat([dataset[(0, place, 0)]['weight'] for place in range(8)])
     assert set(weights.unique().tolist()) == {0.0, 1.0, 3.0}
 
 
@@ -112,7 +114,7 @@ def test_planted_lesions_are_labelled_and_brighter_on_flair_and_darker_on_t1w() 
     before = patch.images.clone()
     place = torch.zeros_like(patch.label)
     place[:, 14:20, 14:20, 14:20] = 1
-    plant(patch, place, torch.full((3,), 0.2), PRESENT, Chance(3))
+    plant(patch, place, torch.full((3,), 0.2), PRESENT, RandomStream(3))
     new = (patch.label > 0.5) & (place > 0.5)
     assert new.sum() > 100
     change = (patch.images - before)[:, new[0]]
@@ -126,7 +128,7 @@ def test_contrast_of_lesions_changes_within_its_limits() -> None:
     contrasts = []
     for seed in range(40):
         patch = ball_patch()
-        change_lesions(patch, Chance(seed))
+        change_lesions(patch, RandomStream(seed))
         contrasts.append(float(patch.images[0, 10, 10, 10]) - 1)
         assert float(patch.images[0, 4, 4, 4]) == 1
     assert 0.28 < min(contrasts) < 0.5
@@ -140,17 +142,18 @@ def test_planted_load_shifts_the_scale() -> None:
     loaded = values.clone()
     loaded[:, :500] = 5
     one, two = (
-        normalised(patch, points, PRESENT, 'clipped', Chance(1)) for points in (values, loaded)
+        normalised(patch, points, PRESENT, 'clipped', RandomStream(1))
+        for points in (values, loaded)
     )
     lesion = (0, 10, 10, 10)
     assert 0 < float(two[lesion]) < 0.5 * float(one[lesion])
 
 
 def test_brain_masks_and_fields_of_view_change_images_and_weights_alike() -> None:
-    wish = Augmentation(poor_mask=1, cut=1)
+    rules = Augmentation(poor_mask=1, cut=1)
     for seed in range(8):
         patch = ball_patch()
-        change_brain(patch, wish, Chance(seed))
+        change_brain(patch, rules, RandomStream(seed))
         assert not patch.images[:, patch.brain[0] == 0].any()
         assert not torch.equal(patch.brain, ball_patch().brain)
 
@@ -158,12 +161,12 @@ def test_brain_masks_and_fields_of_view_change_images_and_weights_alike() -> Non
 def test_the_load_of_an_invented_patient_is_the_wanted_one(shapes: LesionShapes) -> None:
     """Three lesions of 1 ml, moved by at most 4 mm: overlaps make a large load smaller."""
     for seed in range(6):
-        small = shapes.draw((60, 60, 60), (0, 0, 0), 0.3, Chance(seed))
+        small = shapes.draw((60, 60, 60), (0, 0, 0), 0.3, RandomStream(seed))
         assert small.sum() in (0, *range(300, 1001))  # mirrored ones lie outside this box
-        large = shapes.draw((182, 60, 60), (0, 0, 0), 20, Chance(seed))
+        large = shapes.draw((182, 60, 60), (0, 0, 0), 20, RandomStream(seed))
         assert 3000 < int(large.sum()) < 3 * 18**3
-    once = shapes.draw((182, 60, 60), (0, 0, 0), 2, Chance(4))
-    assert torch.equal(once, shapes.draw((182, 60, 60), (0, 0, 0), 2, Chance(4)))
+    once = shapes.draw((182, 60, 60), (0, 0, 0), 2, RandomStream(4))
+    assert torch.equal(once, shapes.draw((182, 60, 60), (0, 0, 0), 2, RandomStream(4)))
 
 
 def test_what_holds_no_shapes_is_refused(tmp_path: Path) -> None:

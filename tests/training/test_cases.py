@@ -17,7 +17,7 @@ from mslesseg_app.training.cases import LabelledCase, Split, check_leaks, load_c
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.folds import SCHEMES, make_folds
 from mslesseg_app.training.patches import (
-    CaseFeed,
+    CaseDataset,
     EpochOrder,
     RandomIntensity,
     ReadCase,
@@ -28,7 +28,7 @@ from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 
 
-def tiny(name: str = 'mended', **more: object) -> Plan:
+def tiny(name: str = 'default', **more: object) -> Plan:
     small = {'options': {'feature_size': 2}, 'patch': 16, 'steps_per_epoch': 2, **more}
     return changed(preset(name, 'unetr'), small)
 
@@ -88,9 +88,9 @@ def test_an_unfit_case_is_an_error_that_names_it(cases, tmp_path, how) -> None:
     assert str(caught.value).startswith('sub-P01_ses-1: ')
     assert caught.value.hint
     plan = tiny()
-    feed = CaseFeed([case], plan, entry_of(plan), tmp_path / 'cache')
+    dataset = CaseDataset([case], plan, entry_of(plan), tmp_path / 'cache')
     with pytest.raises(DataError, match=said):
-        list(feed.prepare())
+        list(dataset.prepare())
 
 
 def test_somebody_on_two_sides_is_an_error(cases) -> None:
@@ -176,35 +176,35 @@ def test_folds_that_cannot_be() -> None:
 
 def test_patches_follow_from_their_place_alone(cases, tmp_path) -> None:
     plan = tiny(patches=2)
-    feeds = [CaseFeed(cases, plan, entry_of(plan), tmp_path / name) for name in 'ab']
-    first = feeds[0][3, 1, 2]
-    feeds[1][0, 0, 0]
-    second = feeds[1][3, 1, 2]
+    datasets = [CaseDataset(cases, plan, entry_of(plan), tmp_path / name) for name in 'ab']
+    first = datasets[0][3, 1, 2]
+    datasets[1][0, 0, 0]
+    second = datasets[1][3, 1, 2]
     assert first['image'].shape == (2, 3, 16, 16, 16)
     assert first['label'].shape == first['weight'].shape == (2, 1, 16, 16, 16)
     for name in first:
         assert torch.equal(first[name], second[name])
-    assert not torch.equal(first['image'], feeds[0][4, 1, 2]['image'])
+    assert not torch.equal(first['image'], datasets[0][4, 1, 2]['image'])
 
 
 def test_what_is_cached_follows_the_file(cases, tmp_path) -> None:
     plan = tiny()
     case = replace(cases[0], mask=tmp_path / 'mask.nii.gz')
     case.mask.write_bytes(cases[0].mask.read_bytes())
-    before = CaseFeed([case], plan, entry_of(plan), tmp_path / 'cache').read[0]['label']
+    before = CaseDataset([case], plan, entry_of(plan), tmp_path / 'cache').read[0]['label']
     image = nb.load(cases[0].mask)
     smaller = np.asarray(image.dataobj).copy()
     smaller[:20] = 0
     nb.save(nb.Nifti1Image(smaller, image.affine), case.mask)
-    after = CaseFeed([case], plan, entry_of(plan), tmp_path / 'cache').read[0]['label']
+    after = CaseDataset([case], plan, entry_of(plan), tmp_path / 'cache').read[0]['label']
     assert int(after.sum()) == int((smaller > 0).sum()) < int(before.sum())
 
 
 def test_zeros_outside_the_brain_stay_zero_with_ours_only(cases, tmp_path) -> None:
-    for name, moved in (('mended', False), ('paper', True)):
+    for name, moved in (('default', False), ('paper', True)):
         plan = tiny(name, jitter=1.0, on_lesion=0.0)
-        feed = CaseFeed(cases[:1], plan, entry_of(plan), tmp_path / name)
-        patch = feed[0, 0, 0]
+        dataset = CaseDataset(cases[:1], plan, entry_of(plan), tmp_path / name)
+        patch = dataset[0, 0, 0]
         outside = patch['image'][:, :1][patch['weight'] == 0]
         assert outside.numel()
         assert bool((outside != 0).any()) == moved
@@ -212,14 +212,14 @@ def test_zeros_outside_the_brain_stay_zero_with_ours_only(cases, tmp_path) -> No
 
 def test_patches_around_lesions(cases, tmp_path) -> None:
     plan = tiny(patches=8, on_lesion=1.0)
-    feed = CaseFeed(cases, plan, entry_of(plan), tmp_path)
-    patches = feed[0, 0, 1]
+    dataset = CaseDataset(cases, plan, entry_of(plan), tmp_path)
+    patches = dataset[0, 0, 1]
     assert patches['label'].flatten(1).any(1).all()
 
 
 def test_statistics_of_the_patch_are_those_of_its_own_voxels(cases, tmp_path) -> None:
     plan = tiny('paper', statistics='patch', jitter=0.0)
-    image = CaseFeed(cases, plan, entry_of(plan), tmp_path)[0, 0, 0]['image'][0]
+    image = CaseDataset(cases, plan, entry_of(plan), tmp_path)[0, 0, 0]['image'][0]
     for channel in image:
         values = channel[channel != 0]
         assert float(values.mean()) == pytest.approx(0, abs=1e-4)
@@ -228,7 +228,7 @@ def test_statistics_of_the_patch_are_those_of_its_own_voxels(cases, tmp_path) ->
 
 def test_channels_that_are_not_required_are_dropped(cases, tmp_path) -> None:
     plan = tiny(drop=1.0, required=['FLAIR'])
-    image = CaseFeed(cases, plan, entry_of(plan), tmp_path)[0, 0, 0]['image'][0]
+    image = CaseDataset(cases, plan, entry_of(plan), tmp_path)[0, 0, 0]['image'][0]
     assert bool(image[0].any())
     assert not bool(image[1:].any())
 
@@ -256,8 +256,8 @@ def test_every_case_comes_before_any_comes_again() -> None:
 
 def test_collate_joins_patches(cases, tmp_path) -> None:
     plan = tiny(patches=2)
-    feed = CaseFeed(cases, plan, entry_of(plan), tmp_path)
-    draws = [feed[0, 0, 0], feed[0, 1, 1]]
+    dataset = CaseDataset(cases, plan, entry_of(plan), tmp_path)
+    draws = [dataset[0, 0, 0], dataset[0, 1, 1]]
     joined = collate(draws)
     assert joined['image'].shape[0] == 4
     assert torch.equal(joined['label'][2:], draws[1]['label'])
@@ -330,11 +330,11 @@ def test_slices_across_the_second_axis_have_draws_of_their_own() -> None:
 
 
 def test_exams_are_judged_by_the_sampler_of_the_validation(cases, tmp_path) -> None:
-    from mslesseg_app.training.validation import CaseJudge
+    from mslesseg_app.training.validation import CaseValidator
 
     plan = preset('paper', 'swinunetr')
-    feed = CaseFeed(cases[:1], plan, entry_of(plan), tmp_path, judged=True)
-    judge = CaseJudge(feed, entry_of(plan))
-    assert judge.entry.sampler == plan.validation
+    dataset = CaseDataset(cases[:1], plan, entry_of(plan), tmp_path, judged=True)
+    validator = CaseValidator(dataset, entry_of(plan))
+    assert validator.entry.sampler == plan.validation
     assert entry_of(plan).sampler == plan.sampler != plan.validation
-    assert feed.read[0]['image'].shape[1:] == (32, 32, 32), 'nothing is cropped'
+    assert dataset.read[0]['image'].shape[1:] == (32, 32, 32), 'nothing is cropped'

@@ -23,11 +23,11 @@ from mslesseg_app.training import loop
 from mslesseg_app.training.cases import LabelledCase
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.loop import CHECKPOINT, Trainer
-from mslesseg_app.training.patches import CaseFeed
+from mslesseg_app.training.patches import CaseDataset
 from mslesseg_app.training.plan import Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.tracking import Tracker
-from mslesseg_app.training.validation import CaseJudge
+from mslesseg_app.training.validation import CaseValidator
 
 SIZES: dict[str, dict[str, Any]] = {
     'unet': {'channels': [2, 4]},
@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def tiny(network: str = 'unet', name: str = 'mended', **more: Any) -> Plan:
+def tiny(network: str = 'unet', name: str = 'default', **more: Any) -> Plan:
     small = {
         'options': SIZES[network],
         'patch': 16,
@@ -55,9 +55,11 @@ def make(
 ) -> Trainer:
     entry = entry_of(plan)
     cache = folder.parent / 'cache'
-    feed = CaseFeed(cases[judged:], plan, entry, cache)
-    judge = CaseJudge(CaseFeed(cases[:judged], plan, entry, cache), entry) if judged else None
-    return Trainer(folder, plan, feed, judge, **more)
+    dataset = CaseDataset(cases[judged:], plan, entry, cache)
+    validator = (
+        CaseValidator(CaseDataset(cases[:judged], plan, entry, cache), entry) if judged else None
+    )
+    return Trainer(folder, plan, dataset, validator, **more)
 
 
 class Crash(BaseException):
@@ -76,7 +78,7 @@ class CrashingTracker(Tracker):
             raise Crash
 
 
-@pytest.mark.parametrize(('network', 'name'), [('mssegdiff', 'paper'), ('transbts', 'mended')])
+@pytest.mark.parametrize(('network', 'name'), [('mssegdiff', 'paper'), ('transbts', 'default')])
 def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network, name) -> None:
     """MSSegDiff draws noise, TransBTS drops out: both need the generators as they were."""
     more = {'validation': {'steps': 2}} if network == 'mssegdiff' else {}
@@ -214,7 +216,7 @@ def test_a_run_that_diverges_returns_with_a_lower_rate_and_then_stops(
 
 
 class Scores:
-    """A judge with opinions of its own."""
+    """A validator with opinions of its own."""
 
     def __init__(self, scores: Sequence[float]) -> None:
         self.scores = list(scores)
@@ -229,15 +231,15 @@ class Scores:
 
 def test_the_best_epoch_is_kept_and_patience_ends_a_run(cases, tmp_path) -> None:
     plan = tiny(epochs=9, validate_every=1, patience=2)
-    feed = CaseFeed(cases, plan, entry_of(plan), tmp_path / 'cache')
-    trainer = Trainer(tmp_path / 'run', plan, feed, Scores([0.1, 0.4, 0.4, 0.3, 0.9]))
+    dataset = CaseDataset(cases, plan, entry_of(plan), tmp_path / 'cache')
+    trainer = Trainer(tmp_path / 'run', plan, dataset, Scores([0.1, 0.4, 0.4, 0.3, 0.9]))
     assert trainer.train()
     assert (trainer.progress.epoch, trainer.progress.best_epoch) == (4, 2)
     second = changed(plan, {'epochs': 2, 'keep': 'last', 'patience': 0, 'schedule': 'constant'})
     third = changed(plan, {'schedule': 'constant', 'keep': 'best'})
-    best = Trainer(tmp_path / 'best', third, feed, Scores([0.1, 0.4, 0.2, 0.3]))
+    best = Trainer(tmp_path / 'best', third, dataset, Scores([0.1, 0.4, 0.2, 0.3]))
     best.train()
-    last = Trainer(tmp_path / 'last', second, feed, Scores([0.1, 0.4]))
+    last = Trainer(tmp_path / 'last', second, dataset, Scores([0.1, 0.4]))
     last.train()
     paths = [t.export(tmp_path / f'{n}.safetensors') for n, t in enumerate((best, last))]
     assert paths[0].read_bytes() == paths[1].read_bytes()
@@ -287,9 +289,9 @@ folder = Path(sys.argv[1])
 plan, cases = pickle.loads((folder / 'what.pkl').read_bytes())
 entry = entry_of(plan)
 with open_world('cpu') as world:
-    feed = CaseFeed(cases[2:], plan, entry, folder / 'cache')
-    judge = CaseJudge(CaseFeed(cases[:2], plan, entry, folder / 'cache'), entry)
-    Trainer(folder / f'run-{world.size}', plan, feed, judge, world).train()
+    dataset = CaseFeed(cases[2:], plan, entry, folder / 'cache')
+    validator = CaseJudge(CaseFeed(cases[:2], plan, entry, folder / 'cache'), entry)
+    Trainer(folder / f'run-{world.size}', plan, dataset, validator, world).train()
 """
 
 

@@ -20,8 +20,8 @@ from mslesseg_app.training.objectives import make_loss
 from mslesseg_app.training.plan import Plan, changed, rate_factor, read_settings
 from mslesseg_app.training.presets import PAPER, PRESETS, preset
 
-PAIRS = [(name, n) for name in ('paper', 'mended', 'reduced') for n in PAPER]
-PAIRS += [(name, 'unet') for name in ('mended', 'reduced')]
+PAIRS = [(name, n) for name in ('paper', 'default', 'reduced') for n in PAPER]
+PAIRS += [(name, 'unet') for name in ('default', 'reduced')]
 
 
 @pytest.mark.parametrize(('name', 'network'), PAIRS)
@@ -39,7 +39,7 @@ def test_names_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize('network', PAPER)
-@pytest.mark.parametrize('name', ['paper', 'mended'])
+@pytest.mark.parametrize('name', ['paper', 'default'])
 def test_what_is_trained_keeps_the_presets_of_its_network(name: str, network: str) -> None:
     shipped = get_entry(network)
     entry = entry_of(preset(name, network), network)
@@ -119,7 +119,7 @@ def test_the_rates_of_the_public_code_of_transbts() -> None:
 
 
 def test_our_rate_rises_at_each_step_and_never_is_zero() -> None:
-    plan = changed(preset('mended', 'unetr'), {'epochs': 20, 'warm_up': 2.0})
+    plan = changed(preset('default', 'unetr'), {'epochs': 20, 'warm_up': 2.0})
     rates = [rate_factor(plan, epoch, step, 10) for epoch in range(20) for step in range(10)]
     assert rates[0] == pytest.approx(0.01)
     assert rates[:20] == sorted(set(rates[:20]))
@@ -129,7 +129,7 @@ def test_our_rate_rises_at_each_step_and_never_is_zero() -> None:
 
 
 def test_settings_by_name() -> None:
-    plan = preset('mended', 'unetr')
+    plan = preset('default', 'unetr')
     new = changed(plan, read_settings(['patch=64', 'epochs=7', 'objective=dice', 'on_lesion=1']))
     assert new.patch == (64, 64, 64)
     assert new.options['edge'] == [64, 64, 64], 'the table of positions follows the patch'
@@ -155,7 +155,7 @@ def test_settings_by_name() -> None:
 )
 def test_settings_that_cannot_be(texts: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        changed(preset('mended', 'unetr'), read_settings(texts))
+        changed(preset('default', 'unetr'), read_settings(texts))
 
 
 def test_presets_that_do_not_exist() -> None:
@@ -163,9 +163,9 @@ def test_presets_that_do_not_exist() -> None:
         with pytest.raises(UsageError):
             preset(name, network)
     with pytest.raises(UsageError, match='no network'):
-        preset('mended', 'resnet')
+        preset('default', 'resnet')
     with pytest.raises(UsageError, match='Patches do not fit'):
-        entry_of(changed(preset('mended', 'swinunetr'), {'patch': 48}))
+        entry_of(changed(preset('default', 'swinunetr'), {'patch': 48}))
 
 
 def numbers(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -220,7 +220,7 @@ def test_softmax_dice_is_that_of_the_lesions_over_the_whole_batch() -> None:
 
 
 def test_ours_is_defined_without_lesions() -> None:
-    make = make_loss(preset('mended', 'unetr'))
+    make = make_loss(preset('default', 'unetr'))
     logits = torch.full((1, 1, 4, 4, 4), -12.0)
     value = float(make(logits, torch.zeros_like(logits), torch.ones_like(logits)))
     assert math.isfinite(value)

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage as ndi
 
 from mslesseg_app.training.random_fields import (
-    Chance,
+    RandomStream,
     blur,
     positions,
     random_affine,
@@ -28,7 +28,7 @@ def test_blur_equals_scipy() -> None:
 
 def test_sample_equals_scipy() -> None:
     volume = np.random.default_rng(0).random((9, 11, 13)).astype(np.float32)
-    affine = random_affine(Chance(3), 20, 0.1, 1)
+    affine = random_affine(RandomStream(3), 20, 0.1, 1)
     points = transform(positions(volume.shape, torch.device('cpu')), affine)
     ours = sample(torch.from_numpy(volume[None]), points)[0].numpy()
     centre = (np.array(volume.shape) - 1) / 2

@@ -119,7 +119,7 @@ def read_cohort(path: Path) -> Cohort:
     """
     if not path.is_file():
         raise NoInputError(f'The table of patients {path} does not exist.')
-    sheet = _read(path)
+    sheet = _read_sheet(path)
     scans = []
     for number, row in enumerate(sheet.rows, start=2):
         if name := sheet.get(row, 'patient'):
@@ -152,7 +152,7 @@ def number(text: str, where: str) -> float:
         raise DataError(f'{where}: {text!r} is not a number.', 'Correct the table.') from error
 
 
-def _read(path: Path) -> _Sheet:
+def _read_sheet(path: Path) -> _Sheet:
     try:
         lines = read_any_text(path).splitlines()
     except ValueError:

@@ -111,7 +111,7 @@ def import_release(
         with opened(source, bids_dir) as folder:
             release = read_release(folder, layout)
             scans, notes = clinical_scans(release)
-            _describe(bids_dir, release)
+            _write_description(bids_dir, release)
             known = acquisitions(release)
             readings: list[Reading] = []
             for number, case in enumerate(release.cases, 1):
@@ -148,7 +148,7 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _describe(root: Path, release: Release) -> None:
+def _write_description(root: Path, release: Release) -> None:
     """Write what stands at the top, so that an interrupted import is known as one."""
     source = release.provenance
     state = ', brain-extracted' if source.stripped else ''

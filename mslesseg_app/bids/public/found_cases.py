@@ -69,7 +69,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class DatasetProvenance:
     """Whose data these are.
 
     Attributes
@@ -97,7 +97,7 @@ class Release:
     Attributes
     ----------
     layout : str
-    provenance : Provenance
+    provenance : DatasetProvenance
     cases : tuple of Case
     clinical : Path or None
         Table of the patients.
@@ -106,7 +106,7 @@ class Release:
     """
 
     layout: str
-    provenance: Provenance
+    provenance: DatasetProvenance
     cases: tuple[Case, ...]
     clinical: Path | None = None
     scanners: Path | None = None

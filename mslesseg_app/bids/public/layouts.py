@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mslesseg_app.bids.public.found_cases import MANUAL, Case, Provenance, Release
+from mslesseg_app.bids.public.found_cases import MANUAL, Case, DatasetProvenance, Release
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
 
-_MSLESSEG = Provenance(
+_MSLESSEG = DatasetProvenance(
     'MSLesSeg',
     'CC-BY-4.0',
     'Guarnera F, Rondinella A, et al. MSLesSeg: baseline and benchmarking of a new Multiple '
@@ -23,7 +23,7 @@ _MSLESSEG = Provenance(
     'doi:10.6084/m9.figshare.27919209',
     stripped=True,
 )
-_ISBI = Provenance(
+_ISBI = DatasetProvenance(
     'ISBI 2015 longitudinal MS lesion segmentation challenge',
     'n/a',
     'Carass A, et al. Longitudinal multiple sclerosis lesion segmentation: Resource and '
@@ -32,7 +32,7 @@ _ISBI = Provenance(
     'doi:10.1016/j.neuroimage.2016.12.064',
     stripped=True,
 )
-_MSSEG = Provenance(
+_MSSEG = DatasetProvenance(
     'MSSEG 2016 challenge',
     'n/a',
     'Commowick O, et al. Multiple sclerosis lesions segmentation from multiple experts: The '
@@ -40,7 +40,7 @@ _MSSEG = Provenance(
     ('Commowick O',),
     'doi:10.1016/j.neuroimage.2021.118589',
 )
-_OPEN = Provenance(
+_OPEN = DatasetProvenance(
     'open_ms_data, cross-sectional',
     'CC-BY-4.0',
     'Lesjak Ž, et al. A Novel Public MR Image Dataset of Multiple Sclerosis Patients With Lesion '
@@ -58,14 +58,14 @@ class Layout:
 
     Attributes
     ----------
-    provenance : Provenance
+    provenance : DatasetProvenance
     root : callable
         Returns the folder within another where the layout begins, or None.
     cases : callable
         Yields the cases below that folder.
     """
 
-    provenance: Provenance
+    provenance: DatasetProvenance
     root: Callable[[Path], Path | None]
     cases: Callable[[Path], Iterator[Case]]
 

@@ -84,7 +84,7 @@ def read_case(case: Case) -> Reading:
             if modality in case.images:
                 _read_image(case.images[modality], modality, reading)
     except MSLesSegError as error:
-        reading.refused = _text(error)
+        reading.refused = _reason(error)
         return reading
     absent = [name for name in MODALITIES if name not in case.images]
     reading.remarks += [f'{name} is not there' for name in absent]
@@ -113,7 +113,7 @@ def _read_mask(path: Path, rater: str, flair: Any, reading: Reading) -> None:
     except MSLesSegError as error:
         if rater == MANUAL:
             raise
-        reading.lost.append(_text(error))
+        reading.lost.append(_reason(error))
         return
     reading.masks[rater] = like(flair, data.reshape(flair.shape), np.uint8)
 
@@ -122,12 +122,12 @@ def _read_image(path: Path, modality: str, reading: Reading) -> None:
     try:
         check_image(path)
     except DataError as error:
-        reading.lost.append(_text(error))
+        reading.lost.append(_reason(error))
     else:
         reading.images[modality] = path
 
 
-def _text(error: MSLesSegError) -> str:
+def _reason(error: MSLesSegError) -> str:
     return error.message.rstrip('.')
 
 

@@ -84,10 +84,10 @@ def participant_rows(
                 'source_id': cases[0].patient,
                 'split': cases[0].split or 'n/a',
                 'timepoints': str(len(cases)),
-                'age': _number(scan.age if scan else math.nan),
+                'age': _number_cell(scan.age if scan else math.nan),
                 'sex': {'male': 'M', 'female': 'F'}.get(scan.sex if scan else '', 'n/a'),
                 'ms_type': (scan.ms_type if scan else '') or 'n/a',
-                'edss': _number(scan.edss if scan else math.nan),
+                'edss': _number_cell(scan.edss if scan else math.nan),
             }
         )
     return rows
@@ -102,10 +102,10 @@ def session_rows(readings: Iterable[Reading], scans: Mapping[Key, Scan]) -> list
             {
                 'session_id': f'ses-{case.session}',
                 'source_id': case.name,
-                'age': _number(scan.age),
-                'edss': _number(scan.edss),
-                'lesion_volume': _number(scan.volume_mm3),
-                'lesions': _number(scan.lesions),
+                'age': _number_cell(scan.age),
+                'edss': _number_cell(scan.edss),
+                'lesion_volume': _number_cell(scan.volume_mm3),
+                'lesions': _number_cell(scan.lesions),
             }
         )
     return rows
@@ -149,5 +149,5 @@ def sidecar_of_image(
     return {}
 
 
-def _number(value: float) -> str:
+def _number_cell(value: float) -> str:
     return f'{value:.10g}' if math.isfinite(value) else 'n/a'

@@ -135,20 +135,20 @@ def _is_real_root() -> bool:
 
 
 def _about_device(verb: str, options: Namespace, root: Path) -> list[str]:
-    wish = getattr(options, 'device', 'cpu')
+    asked = getattr(options, 'device', 'cpu')
     idle = any(getattr(options, name, False) for name in ('dry_run', 'reports_only'))
-    if verb not in _COMPUTING or wish == 'cpu' or idle:
+    if verb not in _COMPUTING or asked == 'cpu' or idle:
         return []
     visible = any((root / name).exists() for name in _DEVICES)
-    if wish == 'auto' and not visible:
+    if asked == 'auto' and not visible:
         return []
-    reason = _why_not(wish if ':' in wish else 'cuda:0')
+    reason = _why_not(asked if ':' in asked else 'cuda:0')
     if not reason:
         return []
-    if wish == 'auto':
+    if asked == 'auto':
         return [f'there is a GPU, but networks will run on the CPU: {reason}']
     raise UsageError(
-        f'Device {wish} cannot be used in this container: {reason}.',
+        f'Device {asked} cannot be used in this container: {reason}.',
         'Docker needs --gpus all, Apptainer --nv, and both an image with torch for CUDA.',
     )
 

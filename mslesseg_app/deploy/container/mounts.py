@@ -43,11 +43,13 @@ def parse_mounts(lines: Iterable[str]) -> list[Mount]:
         if len(words) < 6 or not kinds:
             continue
         options = words[5].split(',')
-        found.append(Mount(Path(_plain(words[4])), _plain(words[3]), kinds[0], 'ro' in options))
+        found.append(
+            Mount(Path(_unescaped(words[4])), _unescaped(words[3]), kinds[0], 'ro' in options)
+        )
     return found
 
 
-def _plain(text: str) -> str:
+def _unescaped(text: str) -> str:
     r"""Undo the octal escapes of blanks and their like.
 
     Examples

@@ -11,7 +11,7 @@ from mslesseg_app.core.errors import UsageError
 from mslesseg_app.models.registry import get_entry
 
 #: Seconds of one exam without a network, on two cores: start of the program, alignment, brain
-#: mask, ``hyperintensity``, tables and page; the longest of six exams, rounded up.
+#: mask, ``hyperintensity``, tables and report; the longest of six exams, rounded up.
 EXAM_SECONDS = 60.0
 #: GiB that all processes of one task held together with two exams at a time, rounded up.
 EXAM_MEMORY = 3.0
@@ -60,7 +60,7 @@ _UNKNOWN = Figures(1300.0, 3600.0, 6.0, False)
 
 
 @dataclass(frozen=True)
-class Resources:
+class JobResources:
     """What one task asks for.
 
     Attributes
@@ -114,7 +114,7 @@ def estimate(
     exams: int = 1,
     cpus: int = 2,
     gpu: str = '',
-) -> Resources:
+) -> JobResources:
     """Estimate what one participant needs.
 
     Parameters
@@ -162,4 +162,4 @@ def estimate(
     if gpu:
         why.append('No GPU was measured: the time is that of the CPU, an upper bound.')
     gib = math.ceil(memory * MEMORY_MARGIN)
-    return Resources(cpus, 1024 * gib, minutes, gpu, tuple(why))
+    return JobResources(cpus, 1024 * gib, minutes, gpu, tuple(why))

@@ -11,12 +11,12 @@ from pathlib import Path
 from mslesseg_app import __version__
 from mslesseg_app.core.errors import OutputError, UsageError
 from mslesseg_app.core.files import write_text
-from mslesseg_app.deploy.hpc.resources import Resources
+from mslesseg_app.deploy.hpc.resources import JobResources
 
 #: In the first lines of each script, so that nothing else is ever overwritten.
 MARK = '# Written by mslesseg'
 #: Folder and group job of a run that has only hundreds of exams; both can be changed.
-GROUP = Resources(cpus=2, memory_mb=4096, minutes=60)
+GROUP = JobResources(cpus=2, memory_mb=4096, minutes=60)
 
 _WORD = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.@+:=/-]*')
 _NAMED = re.compile(r'\$(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<rest>(/[A-Za-z0-9._-]+)*)')
@@ -58,7 +58,7 @@ class ArrayJob:
         Absolute.
     labels : tuple of str
         Participants, in the order of the tasks.
-    resources, group : Resources
+    resources, group : JobResources
         Of one task, and of the group level.
     site : Site
     program : tuple of str
@@ -81,8 +81,8 @@ class ArrayJob:
     bids_dir: Path
     out_dir: Path
     labels: tuple[str, ...]
-    resources: Resources
-    group: Resources
+    resources: JobResources
+    group: JobResources
     site: Site
     program: tuple[str, ...]
     image: Path | None = None

@@ -55,7 +55,7 @@ def read_states(
     ----------
     bids_dir, out_dir : Path
     model : str
-        Name that the results carry: of the model, or of the method that joins several.
+        Name that the results carry: of the model, or of the method that combines several.
     wanted, sessions : sequence of str
         Labels to check; empty for all.
 

@@ -15,7 +15,7 @@ from mslesseg_app.core.errors import BusyError, MSLesSegError, UsageError
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainingRequest:
     """A training and what it asks of the cluster.
 
     Attributes
@@ -118,12 +118,12 @@ def world_environment() -> dict[str, str]:
     }
 
 
-def submit(request: Request, *, wait: bool = False, quiet: bool = False) -> int:
+def submit(request: TrainingRequest, *, wait: bool = False, quiet: bool = False) -> int:
     """Submit a training.
 
     Parameters
     ----------
-    request : Request
+    request : TrainingRequest
     wait : bool
         Return when it has ended.
     quiet : bool
@@ -153,7 +153,7 @@ def submit(request: Request, *, wait: bool = False, quiet: bool = False) -> int:
     return _outcome(job) if wait else 0
 
 
-def make_executor(request: Request) -> Any:
+def make_executor(request: TrainingRequest) -> Any:
     """Return submitit's executor with what the request asks for."""
     try:
         import submitit
@@ -187,7 +187,7 @@ def make_executor(request: Request) -> Any:
     return executor
 
 
-def _slurm_parameters(request: Request) -> dict[str, Any]:
+def _slurm_parameters(request: TrainingRequest) -> dict[str, Any]:
     words = {
         f'slurm_{name}': getattr(request, name)
         for name in ('partition', 'account', 'qos', 'constraint')

@@ -111,7 +111,7 @@ def write_top(bids_dir: Path) -> None:
     if not path.exists():
         write_json(path, _description())
     ignore = bids_dir / '.bidsignore'
-    lines = _read(ignore).splitlines() if ignore.exists() else []
+    lines = _read_text_file(ignore).splitlines() if ignore.exists() else []
     lines += [line for line in IGNORED if line not in lines]
     write_text(ignore, '\n'.join(lines) + '\n')
 
@@ -120,7 +120,7 @@ def write_readme(bids_dir: Path) -> None:
     """Write the README after the table of the series; one that is not ours stays."""
     path = bids_dir / 'README.md'
     others = [found for found in bids_dir.glob('README*') if found != path]
-    if others or (path.exists() and not _read(path).startswith(_README_HEAD)):
+    if others or (path.exists() and not _read_text_file(path).startswith(_README_HEAD)):
         return
     _, rows = _read_table(bids_dir / 'series.tsv')
     faces = [row.get('face', 'n/a') for row in rows if row.get('decision') == 'converted']
@@ -215,13 +215,13 @@ def _natural(item: tuple[tuple[tuple[str, ...], int], Any]) -> tuple:
 def _read_table(path: Path) -> tuple[list[str], Rows]:
     if not path.exists():
         return [], []
-    lines = _read(path).removeprefix('\ufeff').splitlines()
+    lines = _read_text_file(path).removeprefix('\ufeff').splitlines()
     reader = csv.DictReader(lines, delimiter='\t', restval='n/a', quoting=csv.QUOTE_NONE)
     rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in reader]
     return list(reader.fieldnames or []), rows
 
 
-def _read(path: Path) -> str:
+def _read_text_file(path: Path) -> str:
     try:
         return path.read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
@@ -230,7 +230,7 @@ def _read(path: Path) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read(path))
+        content = json.loads(_read_text_file(path))
     except ValueError:
         content = None
     if not isinstance(content, dict):

@@ -31,7 +31,7 @@ from mslesseg_app.dicom.deidentify.leaks import check_tree
 from mslesseg_app.dicom.deidentify.removal import deidentify_file
 from mslesseg_app.dicom.fast_header import BAD_VALUE
 from mslesseg_app.dicom.frames import keep_echo
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
 #: zlib level of the images: a sixth of the time of 6, for heads that are 3 to 7 % larger.
 GZIP_LEVEL = 2
@@ -81,7 +81,7 @@ _DROPPED_KEYS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class ConversionTask:
     """What a process needs to convert one series.
 
     Attributes
@@ -92,8 +92,8 @@ class Task:
         Target in the dataset, without suffix.
     files : tuple of str
         The source files, in the order of the slices.
-    pictures : Path or None
-        Folder for pictures of heads before and after defacing; None leaves faces in.
+    figures : Path or None
+        Folder for figures of heads before and after defacing; None leaves faces in.
     voxels : int
         Most that the image can have.
     echo : float or None
@@ -101,18 +101,18 @@ class Task:
     """
 
     key: str
-    subject: Subject
+    subject: SubjectIdentity
     prefix: str
     files: tuple[str, ...]
     work_dir: Path
     bids_dir: Path
-    pictures: Path | None
+    figures: Path | None
     voxels: int
     echo: float | None = None
 
 
 @dataclass
-class Outcome:
+class SeriesOutcome:
     """What became of a series.
 
     Attributes
@@ -178,7 +178,7 @@ def _nothing(*_: object) -> None:
     """Stand for a function of HeuDiConv that is not wanted."""
 
 
-def convert_series(task: Task) -> Outcome:
+def convert_series(task: ConversionTask) -> SeriesOutcome:
     """Convert one series; trouble with its data is in the outcome, not an exception.
 
     Raises
@@ -189,7 +189,7 @@ def convert_series(task: Task) -> Outcome:
     folder = task.work_dir / 'series' / task.key
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    outcome = Outcome()
+    outcome = SeriesOutcome()
     try:
         clean = _deidentify(task, folder / 'dicom', outcome)
         stage = folder / 'bids'
@@ -209,7 +209,7 @@ def convert_series(task: Task) -> Outcome:
     return outcome
 
 
-def _deidentify(task: Task, folder: Path, outcome: Outcome) -> list[str]:
+def _deidentify(task: ConversionTask, folder: Path, outcome: SeriesOutcome) -> list[str]:
     folder.mkdir()
     clean: list[str] = []
     identifiers: set[str] = set()
@@ -241,7 +241,7 @@ def _source(path: str) -> io.BytesIO:
         raise DataError(f'{path} cannot be read ({error.strerror}).') from error
 
 
-def _convert(task: Task, files: list[str], stage: Path) -> None:
+def _convert(task: ConversionTask, files: list[str], stage: Path) -> None:
     """Run HeuDiConv's conversion, which runs dcm2niix, on de-identified files."""
     from heudiconv.convert import convert
 
@@ -276,7 +276,7 @@ def _unconverted(error: Exception) -> str:
 # --------------------------------------------------------------------------------- results
 
 
-def _finish(task: Task, clean: list[str], stage: Path, outcome: Outcome) -> None:
+def _finish(task: ConversionTask, clean: list[str], stage: Path, outcome: SeriesOutcome) -> None:
     images = sorted(stage.rglob('*.nii'))
     if not images:
         raise DataError('dcm2niix made no image of it')
@@ -291,7 +291,7 @@ def _finish(task: Task, clean: list[str], stage: Path, outcome: Outcome) -> None
         if not image.with_suffix('.json').is_file():
             raise DataError('dcm2niix failed: it made an image without its sidecar')
         clean_header(image)
-        _treat_face(image, task.pictures, outcome)
+        _treat_face(image, task.figures, outcome)
         ready += _cleaned(image, names, words)
     _refuse_leaks(stage, outcome.identifiers)
     ready = [_compress(path) if path.suffix == '.nii' else path for path in ready]
@@ -309,7 +309,9 @@ def _words(path: str) -> dict[str, str]:
     return found
 
 
-def _the_one(task: Task, images: list[Path], stage: Path, outcome: Outcome) -> Path:
+def _the_one(
+    task: ConversionTask, images: list[Path], stage: Path, outcome: SeriesOutcome
+) -> Path:
     """Return the image of an anatomical series, under the name that it shall have."""
     image = max(images, key=lambda path: path.stat().st_size)
     if len(images) > 1:
@@ -351,26 +353,26 @@ def clean_header(image: Path) -> None:
         nb.save(plain, image)
 
 
-def _treat_face(image: Path, pictures: Path | None, outcome: Outcome) -> None:
+def _treat_face(image: Path, figures: Path | None, outcome: SeriesOutcome) -> None:
     """Remove the face, if that is wanted, and note what became of it."""
-    if pictures is None or image.parent.name != 'anat':
+    if figures is None or image.parent.name != 'anat':
         outcome.face = 'kept'
         return
     before = file_sha256(image)
-    if _deface(image, pictures, outcome):
+    if _deface(image, figures, outcome):
         outcome.face = 'removed' if file_sha256(image) != before else 'not there'
     else:
         outcome.face = 'kept'
 
 
-def _deface(image: Path, pictures: Path, outcome: Outcome) -> bool:
+def _deface(image: Path, figures: Path, outcome: SeriesOutcome) -> bool:
     """Remove the face; False where the image is too coarse for that."""
-    from mslesseg_app.reports.defacing import deface_with_picture
+    from mslesseg_app.reports.defacing import deface_with_figure
     from mslesseg_app.spatial.deface import TOO_COARSE
 
-    pictures.mkdir(exist_ok=True, mode=0o700)
+    figures.mkdir(exist_ok=True, mode=0o700)
     try:
-        note = deface_with_picture(image, image, pictures / f'{image.stem}.png')
+        note = deface_with_figure(image, image, figures / f'{image.stem}.png')
     except DataError as error:
         raise DataError(
             f'not published, because its face could not be removed: {error.message}'
@@ -429,7 +431,7 @@ def _clean_sidecar(path: Path, names: Identifiers, words: Mapping[str, str]) -> 
     path.write_text(f'{text}\n', encoding='utf-8')
 
 
-def _publish(ready: list[Path], stage: Path, bids_dir: Path, outcome: Outcome) -> None:
+def _publish(ready: list[Path], stage: Path, bids_dir: Path, outcome: SeriesOutcome) -> None:
     places = {path: path.relative_to(stage) for path in ready}
     digests = {path: file_sha256(path) for path in ready}
     for path, place in places.items():

@@ -18,7 +18,7 @@ from mslesseg_app.dicom.convert.series import Series, read_dataset
 from mslesseg_app.dicom.deidentify.identifiers import Identifiers
 from mslesseg_app.dicom.deidentify.removal import deidentify
 from mslesseg_app.dicom.fast_header import BAD_VALUE
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
 #: What raises ValueError for a value that is no date, date and time, or time.
 _TIMES: dict[str, Callable[[str], Any]] = {'DA': DA, 'DT': DT, 'TM': TM}
@@ -112,7 +112,7 @@ def heuristic_file(name: str) -> Path | None:
 def decide(
     module: ModuleType,
     series: Sequence[Series],
-    subject: Subject,
+    subject: SubjectIdentity,
     session: str,
     files: Callable[[Series], list[str]],
 ) -> list[Target]:
@@ -124,7 +124,7 @@ def decide(
         From :func:`load`.
     series : sequence of Series
         In the order of acquisition.
-    subject : Subject
+    subject : SubjectIdentity
     session : str
         BIDS label; '' for no session.
     files : callable
@@ -148,7 +148,7 @@ def _info(
     module: ModuleType,
     target: Target,
     names: Counter[str],
-    subject: Subject,
+    subject: SubjectIdentity,
     files: Callable[[Series], list[str]],
 ) -> Any:
     """Return HeuDiConv's description of a series, None for one that cannot be used."""
@@ -166,7 +166,7 @@ def _info(
         names[name] += 1
         if names[name] > 1:
             name = f'{name}-part{names[name]}'
-        return _describe(module, series, dataset, name, files)
+        return _sequence_info(module, series, dataset, name, files)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the others go on
         reason = f'its header cannot be understood ({type(error).__name__})'
         target.error = series.damaged or reason
@@ -195,7 +195,7 @@ def _complete(dataset: Any) -> str:
     return str(dataset.ProtocolName)
 
 
-def _describe(
+def _sequence_info(
     module: ModuleType,
     series: Series,
     dataset: Any,
@@ -238,7 +238,7 @@ def _custom(module: ModuleType, paths: Sequence[str]) -> Any:
     )
 
 
-def _describe_person(target: Target, subject: Subject) -> None:
+def _describe_person(target: Target, subject: SubjectIdentity) -> None:
     dataset = read_dataset(target.series.first)
     removed = deidentify(dataset, subject)  # in memory
     target.identifiers = removed.identifiers

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import DiskError
-from mslesseg_app.dicom.convert.progress import Progress
+from mslesseg_app.dicom.convert.progress import ConversionProgress
 from mslesseg_app.dicom.convert.sources import (
     NAMED_AS_DICOM,
     Archive,
-    Found,
+    FoundFile,
     Skipped,
     unpack,
     walk,
@@ -100,7 +100,9 @@ class Index:
 
     # ------------------------------------------------------------------------- filling
 
-    def update(self, sources: Iterable[Path], pool: Executor | None, progress: Progress) -> None:
+    def update(
+        self, sources: Iterable[Path], pool: Executor | None, progress: ConversionProgress
+    ) -> None:
         """Bring the index to what the sources now hold.
 
         Parameters
@@ -108,7 +110,7 @@ class Index:
         sources : iterable of Path
         pool : Executor or None
             Where headers are read; None reads them in this process.
-        progress : Progress
+        progress : ConversionProgress
         """
         (scan,) = self._db.execute('select coalesce(max(scan), 0) + 1 from files').fetchone()
         self._db.execute('delete from left_out')
@@ -137,7 +139,7 @@ class Index:
             else:
                 yield from self._if_new(item, scan)
 
-    def _if_new(self, item: Found | Skipped, scan: int) -> Iterator[tuple]:
+    def _if_new(self, item: FoundFile | Skipped, scan: int) -> Iterator[tuple]:
         if isinstance(item, Skipped):
             self._skip(item.shown, item.reason)
             return
@@ -149,7 +151,7 @@ class Index:
         if not known.rowcount:
             yield (os.fsencode(item.path), item.shown, state.st_size, state.st_mtime_ns)
 
-    def _unpacked(self, path: Path) -> Iterator[Found | Skipped]:
+    def _unpacked(self, path: Path) -> Iterator[FoundFile | Skipped]:
         """Yield an archive's members, unpacked now or by an earlier run."""
         state = path.stat()
         place = (str(path), state.st_size, state.st_mtime_ns)
@@ -158,13 +160,13 @@ class Index:
         listing = folder.with_suffix('.json')
         if listing.is_file():
             for shown, number, reason in json.loads(listing.read_text(encoding='utf-8')):
-                yield Skipped(shown, reason) if reason else Found(folder / number, shown)
+                yield Skipped(shown, reason) if reason else FoundFile(folder / number, shown)
             return
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True, mode=0o700)
         members = []
         for item in unpack(path, folder):
-            if isinstance(item, Found):
+            if isinstance(item, FoundFile):
                 members.append((item.shown, item.path.name, ''))
             else:
                 members.append((item.shown, '', item.reason))
@@ -176,7 +178,7 @@ class Index:
         batch: list[tuple],
         headers: Future[list[Header | str]] | list[Header | str],
         scan: int,
-        progress: Progress,
+        progress: ConversionProgress,
     ) -> None:
         found = headers.result() if isinstance(headers, Future) else headers
         marks = ', '.join('?' * (5 + len(COLUMNS)))
@@ -233,7 +235,7 @@ class Index:
             group by patient, study, series order by min(rowid)"""
         return [tuple(row) for row in self._db.execute(query)]
 
-    def doubtful_patients(self) -> set[str]:
+    def ambiguous_patients(self) -> set[str]:
         """Return the patients who have several dates of birth: perhaps several people."""
         query = """select patient from files where birth != ''
             group by patient having count(distinct birth) > 1"""

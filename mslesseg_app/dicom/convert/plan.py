@@ -10,18 +10,18 @@ from types import ModuleType
 
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
 from mslesseg_app.dicom.convert import heuristic
-from mslesseg_app.dicom.convert.conversion import ANATOMICAL, Outcome
+from mslesseg_app.dicom.convert.conversion import ANATOMICAL, SeriesOutcome
 from mslesseg_app.dicom.convert.heuristic import Target
 from mslesseg_app.dicom.convert.index import Index
 from mslesseg_app.dicom.convert.series import Series, find_series
 from mslesseg_app.dicom.convert.studies import SessionsFrom, Study, label_sessions
 from mslesseg_app.dicom.deidentify.identifiers import Identifiers
 from mslesseg_app.dicom.deidentify.private_records import Records
-from mslesseg_app.dicom.identity import Subject, SubjectMap
+from mslesseg_app.dicom.identity import SubjectIdentity, SubjectMap
 
 
 @dataclass(frozen=True)
-class Request:
+class ConversionRequest:
     """What the command line asks for.
 
     Attributes
@@ -52,10 +52,10 @@ class Request:
 class Item:
     """A series on its way, with the subject and session to which it belongs."""
 
-    subject: Subject
+    subject: SubjectIdentity
     session: str
     target: Target
-    outcome: Outcome = field(default_factory=Outcome)
+    outcome: SeriesOutcome = field(default_factory=SeriesOutcome)
 
     @property
     def decision(self) -> str:
@@ -70,7 +70,7 @@ class Item:
         return bool(self.target.prefix or self.outcome.error)
 
 
-def sort_series(index: Index, request: Request) -> list[Series]:
+def sort_series(index: Index, request: ConversionRequest) -> list[Series]:
     """Return the series of the index.
 
     Raises
@@ -102,7 +102,7 @@ def listed(reasons: Mapping[str, int]) -> str:
 
 
 def make_plan(
-    request: Request,
+    request: ConversionRequest,
     module: ModuleType,
     index: Index,
     series: list[Series],
@@ -121,7 +121,7 @@ def make_plan(
         )
     logged = records.studies()
     strangers = _strangers(request.bids_dir, logged)
-    doubtful = index.doubtful_patients()
+    ambiguous = index.ambiguous_patients()
     for patient, theirs in patients.items():
         subject = subjects.subject(patient, request.subject, avoid=strangers)
         if subject.label in strangers and request.subject is None:
@@ -136,7 +136,7 @@ def make_plan(
             {s.uid: {'date': s.date, 'time': s.time, 'session': labels[s.uid]} for s in studies}
         )
         for planned in _sessions(module, index, theirs, subject, labels):
-            if patient in doubtful:
+            if patient in ambiguous:
                 planned.target.remarks.append('this patient ID has several dates of birth')
             yield planned
     if not request.dry_run:
@@ -163,7 +163,7 @@ def _sessions(
     module: ModuleType,
     index: Index,
     series: list[Series],
-    subject: Subject,
+    subject: SubjectIdentity,
     labels: dict[str, str],
 ) -> Iterator[Item]:
     def files(item: Series) -> list[str]:
@@ -177,7 +177,7 @@ def _sessions(
         targets = heuristic.decide(module, ordered, subject, session, files)
         taken: set[str] = set()
         for target in targets:
-            item = Item(subject, session, target, Outcome(error=target.error))
+            item = Item(subject, session, target, SeriesOutcome(error=target.error))
             _check_name(item, taken)
             _check_series(item)
             yield item

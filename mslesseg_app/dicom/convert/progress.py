@@ -9,7 +9,7 @@ from typing import Any, TextIO
 _EVERY = 10.0  # seconds between plain lines
 
 
-class Progress:
+class ConversionProgress:
     """Progress of one stage.
 
     Parameters
@@ -38,7 +38,7 @@ class Progress:
         self._told = time.monotonic()
         self._bar: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ConversionProgress:
         if not self._quiet and self._stream.isatty():
             from rich import progress
             from rich.console import Console
@@ -58,7 +58,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None and self._done > self._said:
-            self._say()
+            self._print_count()
 
     def advance(self, number: int = 1) -> None:
         """Count what has been done."""
@@ -66,9 +66,9 @@ class Progress:
         if self._bar is not None:
             self._bar.advance(self._task, number)
         elif time.monotonic() - self._told > _EVERY:
-            self._say()
+            self._print_count()
 
-    def _say(self) -> None:
+    def _print_count(self) -> None:
         if self._quiet:
             return
         self._told, self._said = time.monotonic(), self._done

@@ -21,10 +21,15 @@ from mslesseg_app import __version__
 from mslesseg_app.core.errors import BusyError, DataError, DiskError, NoInputError, UsageError
 from mslesseg_app.dicom.convert import bids_files as tree
 from mslesseg_app.dicom.convert import heuristic
-from mslesseg_app.dicom.convert.conversion import Outcome, Task, convert_series, still_there
+from mslesseg_app.dicom.convert.conversion import (
+    ConversionTask,
+    SeriesOutcome,
+    convert_series,
+    still_there,
+)
 from mslesseg_app.dicom.convert.index import Index
-from mslesseg_app.dicom.convert.plan import Item, Request, listed, make_plan, sort_series
-from mslesseg_app.dicom.convert.progress import Progress
+from mslesseg_app.dicom.convert.plan import ConversionRequest, Item, listed, make_plan, sort_series
+from mslesseg_app.dicom.convert.progress import ConversionProgress
 from mslesseg_app.dicom.convert.tables import tell, write_tables
 from mslesseg_app.dicom.deidentify.private_records import Records, alone
 from mslesseg_app.dicom.identity import SubjectMap
@@ -35,7 +40,7 @@ _RECIPE = 2
 _DEAF = (signal.SIGINT, signal.SIG_IGN)
 
 
-def convert(request: Request) -> int:
+def convert(request: ConversionRequest) -> int:
     """Convert everything that the sources hold.
 
     Returns
@@ -73,14 +78,14 @@ def convert(request: Request) -> int:
 
 
 def _convert(
-    request: Request,
+    request: ConversionRequest,
     module: ModuleType,
     index: Index,
     pool: Executor | None,
     subjects: SubjectMap,
     records: Records,
 ) -> list[Item]:
-    with Progress('files read', quiet=request.quiet) as progress:
+    with ConversionProgress('files read', quiet=request.quiet) as progress:
         index.update(request.sources, pool, progress)
     series = sort_series(index, request)
     items = list(make_plan(request, module, index, series, subjects, records))
@@ -100,7 +105,7 @@ def _convert(
 # ---------------------------------------------------------------------------------- places
 
 
-def check_places(request: Request) -> None:
+def check_places(request: ConversionRequest) -> None:
     """Make sure that the sources exist, and that nothing is written into them.
 
     Raises
@@ -134,7 +139,7 @@ def check_places(request: Request) -> None:
     tree.check_dataset(request.bids_dir)
 
 
-def _map_file(request: Request, work: Path) -> Path:
+def _map_file(request: ConversionRequest, work: Path) -> Path:
     """Return the subject map; a copy of it for a dry run, which leaves no subjects behind."""
     if not request.dry_run:
         return request.subject_map
@@ -172,7 +177,7 @@ def _processes(number: int) -> Iterator[Executor | None]:
 
 
 def _convert_all(
-    request: Request,
+    request: ConversionRequest,
     index: Index,
     pool: Executor | None,
     items: list[Item],
@@ -183,13 +188,13 @@ def _convert_all(
     tree.write_top(request.bids_dir)
     for label, members in groupby(items, key=lambda item: item.subject.label):
         records.add_identifiers(label, set().union(*(m.target.identifiers for m in members)))
-    pending: deque[tuple[Item, str, Future[Outcome]]] = deque()
-    with Progress('series converted', len(wanted), request.quiet) as progress:
+    pending: deque[tuple[Item, str, Future[SeriesOutcome]]] = deque()
+    with ConversionProgress('series converted', len(wanted), request.quiet) as progress:
         for item in wanted:
             task = _task(request, index, records, item)
             earlier = index.result(task.key)
             if earlier and still_there(earlier['files'], request.bids_dir):
-                item.outcome = Outcome(**earlier)
+                item.outcome = SeriesOutcome(**earlier)
                 progress.advance()
                 continue
             if pool is None:
@@ -203,17 +208,22 @@ def _convert_all(
 
 
 def _wait(
-    pending: deque[tuple[Item, str, Future[Outcome]]],
+    pending: deque[tuple[Item, str, Future[SeriesOutcome]]],
     index: Index,
     records: Records,
-    progress: Progress,
+    progress: ConversionProgress,
 ) -> None:
     item, key, future = pending.popleft()
     _keep(item, key, future.result(), index, records, progress)
 
 
 def _keep(
-    item: Item, key: str, outcome: Outcome, index: Index, records: Records, progress: Progress
+    item: Item,
+    key: str,
+    outcome: SeriesOutcome,
+    index: Index,
+    records: Records,
+    progress: ConversionProgress,
 ) -> None:
     records.add_identifiers(item.subject.label, outcome.identifiers)
     outcome.identifiers = []
@@ -223,7 +233,9 @@ def _keep(
     progress.advance()
 
 
-def _task(request: Request, index: Index, records: Records, item: Item) -> Task:
+def _task(
+    request: ConversionRequest, index: Index, records: Records, item: Item
+) -> ConversionTask:
     series, target = item.target.series, item.target
     files = index.files(series.group, series.part)
     versions = [__version__, version('heudiconv'), version('dcm2niix')]
@@ -231,14 +243,14 @@ def _task(request: Request, index: Index, records: Records, item: Item) -> Task:
     known.append(item.subject.secret.hex())
     states = [index.state(path) for path in files]
     key = hashlib.sha256(repr((known, states)).encode()).hexdigest()[:20]
-    return Task(
+    return ConversionTask(
         key=key,
         subject=item.subject,
         prefix=target.prefix,
         files=tuple(files),
         work_dir=request.work_dir / 'dicom',
         bids_dir=request.bids_dir,
-        pictures=records.folder / 'faces' if request.deface else None,
+        figures=records.folder / 'faces' if request.deface else None,
         voxels=series.voxels // series.echoes,
         echo=series.echo,
     )

@@ -123,7 +123,7 @@ def _sort(group: tuple[str, str, str], rows: list[Row]) -> list[Series]:
     series: list[Series] = []
     for number, part in enumerate(parts):
         same = sum(row['part'] == number for row in whole if row['twin'])
-        made = _describe(group, number, part, len(parts), same, clashes)
+        made = _series_of_group(group, number, part, len(parts), same, clashes)
         series += [replace(one, damaged=damaged.get(number, '')) for one in made]
     return series
 
@@ -286,7 +286,7 @@ def _repeats(rows: list[Row]) -> list[list[Row]]:
 # ------------------------------------------------------------------------------ description
 
 
-def _describe(
+def _series_of_group(
     group: tuple[str, str, str],
     number: int,
     rows: list[Row],
@@ -297,7 +297,7 @@ def _describe(
     head = rows[0]
     echoes = json.loads(head['echoes'])
     frames = sum(row['frames'] for row in rows)
-    places = [place for row in rows for place in json.loads(row['places'])]
+    places = [place for row in rows for place in json.loads(row['positions'])]
     cosines = json.loads(head['orientation'] or '[]')
     missing = missing_slices(heights(places, cosines)) if cosines else 0
     made = Series(

@@ -44,7 +44,7 @@ _BROKEN = (
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundFile:
     """A file that may be DICOM.
 
     Attributes
@@ -79,7 +79,7 @@ def printable(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode('utf-8', 'backslashreplace')
 
 
-def walk(sources: Iterable[Path]) -> Iterator[Found | Skipped | Archive]:
+def walk(sources: Iterable[Path]) -> Iterator[FoundFile | Skipped | Archive]:
     """Yield everything below the sources, folders in order of their names.
 
     Links are followed; a folder that is reached twice is read once. A DICOMDIR stands for
@@ -95,7 +95,7 @@ def walk(sources: Iterable[Path]) -> Iterator[Found | Skipped | Archive]:
             yield _classify(source)
 
 
-def _walk_folder(top: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Skipped | Archive]:
+def _walk_folder(top: Path, seen: set[tuple[int, int]]) -> Iterator[FoundFile | Skipped | Archive]:
     pending = [top]
     while pending:
         folder = pending.pop()
@@ -118,7 +118,7 @@ def _walk_folder(top: Path, seen: set[tuple[int, int]]) -> Iterator[Found | Skip
         pending += reversed(below)
 
 
-def _classify(path: Path) -> Found | Skipped | Archive:
+def _classify(path: Path) -> FoundFile | Skipped | Archive:
     try:
         kind = path.stat()
         if not stat.S_ISREG(kind.st_mode):
@@ -134,7 +134,7 @@ def _classify(path: Path) -> Found | Skipped | Archive:
         return Archive(path)
     if not may_be_dicom(head):
         return Skipped(printable(path), _unlike_dicom(path.name, empty=False))
-    return Found(path, printable(path))
+    return FoundFile(path, printable(path))
 
 
 def _unlike_dicom(name: str, *, empty: bool) -> str:
@@ -167,7 +167,7 @@ def may_be_dicom(head: bytes) -> bool:
 # -------------------------------------------------------------------------------- archives
 
 
-def unpack(archive: Path, folder: Path) -> Iterator[Found | Skipped]:
+def unpack(archive: Path, folder: Path) -> Iterator[FoundFile | Skipped]:
     """Copy the members that may be DICOM into a folder, under numbers, one after the other.
 
     A member's own name is used for nothing but messages, so that it can lead nowhere.
@@ -189,7 +189,7 @@ def unpack(archive: Path, folder: Path) -> Iterator[Found | Skipped]:
                 )
                 return
             taken = _take(stream, size, printable(f'{archive}!{name}'), folder / f'{number:07d}')
-            if isinstance(taken, Found):  # known again when it is unpacked once more
+            if isinstance(taken, FoundFile):  # known again when it is unpacked once more
                 os.utime(taken.path, ns=(state.st_mtime_ns, state.st_mtime_ns))
             yield taken
     except _BROKEN as error:
@@ -239,7 +239,7 @@ def _members(archive: Path) -> Iterator[tuple[str, int, IO[bytes]]]:
                 yield member.name, member.size, content
 
 
-def _take(stream: IO[bytes], size: int, shown: str, target: Path) -> Found | Skipped:
+def _take(stream: IO[bytes], size: int, shown: str, target: Path) -> FoundFile | Skipped:
     head = stream.read(_HEAD)
     if is_archive(head):
         return Skipped(shown, 'archive within an archive; unpack it first')
@@ -259,4 +259,4 @@ def _take(stream: IO[bytes], size: int, shown: str, target: Path) -> Found | Ski
     except _BROKEN:
         target.unlink()
         return Skipped(shown, 'damaged in the archive')
-    return Found(target, shown)
+    return FoundFile(target, shown)

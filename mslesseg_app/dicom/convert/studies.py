@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mslesseg_app.core.errors import UsageError
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
 SessionsFrom = Literal['date', 'order', 'none']
 
@@ -34,7 +34,7 @@ class Study:
 
 def label_sessions(
     studies: Iterable[Study],
-    subject: Subject,
+    subject: SubjectIdentity,
     known: Mapping[str, Mapping[str, Any]],
     how: SessionsFrom,
 ) -> dict[str, str]:
@@ -44,7 +44,7 @@ def label_sessions(
     ----------
     studies : iterable of Study
         Those of one patient.
-    subject : Subject
+    subject : SubjectIdentity
         Holds the secret shift of dates.
     known : mapping
         What earlier conversions recorded of the patient's studies, by UID: ``date``, ``time``
@@ -84,7 +84,7 @@ class _Days:
     def several(self) -> bool:
         return len({(date, label) for date, _, label in self._sessions}) > 1
 
-    def label(self, study: Study, subject: Subject, how: SessionsFrom) -> str:
+    def label(self, study: Study, subject: SubjectIdentity, how: SessionsFrom) -> str:
         for date, time, label in self._sessions:
             if study.date and date == study.date and _hours(time, study.time) <= APART_HOURS:
                 self._sessions.append((study.date, study.time, label))
@@ -93,7 +93,7 @@ class _Days:
         self._sessions.append((study.date, study.time, label))
         return label
 
-    def _new(self, study: Study, subject: Subject, how: SessionsFrom) -> str:
+    def _new(self, study: Study, subject: SubjectIdentity, how: SessionsFrom) -> str:
         taken = {label for *_, label in self._sessions}
         if how == 'none':
             return ''
@@ -104,7 +104,7 @@ class _Days:
         return next(str(n) for n in range(1, len(taken) + 2) if str(n) not in taken)
 
 
-def shifted(date: str, subject: Subject) -> dt.date:
+def shifted(date: str, subject: SubjectIdentity) -> dt.date:
     """Return a date ``YYYYMMDD`` shifted by the subject's secret number of days."""
     from mslesseg_app.dicom.deidentify.values import shifted_date
 

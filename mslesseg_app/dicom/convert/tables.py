@@ -11,7 +11,7 @@ from pathlib import Path
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.dicom.convert import bids_files as tree
 from mslesseg_app.dicom.convert.index import Index
-from mslesseg_app.dicom.convert.plan import Item, Request, count_reasons, listed
+from mslesseg_app.dicom.convert.plan import ConversionRequest, Item, count_reasons, listed
 from mslesseg_app.dicom.convert.sources import printable
 from mslesseg_app.dicom.convert.studies import shifted
 from mslesseg_app.dicom.deidentify.identifiers import Identifiers
@@ -20,7 +20,9 @@ from mslesseg_app.dicom.deidentify.private_records import Records, all_identifie
 from mslesseg_app.dicom.identity import SubjectMap
 
 
-def write_tables(request: Request, items: list[Item], index: Index, records: Records) -> None:
+def write_tables(
+    request: ConversionRequest, items: list[Item], index: Index, records: Records
+) -> None:
     """Add to the tables of the dataset, and write the table of the sources."""
     bids_dir = request.bids_dir
     for label, theirs in groupby(items, key=lambda item: item.subject.label):
@@ -112,7 +114,7 @@ def _sources(items: list[Item], index: Index) -> Iterator[str]:
         yield '\t'.join(['n/a'] * 7 + ['left out', reason, name])
 
 
-def tell(request: Request, items: list[Item], index: Index, *, written: bool) -> None:
+def tell(request: ConversionRequest, items: list[Item], index: Index, *, written: bool) -> None:
     """Report on the terminal what went where; failures also with ``--quiet``.
 
     Parameters

@@ -40,7 +40,7 @@ _DIGRAPHS = {'ä': 'ae', 'ö': 'oe', 'ü': 'ue', 'å': 'aa', 'ø': 'oe', 'æ': '
 _UNDECOMPOSED = {'ø': 'o', 'æ': 'a', 'ß': 's', 'ł': 'l', 'đ': 'd', 'ı': 'i', 'þ': 't', 'ð': 'd'}
 
 
-class Found(NamedTuple):
+class FoundIdentifier(NamedTuple):
     """A place of a text (characters) and the identifier met there."""
 
     start: int
@@ -133,16 +133,16 @@ class Identifiers:
             if _telling(whole) and (len(words) == 1 or len(whole) >= _ANYWHERE):
                 self._words[whole] = value
 
-    def find(self, text: str) -> list[Found]:
+    def find(self, text: str) -> list[FoundIdentifier]:
         """Return where identifiers are met in a text; places may overlap."""
         text = unicodedata.normalize('NFC', text)
         folded = fold(text)
-        found: list[Found] = []
+        found: list[FoundIdentifier] = []
         words: list[tuple[str, int, int]] = []
         for match in _TOKEN.finditer(folded):
             token, start = match.group(), match.start()
             if token in self._dotted:
-                found.append(Found(start, match.end(), self._dotted[token]))
+                found.append(FoundIdentifier(start, match.end(), self._dotted[token]))
             if '.' in token:
                 words += _numbers(token, start)
             else:
@@ -163,7 +163,7 @@ class Identifiers:
         hidden = {place for one in found for place in range(one.start, one.end)}
         return ''.join(letter for place, letter in enumerate(text) if place not in hidden)
 
-    def _in_token(self, token: str, start: int, written: str) -> Iterator[Found]:
+    def _in_token(self, token: str, start: int, written: str) -> Iterator[FoundIdentifier]:
         runs = {(match.start(), match.end()) for match in _RUNS.finditer(token)}
         runs |= {(match.start(), match.end()) for match in _CAMEL.finditer(written)}
         runs.add((0, len(token)))
@@ -172,14 +172,14 @@ class Identifiers:
         for first, last in sorted(runs):
             value = self._words.get(token[first:last])
             if value is not None and _own_digits(token, first, last):
-                yield Found(start + first, start + last, value)
+                yield FoundIdentifier(start + first, start + last, value)
 
-    def _in_a_row(self, words: list[tuple[str, int, int]]) -> Iterator[Found]:
+    def _in_a_row(self, words: list[tuple[str, int, int]]) -> Iterator[FoundIdentifier]:
         for number, (word, start, _) in enumerate(words):
             for phrase, value in self._phrases.get(word, {}).items():
                 last = number + len(phrase)
                 if tuple(word for word, _, _ in words[number:last]) == phrase:
-                    yield Found(start, words[last - 1][2], value)
+                    yield FoundIdentifier(start, words[last - 1][2], value)
 
 
 def _writings(value: str) -> set[str]:

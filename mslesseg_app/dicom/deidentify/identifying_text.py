@@ -51,7 +51,7 @@ _NUMBER_TAGS, _PHRASE_TAGS, _DATE_TAGS, _UID_TAGS = map(_tags, (_NUMBERS, _PHRAS
 
 
 @cache
-def _kind(tag: int) -> str:
+def _identifier_kind(tag: int) -> str:
     """Return what kind of identifier an element holds; '' where it holds none."""
     for kind, tags in (
         ('number', _NUMBER_TAGS),
@@ -81,7 +81,7 @@ def speaking_values(
 ) -> Iterator[Value]:
     """Yield kind and bytes of each value that tells who somebody is, also within sequences."""
     for element in found:
-        kind = _kind(element.tag)
+        kind = _identifier_kind(element.tag)
         if kind == 'sequence' and depth < _DEEPEST:
             inner = explicit and element.representation != b'UN'
             for first, last in items(data, element, explicit):
@@ -138,7 +138,9 @@ class Speech:
             text = self.decode(value)
             less = clean_text(text, self._wanted)
             same = less == text and value.isascii() and b'\x1b' not in value
-            self._cleaned[value] = value if same else _plain(less).encode('ascii', 'replace')
+            self._cleaned[value] = (
+                value if same else _without_accents(less).encode('ascii', 'replace')
+            )
         return self._cleaned[value]
 
 
@@ -151,7 +153,7 @@ _SUSPECT = re.compile(
 )
 
 
-def _plain(text: str) -> str:
+def _without_accents(text: str) -> str:
     """Return text without accents."""
     parts = unicodedata.normalize('NFKD', text)
     return ''.join(letter for letter in parts if not unicodedata.combining(letter))

@@ -49,7 +49,7 @@ _EMBEDDED = re.compile(r'base64,[A-Za-z0-9+/=\s]+')
 _PRINTABLE = re.compile(rb'[\x20-\x7e\xa0-\xff]{3,}')
 _WIDE = re.compile(rb'(?:[\x20-\x7e\xa0-\xff]\0){3,}')
 _WIDE_BIG = re.compile(rb'(?:\0[\x20-\x7e\xa0-\xff]){3,}')
-#: Shorter identifiers are met by chance in the bytes of pictures and numbers.
+#: Shorter identifiers are met by chance in the bytes of images and numbers.
 _SHORTEST_IN_BINARY = 7
 _CHUNK, _OVERLAP = 1 << 22, 1 << 10
 _DICOM_EXTENSION = 2
@@ -169,9 +169,9 @@ class _Search:
         elif suffix == '.json':
             yield from self._json(path, stream.read())
         elif suffix == '.tsv':
-            yield from self._table(path, _text(stream.read()))
+            yield from self._table(path, _decoded(stream.read()))
         elif suffix in _TEXT and not _is_dicom(stream):
-            lines = _EMBEDDED.sub('', _text(stream.read())).splitlines()
+            lines = _EMBEDDED.sub('', _decoded(stream.read())).splitlines()
             yield from self._texts(
                 path, (_Text(f'line {n}', line) for n, line in enumerate(lines, 1))
             )
@@ -201,7 +201,7 @@ class _Search:
         size = int(header['sizeof_hdr'])
         for field in ('db_name', 'descrip', 'aux_file', 'intent_name'):
             if field in header:
-                text = _text(bytes(header[field].tobytes()).rstrip(b'\0'))
+                text = _decoded(bytes(header[field].tobytes()).rstrip(b'\0'))
                 yield from self._texts(path, [_Text(f'header {field}', text)])
         yield from self._texts(path, _runs('header', head[:size]))
         if data_start > size + 4:
@@ -219,7 +219,7 @@ class _Search:
         try:
             content = json.loads(raw)
         except ValueError:
-            yield from self._texts(path, [_Text('text', _text(raw))])
+            yield from self._texts(path, [_Text('text', _decoded(raw))])
             return
         for keys, value in _leaves(content):
             yield from self._leaf(path, keys, value)
@@ -233,7 +233,7 @@ class _Search:
         if isinstance(value, str):
             yield from self._texts(path, [_Text(where, value)])
         elif not isinstance(value, bool) and self._all.is_one(repr(value)):
-            yield Leak(path, where, _kind(repr(value)), masked(repr(value)))
+            yield Leak(path, where, _value_kind(repr(value)), masked(repr(value)))
         if key.lower() in _IDENTITY:
             yield Leak(path, where, 'key of identity', masked(str(value)))
         if _DATE_KEY.search(key):
@@ -263,7 +263,7 @@ class _Search:
     ) -> Iterator[Leak]:
         for where, text in texts:
             for one in (wanted or self._all).find(text):
-                yield Leak(path, where, _kind(one.value), masked(one.value))
+                yield Leak(path, where, _value_kind(one.value), masked(one.value))
             for match in _UID.finditer(text):
                 yield Leak(path, where, 'DICOM UID', masked(match.group()))
 
@@ -271,7 +271,7 @@ class _Search:
 # ------------------------------------------------------------------------------------ parts
 
 
-def _kind(value: str) -> str:
+def _value_kind(value: str) -> str:
     if re.fullmatch(r'\d+(\.\d+){3,}', value):
         return 'DICOM UID'
     if re.fullmatch(r'\d{8}|\d{4}-\d\d-\d\d|\d\d\.\d\d\.\d{4}', value):
@@ -294,7 +294,7 @@ def _suspect_dates(path: Path, where: str, text: str) -> Iterator[Leak]:
             yield Leak(path, where, 'date not shifted', masked(match.group()))
 
 
-def _text(raw: bytes) -> str:
+def _decoded(raw: bytes) -> str:
     try:
         return raw.decode('utf-8')
     except UnicodeDecodeError:
@@ -328,7 +328,7 @@ def _gzip_texts(head: bytes) -> Iterator[_Text]:
     for flag, where in ((8, 'gzip name'), (16, 'gzip comment')):
         if flags & flag:
             text, _, _ = head[place:].partition(b'\0')
-            yield _Text(where, _text(text))
+            yield _Text(where, _decoded(text))
             place += len(text) + 1
 
 

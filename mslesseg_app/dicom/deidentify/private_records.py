@@ -64,7 +64,7 @@ class Records:
 
     def studies(self) -> dict[str, dict[str, dict[str, str]]]:
         """Return the studies that were converted: by subject and UID, date, time and session."""
-        return _read(self.folder / 'studies.json')
+        return _read_records(self.folder / 'studies.json')
 
     def keep_studies(self, studies: Mapping[str, Any]) -> None:
         """Write the studies."""
@@ -72,7 +72,7 @@ class Records:
 
     def identifiers(self, label: str) -> set[str]:
         """Return what must not be met in a subject's files."""
-        return set(_read(self._identifiers(label)).get('identifiers', []))
+        return set(_read_records(self._identifiers(label)).get('identifiers', []))
 
     def add_identifiers(self, label: str, values: Iterable[str]) -> None:
         """Remember what must not be met in a subject's files."""
@@ -93,10 +93,10 @@ class Records:
 def all_identifiers(subject_map: Path) -> set[str]:
     """Return the identifiers of all subjects of all datasets that were made with a map."""
     paths = subject_map.parent.glob(f'{subject_map.stem}-*/sub-*.json')
-    return {value for path in paths for value in _read(path).get('identifiers', [])}
+    return {value for path in paths for value in _read_records(path).get('identifiers', [])}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_records(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

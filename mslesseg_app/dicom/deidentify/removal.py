@@ -50,7 +50,7 @@ from mslesseg_app.dicom.elements import (
     encode_item,
     items,
 )
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
 _MR_CLASSES = {
     '1.2.840.10008.5.1.4.1.1.4',
@@ -98,7 +98,7 @@ class Removed:
     burnt_in: str
 
 
-def deidentify_file(source: Path | BinaryIO, target: Path, subject: Subject) -> Removed:
+def deidentify_file(source: Path | BinaryIO, target: Path, subject: SubjectIdentity) -> Removed:
     """Write a DICOM file without what tells who the person is.
 
     Parameters
@@ -107,7 +107,7 @@ def deidentify_file(source: Path | BinaryIO, target: Path, subject: Subject) -> 
         Any DICOM file, with or without preamble. It is not changed.
     target : Path
         New file, readable by its owner only. It appears when it is complete.
-    subject : Subject
+    subject : SubjectIdentity
         Gives the new name, the shift of dates and the secret of the new UIDs.
 
     Returns
@@ -134,14 +134,14 @@ def deidentify_file(source: Path | BinaryIO, target: Path, subject: Subject) -> 
     return removed
 
 
-def deidentify(dataset: pydicom.Dataset, subject: Subject) -> Removed:
+def deidentify(dataset: pydicom.Dataset, subject: SubjectIdentity) -> Removed:
     """Take out of a data set, in place, what tells who the person is.
 
     Parameters
     ----------
     dataset : pydicom.Dataset
         Its ``file_meta`` is replaced too.
-    subject : Subject
+    subject : SubjectIdentity
 
     Raises
     ------
@@ -169,7 +169,7 @@ def deidentify(dataset: pydicom.Dataset, subject: Subject) -> Removed:
 _BAD = (AttributeError, EOFError, LookupError, NotImplementedError, OSError, TypeError, ValueError)
 
 
-def _treat(raw: bytes, subject: Subject, name: str) -> tuple[list[bytes], Removed]:
+def _treat(raw: bytes, subject: SubjectIdentity, name: str) -> tuple[list[bytes], Removed]:
     """Return the new file in parts, and what was removed."""
     try:
         syntax, title, start = _beginning(raw)
@@ -228,7 +228,7 @@ def _swapped(pixels: bytes, bits: int) -> bytes:
 
 
 def _treated(
-    raw: bytes, start: int, syntax: str, title: bytes, subject: Subject
+    raw: bytes, start: int, syntax: str, title: bytes, subject: SubjectIdentity
 ) -> tuple[list[bytes], Removed]:
     explicit = syntax != ImplicitVRLittleEndian if syntax else raw[start + 4 : start + 6].isalpha()
     top = _top(raw, start, explicit)
@@ -309,7 +309,7 @@ def _kept(file: File, element: Element, rule: Rule) -> bytes:
     return encode(element.tag, said, new)
 
 
-def _joined(file: File, found: Iterable[Element]) -> bytes:
+def _encoded(file: File, found: Iterable[Element]) -> bytes:
     return b''.join(part for _, part in sorted(_cleaned(file, found)))
 
 
@@ -318,7 +318,7 @@ def _sequence(file: File, element: Element) -> bytes:
     if element.representation == b'UN':
         inner = replace(file, explicit=False)
     contents = b''.join(
-        encode_item(_joined(inner, elements(file.data, first, last, inner.explicit)))
+        encode_item(_encoded(inner, elements(file.data, first, last, inner.explicit)))
         for first, last in items(file.data, element, file.explicit)
     )
     return encode(element.tag, element.representation, contents)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from mslesseg_app.dicom.deidentify import profile
 from mslesseg_app.dicom.deidentify.identifying_text import Speech, read_date
 from mslesseg_app.dicom.deidentify.profile import Action, Rule
-from mslesseg_app.dicom.identity import Subject
+from mslesseg_app.dicom.identity import SubjectIdentity
 
 TAIL = b'\0 '
 
@@ -33,11 +33,11 @@ class File:
     data: bytes
     explicit: bool
     speech: Speech
-    subject: Subject
+    subject: SubjectIdentity
     pixel_bytes: int
 
 
-def shifted_date(date: dt.date, subject: Subject) -> dt.date:
+def shifted_date(date: dt.date, subject: SubjectIdentity) -> dt.date:
     """Return a date as it is told of the subject; intervals between dates stay."""
     try:
         return date + dt.timedelta(days=subject.days)
@@ -110,13 +110,13 @@ TREATMENTS: dict[Action, Callable[[File, bytes, Rule], bytes | None]] = {
 }
 
 
-def new_uids(value: bytes, subject: Subject) -> bytes:
+def new_uids(value: bytes, subject: SubjectIdentity) -> bytes:
     """Return what UIDs are replaced by."""
     return b'\\'.join(_new_uid(uid, subject) for uid in value.split(b'\\')) if value else b''
 
 
 @lru_cache(maxsize=4096)
-def _new_uid(uid: bytes, subject: Subject) -> bytes:
+def _new_uid(uid: bytes, subject: SubjectIdentity) -> bytes:
     """Return what a UID is replaced by: always the same for a person, not to be led back."""
     if profile.is_registered(uid.decode('latin-1')):
         return uid

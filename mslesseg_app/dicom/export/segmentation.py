@@ -50,7 +50,7 @@ def make_segmentation(
                 for number in range(1, count + 1)
             ],
             series_instance_uid=identity.uid('seg series'),
-            series_number=_number(stack, 0),
+            series_number=_series_number(stack, 0),
             sop_instance_uid=identity.uid('seg'),
             instance_number=1,
             manufacturer='mslesseg',
@@ -96,5 +96,5 @@ def _description(
     )
 
 
-def _number(stack: Stack, step: int) -> int:
+def _series_number(stack: Stack, step: int) -> int:
     return _SERIES_NUMBER + 2 * (int(stack.datasets[0].get('SeriesNumber') or 0) % 400) + step

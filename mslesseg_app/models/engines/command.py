@@ -102,7 +102,7 @@ class CommandEngine:
                 _image(data, affine).to_filename(path)
                 places[modality.lower()] = str(path)
             self._run(places, root)
-            return Prediction(self._read(folder, affine, channels.shape[1:]))
+            return Prediction(self._read_result(folder, affine, channels.shape[1:]))
 
     def _run(self, places: dict[str, str], cwd: Path) -> None:
         kind, _, number = self.device.partition(':')
@@ -143,7 +143,7 @@ class CommandEngine:
             f'Try its command yourself: {shlex.join(command)}',
         )
 
-    def _read(
+    def _read_result(
         self, folder: Path, affine: npt.NDArray[np.float64], shape: tuple[int, ...]
     ) -> npt.NDArray[np.float32]:
         pattern = str(self.entry.options.get('result', _OUTPUT))

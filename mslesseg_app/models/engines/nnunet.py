@@ -57,7 +57,7 @@ def load(
 class NNUNetEngine:
     """A predictor of ``nnunetv2`` behind the engine protocol.
 
-    Folds are joined as there, by the mean of their logits. Where labels exclude each other, the
+    Folds are combined as there, by the mean of their logits. Where labels exclude each other, the
     map holds the share of the lesion in it and the strongest other label, so that 0.5 is
     nnU-Net's own decision; with two labels this is the probability itself.
 

@@ -13,7 +13,7 @@ _REQUEST = re.compile(r'auto|cpu|cuda(:\d+)?')
 
 
 def choose_device(request: str = 'auto') -> tuple[str, str]:
-    """Turn a wish into a device that works.
+    """Turn the name of a device into one that works.
 
     Torch is imported only when CUDA comes into question, and a CUDA device is trusted only after
     it has run a kernel and returned the right number.

@@ -29,7 +29,7 @@ Chosen on labelled exams: docs/report.md has the figures."""
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Several models joined by one method; to the rest it looks like a model.
+    """Several models combined by one method; to the rest it looks like a model.
 
     Attributes
     ----------
@@ -98,7 +98,7 @@ class Ensemble:
 
     @property
     def card(self) -> dict[str, Any]:
-        """Description and citations for the page."""
+        """Description and citations for the report."""
         cited = dict.fromkeys(text for m in self.models for text in _texts(m.card.get('citation')))
         return {'description': f'{self.title}: {self.version}.', 'citation': ' '.join(cited)}
 
@@ -114,7 +114,7 @@ class Ensemble:
 
     @property
     def threshold(self) -> float:
-        """Share or probability from which a voxel of the joined map is lesion.
+        """Share or probability from which a voxel of the combined map is lesion.
 
         For ``mean`` the mean of the models' own thresholds. For ``majority``, whose map holds
         the share of the models, half way between a tie and the smallest majority, so that a tie
@@ -145,7 +145,7 @@ def final_threshold(model: AnyModel, asked: float | None) -> float:
     asked : float or None
         The user's threshold. It judges probabilities: those of a model or their mean. The maps
         of ``majority`` and ``staple`` have their own rule, and the user's threshold makes the
-        masks that they join (`model_thresholds`).
+        masks that they combine (`model_thresholds`).
     """
     own = isinstance(model, Ensemble) and model.method != 'mean'
     return model.threshold if asked is None or own else asked
@@ -172,7 +172,7 @@ def choose(models: Sequence[ModelEntry], method: str | None) -> AnyModel:
 def combine(
     predictions: Sequence[Prediction], thresholds: Sequence[float], method: Method
 ) -> tuple[Prediction, npt.NDArray[np.float32], Consensus]:
-    """Join the predictions of several models.
+    """Combine the predictions of several models.
 
     Parameters
     ----------
@@ -186,8 +186,8 @@ def combine(
     -------
     pooled : Prediction
         Mean of the models' probabilities and its variance over (and within) the models,
-        whatever the method: what is known about the doubt.
-    joined : float32 array (X, Y, Z)
+        whatever the method: what is known about the uncertainty.
+    combined : float32 array (X, Y, Z)
         The map that `Ensemble.threshold` is for.
     agreed : Consensus
         Agreement, and with ``staple`` sensitivity and specificity of each model.

@@ -18,7 +18,7 @@ UNCERTAINTIES: tuple[str, ...] = get_args(Uncertainty)
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """The lesion probability of one exam and what is known about its doubt.
+    """The lesion probability of one exam and what is known about its uncertainty.
 
     Attributes
     ----------

@@ -122,7 +122,7 @@ class NetworkPredictor(_Detailed):
             if self.diffusion
             else _sampler(self.network, self.windows.average, compiled)
         )
-        self._place(device)
+        self._move_to(device)
 
     def detailed(
         self,
@@ -153,7 +153,7 @@ class NetworkPredictor(_Detailed):
         """Compute this exam, and no other, on the CPU."""
         note = f'{self.device} had too little memory for one window, so the CPU was used.'
         LOGGER.warning('%s: %s', self.name, note)
-        self._place('cpu')
+        self._move_to('cpu')
         free_memory()
         try:
             found = self._predict(channels, brain, 'cpu')
@@ -162,7 +162,7 @@ class NetworkPredictor(_Detailed):
                 raise
             raise self._too_small() from error
         finally:
-            self._place(self.device)
+            self._move_to(self.device)
         return Prediction(found.prob, found.variance, (note, *found.notes))
 
     def _predict(
@@ -178,7 +178,7 @@ class NetworkPredictor(_Detailed):
         more = sampler.notes if isinstance(sampler, ChainSampler) else ()
         return Prediction(found.prob, found.variance, (*found.notes, *more))
 
-    def _place(self, device: str) -> None:
+    def _move_to(self, device: str) -> None:
         self.network.to(device)
         if device.startswith('cuda'):
             network: Any = self.network
@@ -194,7 +194,7 @@ class NetworkPredictor(_Detailed):
 
 
 class PooledPredictor(_Detailed):
-    """Several predictors of one model (folds), joined by their mean."""
+    """Several predictors of one model (folds), combined by their mean."""
 
     def __init__(self, members: Sequence[NetworkPredictor]) -> None:
         self.members = tuple(members)

@@ -48,7 +48,7 @@ _NO_MEMORY = ('not enough memory', "can't allocate memory", 'out of memory')
 
 @dataclass(frozen=True)
 class Windows:
-    """How windows are laid and joined.
+    """How windows are laid and combined.
 
     Attributes
     ----------
@@ -324,8 +324,8 @@ def predict_detailed(
     with torch.inference_mode(), _autocast(device, precision):
         prob, variance = run.pooled()
     return Prediction(
-        prob=_place(prob, brain.shape, box),
-        variance=None if variance is None else _place(variance, brain.shape, box),
+        prob=_full_size(prob, brain.shape, box),
+        variance=None if variance is None else _full_size(variance, brain.shape, box),
         notes=tuple(dict.fromkeys(run.notes)),
     )
 
@@ -338,7 +338,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
-def _place(
+def _full_size(
     values: Tensor, shape: tuple[int, ...], box: tuple[slice, slice, slice]
 ) -> npt.NDArray[np.float32]:
     """Return an array of this shape, zero but for the values in the box."""

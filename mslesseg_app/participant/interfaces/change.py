@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mslesseg_app.spatial.affines import Affine
 
 
-class _AlignInput(BaseInterfaceInputSpec):
+class _AlignPairInput(BaseInterfaceInputSpec):
     before_flair = File(mandatory=True, exists=True, desc='preprocessed FLAIR, earlier session')
     after_flair = File(mandatory=True, exists=True, desc='preprocessed FLAIR, later session')
     before_xfm = File(mandatory=True, exists=True, desc='ITK affine, template to earlier FLAIR')
@@ -38,15 +38,15 @@ class _AlignInput(BaseInterfaceInputSpec):
     random_seed = traits.Int(1, usedefault=True)
 
 
-class _AlignOutput(TraitedSpec):
+class _AlignPairOutput(TraitedSpec):
     out_file = File(desc='how the sessions lie to each other, or why that is unknown, JSON')
 
 
 class AlignPair(GuardedInterface):
     """Align two sessions rigidly, half-way between them; what cannot be aligned is told."""
 
-    input_spec = _AlignInput
-    output_spec = _AlignOutput
+    input_spec = _AlignPairInput
+    output_spec = _AlignPairOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.spatial.affines import read_itk
@@ -145,7 +145,7 @@ class CompareSessions(GuardedInterface):
 
     def _compare(self) -> _Result:
         """Compare the sessions unless their images do not agree."""
-        from mslesseg_app.lesions.agreement import Agreement, edge_distance, judge_agreement
+        from mslesseg_app.lesions.agreement import Agreement, check_agreement, edge_distance
         from mslesseg_app.lesions.change import compare_sessions
         from mslesseg_app.lesions.difference import ChangeLimits, compute_difference, find_changes
         from mslesseg_app.spatial.matching import to_half_way
@@ -153,18 +153,18 @@ class CompareSessions(GuardedInterface):
         given = self.inputs
         move, reason = _read_move(given.move)
         if move is None:
-            return _Result(Agreement(np.nan, np.nan, np.nan, 'failed', reason))
+            return _Result(Agreement(np.nan, np.nan, np.nan, 'fail', reason))
         brains = nb.load(given.before_brain), nb.load(given.after_brain)
         flairs = nb.load(given.before_flair), nb.load(given.after_flair)
         edge = edge_distance(*brains, move)
         try:
             difference = compute_difference(to_half_way(*flairs, *brains, move))
         except DataError as error:
-            return _Result(Agreement(edge, np.nan, np.nan, 'failed', error.message))
+            return _Result(Agreement(edge, np.nan, np.nan, 'fail', error.message))
         matched = difference.matched
         in_plane = float(np.median(difference.pair.edges))
-        agreement = judge_agreement(edge, matched.correlation, matched.width_mm, in_plane)
-        if agreement.verdict == 'failed':
+        agreement = check_agreement(edge, matched.correlation, matched.width_mm, in_plane)
+        if agreement.status == 'fail':
             return _Result(agreement)
         before, after = _session(given.before_labels), _session(given.after_labels)
         regions = find_changes(
@@ -237,7 +237,7 @@ class CompareSessions(GuardedInterface):
         pair, agreement = dict(self.inputs.pair), result.agreement
         row = summary_row(result.comparison, pair.get('years')) if result.comparison else {}
         row |= pair | {
-            'verdict': agreement.verdict,
+            'status': agreement.status,
             'reason': agreement.reason or None,
             'brain_edge_mm': agreement.edge_mm,
             'flair_correlation': agreement.correlation,
@@ -245,7 +245,7 @@ class CompareSessions(GuardedInterface):
             'noise_percent': 100 * result.difference.noise if result.difference else None,
             'edited': ', '.join(pair.get('edited') or ()) or None,
         }
-        return {name: _plain(row.get(name)) for name in SUMMARY_COLUMNS}
+        return {name: _json_number(row.get(name)) for name in SUMMARY_COLUMNS}
 
     def _fill_table(self, statuses: dict[int, str], cwd: Path) -> str:
         import pandas as pd
@@ -279,7 +279,7 @@ def _read_move(path: str) -> tuple[Affine | None, str]:
     return (None, content.get('reason', '')) if move is None else (np.array(move), '')
 
 
-def _plain(value: Any) -> Any:
+def _json_number(value: Any) -> Any:
     """Return what JSON can hold; None for what is not a number."""
     if isinstance(value, np.generic):
         value = value.item()
@@ -300,20 +300,20 @@ class _JointOutput(TraitedSpec):
     metadata = traits.Dict(desc='volume and number of sessions')
 
 
-class JoinSessions(GuardedInterface):
+class CombineSessions(GuardedInterface):
     """Segment a session together with those that it was compared with."""
 
     input_spec = _JointInput
     output_spec = _JointOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.lesions.joint import join, joint_mask
+        from mslesseg_app.lesions.joint import combine, joint_mask
 
         given = self.inputs
         image = nb.load(given.probability)
         voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
         pulls = [np.asarray(nb.load(path).dataobj, dtype=np.float32) for path in given.pulls]
-        found = join(np.asarray(image.dataobj, dtype=np.float32), pulls)
+        found = combine(np.asarray(image.dataobj, dtype=np.float32), pulls)
         mask = joint_mask(
             found,
             voxel,

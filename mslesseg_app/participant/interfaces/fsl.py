@@ -21,7 +21,7 @@ from mslesseg_app.core.fsl import fsl_version
 from mslesseg_app.core.settings import MODALITIES
 from mslesseg_app.participant.interfaces.base import GuardedInterface
 from mslesseg_app.participant.interfaces.images import _ImagesInput
-from mslesseg_app.participant.interfaces.spatial import _AlignOutput, _images, write_alignment
+from mslesseg_app.participant.interfaces.spatial import _AlignExamOutput, _images, write_alignment
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine
 
@@ -140,7 +140,7 @@ def _weights(moving: Any, template: Any, start: Affine, cwd: Path) -> dict[str, 
     return outputs
 
 
-class _JudgeInput(_ImagesInput):
+class _CheckAlignmentInput(_ImagesInput):
     flair_matrix = File(exists=True, desc='ITK affine, template to FLAIR')
     t1w_matrix = File(exists=True, desc='ITK affine, template to T1w')
     t2w_matrix = File(exists=True, desc='ITK affine, template to T2w')
@@ -149,19 +149,19 @@ class _JudgeInput(_ImagesInput):
     commands = traits.List(traits.Str(), desc='what FSL was told, for sidecars')
 
 
-class JudgeAlignment(GuardedInterface):
+class CheckAlignment(GuardedInterface):
     """Judge affines that another program found, as the builtin engine judges its own."""
 
-    input_spec = _JudgeInput
-    output_spec = _AlignOutput
+    input_spec = _CheckAlignmentInput
+    output_spec = _AlignExamOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.spatial.affines import read_itk
-        from mslesseg_app.spatial.exam_alignment import judge_exam
+        from mslesseg_app.spatial.exam_alignment import check_exam
 
         paths = {name: getattr(self.inputs, f'{name.lower()}_matrix') for name in MODALITIES}
         affines = {name: read_itk(Path(path)) for name, path in paths.items() if isdefined(path)}
-        alignment = judge_exam(_images(self.inputs), self.inputs.anchor or None, affines)
+        alignment = check_exam(_images(self.inputs), self.inputs.anchor or None, affines)
         outputs = write_alignment(alignment, cwd, self.inputs.on_failed)
         if isdefined(self.inputs.commands):
             outputs['subject_reference'] |= {
@@ -196,15 +196,15 @@ class _MasksInput(BaseInterfaceInputSpec):
     in_files = InputMultiPath(File(exists=True), mandatory=True, desc='masks on one grid')
 
 
-class _JoinedOutput(TraitedSpec):
+class _CombinedOutput(TraitedSpec):
     out_file = File(desc='their union, uint8')
 
 
-class JoinMasks(GuardedInterface):
-    """Join brain masks of several images; each of them has to hold a brain."""
+class CombineMasks(GuardedInterface):
+    """Combine brain masks of several images; each of them has to hold a brain."""
 
     input_spec = _MasksInput
-    output_spec = _JoinedOutput
+    output_spec = _CombinedOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         images = [nb.load(path) for path in self.inputs.in_files]

@@ -113,7 +113,7 @@ class _RestoreOutput(TraitedSpec):
 
 
 class RestoreToNative(GuardedInterface):
-    """Bring a map from the template grid home to the subject's own image."""
+    """Resample a map from the template grid to native space: the subject's own image."""
 
     input_spec = _RestoreInput
     output_spec = _RestoreOutput
@@ -124,8 +124,8 @@ class RestoreToNative(GuardedInterface):
 
         original = open_image(Path(self.inputs.original))
         native_from_mni = read_itk(Path(self.inputs.transform))
-        home = restore(nb.load(self.inputs.in_file), original, native_from_mni)
-        data = np.asanyarray(home.dataobj)
+        native = restore(nb.load(self.inputs.in_file), original, native_from_mni)
+        data = np.asanyarray(native.dataobj)
         if isdefined(self.inputs.threshold):
             image = grids.like(original, data >= self.inputs.threshold, np.uint8)
         else:

@@ -116,14 +116,14 @@ def _maps(
 
     image = grids.on_template(prob, np.float32)
     outputs = {'prob_file': grids.save(image, cwd / 'probability.nii.gz'), 'info': info}
-    doubt = uncertainty(found, kind, info['model'])
-    if doubt is not None:
-        image = grids.on_template(doubt, np.float32)
+    uncertain = uncertainty(found, kind, info['model'])
+    if uncertain is not None:
+        image = grids.on_template(uncertain, np.float32)
         outputs['uncertainty_file'] = grids.save(image, cwd / 'uncertainty.nii.gz')
     return outputs
 
 
-class _JoinInput(BaseInterfaceInputSpec):
+class _CombineModelsInput(BaseInterfaceInputSpec):
     prob_files = InputMultiPath(
         File(exists=True), mandatory=True, desc='probability of each model on the template grid'
     )
@@ -133,13 +133,13 @@ class _JoinInput(BaseInterfaceInputSpec):
     uncertainty = traits.Enum('none', 'entropy', 'variance', usedefault=True)
 
 
-class JoinModels(GuardedInterface):
+class CombineModels(GuardedInterface):
     """Combine models (:func:`mslesseg_app.models.prediction.ensemble.combine`).
 
     The uncertainty map is that of the mean probability, whatever the method.
     """
 
-    input_spec = _JoinInput
+    input_spec = _CombineModelsInput
     output_spec = _SegmentOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:

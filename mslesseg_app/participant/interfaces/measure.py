@@ -36,7 +36,7 @@ class _MeasureInput(BaseInterfaceInputSpec):
 
 class _MeasureOutput(TraitedSpec):
     out_file = File(desc='metrics, TSV of one row')
-    qc = traits.List(desc='quality numbers with their verdicts')
+    qc = traits.List(desc='quality numbers with their statuses')
     reference_info = traits.Dict(desc='the accuracy and the grid it was computed on')
 
 
@@ -70,7 +70,7 @@ class MeasureExam(GuardedInterface):
         summary = self.inputs.summary
         note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
         qc = with_note(qc, 'dominating_lesion', 'One lesion dominates', note)
-        row = self._row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
+        row = self._metrics_row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
         row = {name: row.get(name) for name in metric_columns()}
         out_file = cwd / 'metrics.tsv'
         write_tsv(pd.DataFrame([row]), out_file)
@@ -78,7 +78,7 @@ class MeasureExam(GuardedInterface):
         info = {'reference_grid': grid, **known} if grid else {}
         return {'out_file': str(out_file), 'qc': qc, 'reference_info': info}
 
-    def _row(self) -> dict[str, Any]:
+    def _metrics_row(self) -> dict[str, Any]:
         from mslesseg_app.participant.stages import volumes
 
         info = self.inputs.info

@@ -15,7 +15,7 @@ from mslesseg_app.participant.interfaces.lesions import write_tsv
 from mslesseg_app.spatial import grids
 
 
-class _DescribeInput(BaseInterfaceInputSpec):
+class _DescribeLesionsInput(BaseInterfaceInputSpec):
     labels_file = File(mandatory=True, exists=True, desc='lesion instances on the native grid')
     table_file = File(mandatory=True, exists=True, desc='table of these lesions, TSV')
     transform = File(mandatory=True, exists=True, desc='ITK affine, template to native')
@@ -25,7 +25,7 @@ class _DescribeInput(BaseInterfaceInputSpec):
     t2w = File(exists=True, desc='T2w on the template grid')
 
 
-class _DescribeOutput(TraitedSpec):
+class _DescribeLesionsOutput(TraitedSpec):
     regions_file = File(desc='region of each lesion voxel, uint8, native grid')
     table_file = File(desc='the lesion table, completed, TSV')
     columns = traits.Dict(desc='numbers of the regions for the table of metrics')
@@ -35,8 +35,8 @@ class _DescribeOutput(TraitedSpec):
 class DescribeLesions(GuardedInterface):
     """Find region, distances and intensities (:mod:`mslesseg_app.lesions.description`)."""
 
-    input_spec = _DescribeInput
-    output_spec = _DescribeOutput
+    input_spec = _DescribeLesionsInput
+    output_spec = _DescribeLesionsOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.lesions.description import describe_lesions

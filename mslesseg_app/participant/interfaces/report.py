@@ -1,4 +1,4 @@
-"""Nodes that draw the pictures of an exam and write its record for the page."""
+"""Nodes that draw the figures of an exam and write its record for the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class _FigureOutput(TraitedSpec):
     out_file = File(desc='SVG that carries its own caption')
 
 
-class _LesionsInput(BaseInterfaceInputSpec):
+class _DrawLesionsInput(BaseInterfaceInputSpec):
     flair = File(mandatory=True, exists=True, desc='FLAIR on its own grid')
     labels = File(mandatory=True, exists=True, desc='lesion instances on the same grid')
     prob = File(mandatory=True, exists=True, desc='probability on the same grid')
@@ -26,7 +26,7 @@ class _LesionsInput(BaseInterfaceInputSpec):
 class DrawLesions(GuardedInterface):
     """Lesion contours on every slice of the FLAIR that has a lesion."""
 
-    input_spec = _LesionsInput
+    input_spec = _DrawLesionsInput
     output_spec = _FigureOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
@@ -91,26 +91,26 @@ class DrawAlignment(GuardedInterface):
         return {'out_file': str(out)}
 
 
-class _DescribeInput(BaseInterfaceInputSpec):
+class _DescribeExamInput(BaseInterfaceInputSpec):
     content = traits.Dict(mandatory=True, desc='what was known before the exam ran')
     lesions = File(mandatory=True, exists=True, desc='lesion table, TSV')
     summary = traits.Dict(mandatory=True, desc='count and volume of the lesions')
     info = traits.Dict(mandatory=True, desc='what the model used')
-    qc = traits.List(mandatory=True, desc='quality numbers with their verdicts')
+    qc = traits.List(mandatory=True, desc='quality numbers with their statuses')
     reference = traits.Dict(desc='accuracy, where there is a reference mask')
     subject_reference = traits.Dict(desc='what the session was aligned through')
     selfcheck = traits.Dict(desc='result of the self-check')
 
 
-class _DescribeOutput(TraitedSpec):
+class _DescribeExamOutput(TraitedSpec):
     out_file = File(desc='record of the exam, JSON')
 
 
 class DescribeExam(GuardedInterface):
-    """Write all that the page says of an exam into one JSON file."""
+    """Write all that the report says of an exam into one JSON file."""
 
-    input_spec = _DescribeInput
-    output_spec = _DescribeOutput
+    input_spec = _DescribeExamInput
+    output_spec = _DescribeExamOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         from mslesseg_app.reports.records import finished_content
@@ -133,20 +133,20 @@ class DescribeExam(GuardedInterface):
         return {'out_file': str(out)}
 
 
-class _JoinInput(BaseInterfaceInputSpec):
+class _MergeMetadataInput(BaseInterfaceInputSpec):
     first = traits.Dict(mandatory=True)
     second = traits.Dict(mandatory=True)
 
 
-class _JoinOutput(TraitedSpec):
+class _MergeMetadataOutput(TraitedSpec):
     out = traits.Dict()
 
 
-class JoinMetadata(GuardedInterface):
+class MergeMetadata(GuardedInterface):
     """Put the entries of two dictionaries into one."""
 
-    input_spec = _JoinInput
-    output_spec = _JoinOutput
+    input_spec = _MergeMetadataInput
+    output_spec = _MergeMetadataOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         del cwd

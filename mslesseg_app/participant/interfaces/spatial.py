@@ -23,7 +23,7 @@ def _images(inputs: Any, suffix: str = '') -> dict[str, Any]:
     return {name: nb.load(path) for name, path in paths.items() if isdefined(path)}
 
 
-class _AlignInput(_ImagesInput):
+class _AlignExamInput(_ImagesInput):
     strategy = traits.Enum('anchored', 'independent', usedefault=True)
     registered = traits.Bool(False, usedefault=True, desc='on the template grid already')
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
@@ -31,27 +31,27 @@ class _AlignInput(_ImagesInput):
     place = File(exists=True, desc='place in the within-subject template, from AlignSubject')
 
 
-class _AlignOutput(TraitedSpec):
+class _AlignExamOutput(TraitedSpec):
     flair_xfm = File(desc='ITK affine, template to FLAIR')
     t1w_xfm = File(desc='ITK affine, template to T1w')
     t2w_xfm = File(desc='ITK affine, template to T2w')
-    quality = File(desc='numbers and verdict for each image, JSON')
+    quality = File(desc='numbers and status for each image, JSON')
     subject_reference = traits.Dict(desc='what the session was aligned through, for sidecars')
 
 
 class AlignExam(GuardedInterface):
     """Align all images of an exam to the template with the builtin engine."""
 
-    input_spec = _AlignInput
-    output_spec = _AlignOutput
+    input_spec = _AlignExamInput
+    output_spec = _AlignExamOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.spatial.exam_alignment import align_exam, judge_exam
+        from mslesseg_app.spatial.exam_alignment import align_exam, check_exam
 
         images = {name: grids.to_ras(image) for name, image in _images(self.inputs).items()}
-        place = _read_place(self.inputs.place)
+        place = _read_alignment(self.inputs.place)
         if self.inputs.registered:
-            alignment = judge_exam(images, None, dict.fromkeys(images, np.eye(4)))
+            alignment = check_exam(images, None, dict.fromkeys(images, np.eye(4)))
         else:
             affine = place.get('flair_from_mni')
             alignment = align_exam(
@@ -63,7 +63,7 @@ class AlignExam(GuardedInterface):
         return write_alignment(alignment, cwd, self.inputs.on_failed, place)
 
 
-def _read_place(path: Any) -> dict[str, Any]:
+def _read_alignment(path: Any) -> dict[str, Any]:
     """Read what AlignSubject says of a session; empty where it was not asked."""
     if not isdefined(path):
         return {}
@@ -101,7 +101,7 @@ def write_alignment(
         write_itk(path, affine)
         outputs[f'{name.lower()}_xfm'] = str(path)
     quality = cwd / 'quality.json'
-    content = json.dumps(alignment.judgements(), indent=2, sort_keys=True)
+    content = json.dumps(alignment.checks(), indent=2, sort_keys=True)
     quality.write_text(content, encoding='utf-8')
     reference = _subject_reference(place or {})
     return outputs | {'quality': str(quality), 'subject_reference': reference}

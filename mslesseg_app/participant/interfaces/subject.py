@@ -94,7 +94,7 @@ class AlignSubject(GuardedInterface):
         paths = dict(zip(sessions, anchors, strict=True))
         problems = {name: one for name, path in paths.items() if (one := _problem(path))}
         usable = {name: path for name, path in paths.items() if name not in problems}
-        places = self._places(usable)
+        places = self._alignments(usable)
         files = []
         for name in sessions:
             path = cwd / f'place_{name}.json'
@@ -103,7 +103,7 @@ class AlignSubject(GuardedInterface):
             files.append(str(path))
         return {'out_files': files}
 
-    def _places(self, usable: dict[str, str]) -> dict[str, dict[str, Any]]:
+    def _alignments(self, usable: dict[str, str]) -> dict[str, dict[str, Any]]:
         """Return for each session its transform and companions, or why it has none."""
         from mslesseg_app.spatial.subject_alignment import align_subject
 

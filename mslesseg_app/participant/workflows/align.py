@@ -3,7 +3,7 @@
 Inputs: ``flair``, ``t1w``, ``t2w`` (on the grids of the raw images). Outputs: for each of them
 ``<name>_xfm`` (ITK affine that maps points of the template to points of the image) and
 ``<name>_mni`` (the image on the template grid), ``brain_mask`` on the template grid,
-``quality`` (JSON file: the numbers and the verdict for each image) and ``subject_reference``
+``quality`` (JSON file: the numbers and the status for each image) and ``subject_reference``
 (metadata: what the session was aligned through).
 """
 
@@ -44,7 +44,7 @@ def init_builtin_align_wf(
         says where it lies in it.
     """
     workflow = Workflow(name=name)
-    workflow.__desc__ = _describe(modalities, settings, registered, shared)
+    workflow.__desc__ = _methods_text(modalities, settings, registered, shared)
     names = [modality.lower() for modality in modalities]
     fields = [*names, 'place'] if shared else names
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
@@ -89,7 +89,7 @@ def output_fields(modalities: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _describe(
+def _methods_text(
     modalities: tuple[str, ...], settings: Settings, registered: bool, shared: bool
 ) -> str:
     if registered:

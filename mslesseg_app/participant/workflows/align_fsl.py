@@ -12,8 +12,8 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.participant.interfaces.fsl import (
-    JoinMasks,
-    JudgeAlignment,
+    CheckAlignment,
+    CombineMasks,
     MaskToBrain,
     MatrixToTransform,
     StartMatrix,
@@ -66,45 +66,45 @@ def init_fsl_align_wf(
     inputnode = Node(IdentityInterface(fields=names), name='inputnode')
     turned = Node(TurnToRas(), name='conform_ras', mem_gb=0.5)
     outputnode = Node(IdentityInterface(fields=output_fields(modalities)), name='outputnode')
-    judge = Node(
-        JudgeAlignment(
+    check = Node(
+        CheckAlignment(
             anchor='' if independent else 'FLAIR', on_failed=settings.on_failed_alignment
         ),
-        name='align_judge',
+        name='align_check',
         mem_gb=1.0,
     )
     for field in ('quality', 'subject_reference'):
-        workflow.connect(judge, field, outputnode, field)
+        workflow.connect(check, field, outputnode, field)
     for item in names:
         workflow.connect(inputnode, item, turned, item)
-        workflow.connect(turned, item, judge, item)
-        # What the judge lets pass goes on: a failed alignment stops here.
-        workflow.connect(judge, f'{item}_xfm', outputnode, f'{item}_xfm')
-    parts = (workflow, turned, judge, outputnode, names)
+        workflow.connect(turned, item, check, item)
+        # What the check lets pass goes on: a failed alignment stops here.
+        workflow.connect(check, f'{item}_xfm', outputnode, f'{item}_xfm')
+    parts = (workflow, turned, check, outputnode, names)
     if independent:
         _connect_independent(*parts)
     else:
         _connect_anchored(*parts, settings)
-    _connect_commands(workflow, judge)
+    _connect_commands(workflow, check)
     return workflow
 
 
-def _connect_commands(workflow: Workflow, judge: Node) -> None:
+def _connect_commands(workflow: Workflow, check: Node) -> None:
     """Hand the command lines of FLIRT and BET to the sidecars."""
     nodes = [workflow.get_node(name) for name in sorted(workflow.list_node_names())]
     programs = [node for node in nodes if isinstance(node.interface, (ReportedFLIRT, ReportedBET))]
     gather = Node(Merge(len(programs)), name='align_commands', run_without_submitting=True)
     for number, node in enumerate(programs, start=1):
         workflow.connect(node, 'command', gather, f'in{number}')
-    workflow.connect(gather, 'out', judge, 'commands')
+    workflow.connect(gather, 'out', check, 'commands')
 
 
 def _connect_independent(
-    workflow: Workflow, inputnode: Node, judge: Node, outputnode: Node, names: list[str]
+    workflow: Workflow, inputnode: Node, check: Node, outputnode: Node, names: list[str]
 ) -> None:
     head = template_path('MNI152_T1_1mm.nii.gz')
     masks = Node(Merge(len(names)), name='bet_masks', run_without_submitting=True)
-    union = Node(JoinMasks(), name='brain_union')
+    union = Node(CombineMasks(), name='brain_union')
     brain = Node(MaskToBrain(), name='brain')
     workflow.connect([
         (masks, union, [('out', 'in_files')]),
@@ -124,7 +124,7 @@ def _connect_independent(
             (inputnode, to_itk, [(item, 'in_file')]),
             (flirt, to_itk, [('out_matrix_file', 'matrix')]),
             (flirt, bet, [('out_file', 'in_file')]),
-            (to_itk, judge, [('out_file', f'{item}_matrix')]),
+            (to_itk, check, [('out_file', f'{item}_matrix')]),
             (bet, outputnode, [('out_file', f'{item}_mni')]),
             (bet, masks, [('mask_file', f'in{number}')]),
         ])  # fmt: skip
@@ -133,7 +133,7 @@ def _connect_independent(
 def _connect_anchored(
     workflow: Workflow,
     inputnode: Node,
-    judge: Node,
+    check: Node,
     outputnode: Node,
     names: list[str],
     settings: Settings,
@@ -149,7 +149,7 @@ def _connect_anchored(
         to_itk = Node(MatrixToTransform(reference=_brain()), name=f'align_itk_{item}')
         workflow.connect([
             (inputnode, to_itk, [(item, 'in_file')]),
-            (to_itk, judge, [('out_file', f'{item}_matrix')]),
+            (to_itk, check, [('out_file', f'{item}_matrix')]),
         ])  # fmt: skip
         if item == 'flair':
             workflow.connect(to_template, 'out_matrix_file', to_itk, 'matrix')
@@ -159,10 +159,10 @@ def _connect_anchored(
         resample = Node(ToTemplate(), name=f'resample_{item}', mem_gb=0.5)
         workflow.connect([
             (inputnode, resample, [(item, 'in_file')]),
-            (judge, resample, [(f'{item}_xfm', 'transform')]),
+            (check, resample, [(f'{item}_xfm', 'transform')]),
             (resample, outputnode, [('out_file', f'{item}_mni')]),
         ])  # fmt: skip
-    _connect_brain(workflow, inputnode, judge, outputnode)
+    _connect_brain(workflow, inputnode, check, outputnode)
 
 
 def _brain() -> str:
@@ -202,7 +202,7 @@ def _connect_rigid(
     ])  # fmt: skip
 
 
-def _connect_brain(workflow: Workflow, inputnode: Node, judge: Node, outputnode: Node) -> None:
+def _connect_brain(workflow: Workflow, inputnode: Node, check: Node, outputnode: Node) -> None:
     """Extract the FLAIR's brain and bring its mask to the template."""
     bet = Node(
         ReportedBET(mask=True, robust=True, output_type=_TYPE), name='bet_flair', mem_gb=0.5
@@ -212,7 +212,7 @@ def _connect_brain(workflow: Workflow, inputnode: Node, judge: Node, outputnode:
     workflow.connect([
         (inputnode, bet, [('flair', 'in_file')]),
         (bet, to_mni, [('mask_file', 'in_file')]),
-        (judge, to_mni, [('flair_xfm', 'transform')]),
+        (check, to_mni, [('flair_xfm', 'transform')]),
         (to_mni, brain, [('out_file', 'in_file')]),
         (brain, outputnode, [('out_file', 'brain_mask')]),
     ])  # fmt: skip

@@ -170,8 +170,8 @@ def write_graph(workflow: Workflow, settings: Settings) -> Path:
     target = settings.out_dir / 'logs' / f'{workflow.name}.dot'
     write_text(target, Path(drawn).read_text(encoding='utf-8'))
     if shutil.which('dot') is not None:
-        picture = target.with_suffix('.svg')
-        subprocess.run(['dot', '-Tsvg', str(target), '-o', str(picture)], check=False)
+        figure = target.with_suffix('.svg')
+        subprocess.run(['dot', '-Tsvg', str(target), '-o', str(figure)], check=False)
     return target
 
 

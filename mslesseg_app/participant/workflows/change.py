@@ -29,8 +29,8 @@ from mslesseg_app.lesions.change import STATUS_CODES
 from mslesseg_app.lesions.change_table import CHANGE_COLUMNS, SUMMARY_COLUMNS
 from mslesseg_app.participant.interfaces.change import (
     AlignPair,
+    CombineSessions,
     CompareSessions,
-    JoinSessions,
     WriteChanges,
 )
 from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
@@ -171,7 +171,7 @@ def init_subject_change_wf(visits: list[Visit], settings: Settings) -> Workflow:
         workflow.connect(compare, 'summary', merge, f'in{number}')
         if not whole:
             _add_sinks(workflow, compare, before, after, settings)
-            if _joined(before, after, settings):
+            if _segmented_jointly(before, after, settings):
                 joint[before.name].append((compare, 'before_pull'))
                 joint[after.name].append((compare, 'after_pull'))
     for visit in visits:
@@ -217,14 +217,14 @@ def _add_pair(
         name=f'compare_{suffix}',
         mem_gb=2.0,
     )
-    if not whole and _joined(before, after, settings):
+    if not whole and _segmented_jointly(before, after, settings):
         compare.inputs.before_prob = str(before.probability(settings.out_dir))
         compare.inputs.after_prob = str(after.probability(settings.out_dir))
     workflow.connect(align, 'out_file', compare, 'move')
     return compare
 
 
-def _joined(before: Visit, after: Visit, settings: Settings) -> bool:
+def _segmented_jointly(before: Visit, after: Visit, settings: Settings) -> bool:
     """Whether two sessions are segmented together."""
     known = [one.probability(settings.out_dir) for one in (before, after)]
     return settings.longitudinal == 'joint' and None not in known and before.how == after.how
@@ -236,13 +236,13 @@ def _add_joint(
     """Add the joint segmentation of a session, in files of its own."""
     how = visit.how
     node = Node(
-        JoinSessions(
+        CombineSessions(
             probability=str(visit.probability(settings.out_dir)),
             threshold=float(how.get(THRESHOLD_KEY) or 0.5),
             connectivity=int(how.get(CONNECTIVITY_KEY) or settings.connectivity),
             min_volume=float(how.get(SMALLEST_KEY) or 0.0),
         ),
-        name=f'join_{visit.name}',
+        name=f'combine_{visit.name}',
         mem_gb=0.5,
     )
     merge = Node(Merge(len(pulls)), name=f'gather_{visit.name}', run_without_submitting=True)

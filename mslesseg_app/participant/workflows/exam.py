@@ -20,8 +20,8 @@ from mslesseg_app.models.prediction.presets import has_presets
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.participant.interfaces.images import PrepareImage, RestoreToNative, ToTemplate
 from mslesseg_app.participant.interfaces.lesions import (
+    CombineModels,
     FindLesions,
-    JoinModels,
     LabelsToMask,
     SegmentLesions,
 )
@@ -50,7 +50,7 @@ def init_exam_wf(
     engine : {'fsl', 'builtin'}
         The spatial engine.
     entry : ModelEntry or Ensemble
-        The model, or several joined.
+        The model, or several combined.
     shared : bool
         The session shares a within-subject template: the workflow has an inputnode then, with
         ``flair`` (prepared) and ``place`` (in that template), both from ``init_subject_wf``.
@@ -178,7 +178,7 @@ def lesion_fields(settings: Settings, exam: Exam, entry: AnyModel) -> tuple[str,
 def init_lesion_wf(
     *, exam: Exam, settings: Settings, entry: AnyModel, name: str = 'lesion_wf'
 ) -> Workflow:
-    """Run the model, bring its probability home, and make masks, instances, table and numbers."""
+    """Run the model, restore its probability, make masks, instances, table and numbers."""
     workflow = Workflow(name=name)
     threshold = final_threshold(entry, settings.threshold)
     workflow.__desc__ = _describe_lesions(settings, entry, threshold)
@@ -195,7 +195,7 @@ def init_lesion_wf(
     )
     flair = str(exam.images['FLAIR'])
     segment = _add_models(workflow, inputnode, names, settings, entry)
-    prob, prob_field = _bring_home(workflow, inputnode, segment, entry, flair)
+    prob, prob_field = _restore_to_native(workflow, inputnode, segment, entry, flair)
     restore_brain = Node(
         RestoreToNative(original=flair, threshold=0.5), name='restore_brain', mem_gb=1.0
     )
@@ -259,12 +259,12 @@ def init_lesion_wf(
     return workflow
 
 
-def _bring_home(
+def _restore_to_native(
     workflow: Workflow, inputnode: Node, segment: Node, entry: AnyModel, flair: str
 ) -> tuple[Node, str]:
     """Return the node, and its output, that holds the probability on the grid of the FLAIR.
 
-    An engine that works there gives it itself; other probabilities are brought home.
+    An engine that works there gives it itself; other probabilities are resampled to native space.
     """
     if not isinstance(entry, Ensemble) and entry.is_native:
         return segment, 'native_file'
@@ -279,7 +279,7 @@ def _bring_home(
 def _add_models(
     workflow: Workflow, inputnode: Node, names: list[str], settings: Settings, entry: AnyModel
 ) -> Node:
-    """Add one inference node a model, and return the node that gives the joined map."""
+    """Add one inference node a model, and return the node that gives the combined map."""
     nodes = []
     for model in models_of(entry):
         segment = _segment_node(settings, model, alone=not isinstance(entry, Ensemble))
@@ -294,13 +294,13 @@ def _add_models(
         return nodes[0]
     probs, infos = (Merge(len(nodes), no_flatten=True) for _ in range(2))
     merged = [Node(probs, name='model_probs'), Node(infos, name='model_infos')]
-    join = Node(
-        JoinModels(
+    combine = Node(
+        CombineModels(
             method=entry.method,
             thresholds=list(model_thresholds(entry, settings.threshold)),
             uncertainty=settings.uncertainty,
         ),
-        name='join_models',
+        name='combine_models',
         mem_gb=1.0,
     )
     for node, output, field in zip(
@@ -309,8 +309,8 @@ def _add_models(
         node.run_without_submitting = True
         for number, segment in enumerate(nodes, start=1):
             workflow.connect(segment, output, node, f'in{number}')
-        workflow.connect(node, 'out', join, field)
-    return join
+        workflow.connect(node, 'out', combine, field)
+    return combine
 
 
 def _add_agreement(
@@ -321,7 +321,7 @@ def _add_agreement(
     entry: Ensemble,
     flair: str,
 ) -> None:
-    """Bring the probability of each model home, to tell which of them agree on a lesion."""
+    """Restore the probability of each model, to tell which agree on a lesion."""
     merge = Node(
         Merge(len(entry.models), no_flatten=True),
         name='model_natives',
@@ -405,7 +405,7 @@ not depend on the model.
 
 
 def _describe_models(settings: Settings, entry: AnyModel) -> str:
-    """Name the model, or the models and how they were joined."""
+    """Name the model, or the models and how they were combined."""
     named = [
         f'*{model.name}* (version {model.version}, SHA256 {model.digest[:12]}…'
         + (f', preset {settings.preset})' if has_presets(model) else ')')

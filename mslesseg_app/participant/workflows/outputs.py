@@ -1,4 +1,4 @@
-"""What an exam leaves in the output dataset: files, sidecars, pictures and its record."""
+"""What an exam leaves in the output dataset: files, sidecars, figures and its record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mslesseg_app.participant.interfaces.report import (
     DrawAlignment,
     DrawBrain,
     DrawLesions,
-    JoinMetadata,
+    MergeMetadata,
 )
 from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
 from mslesseg_app.participant.interfaces.spatial import InvertTransform
@@ -40,21 +40,23 @@ def init_outputs_wf(
     fields += ['quality', 'regions_native', 'regions', *(['edit'] if exam.edited else [])]
     fields += ['selfcheck', 'selfcheck_metadata']
     fields += ['models_native'] if isinstance(entry, Ensemble) else []
-    doubt = () if settings.uncertainty == 'none' else ('uncertainty',)
-    fields += [f'{kind}_{space}' for kind in doubt for space in ('native', 'mni')]
+    uncertain = () if settings.uncertainty == 'none' else ('uncertainty',)
+    fields += [f'{kind}_{space}' for kind in uncertain for space in ('native', 'mni')]
     inputnode = Node(IdentityInterface(fields=fields), name='inputnode')
     sinks = _Sinks(workflow, inputnode, exam, settings)
     texts = Sidecars(exam, settings, entry, engine)
     for modality in exam.images:
         _add_image(sinks, texts, modality)
     reference = (inputnode, 'subject_reference')
-    both = _join(workflow, 'describe_lesions', (inputnode, 'metadata'), reference)
-    checked = _join(workflow, 'describe_checked', both, (inputnode, 'selfcheck_metadata'))
+    both = _merge_metadata(workflow, 'describe_lesions', (inputnode, 'metadata'), reference)
+    checked = _merge_metadata(
+        workflow, 'describe_checked', both, (inputnode, 'selfcheck_metadata')
+    )
     sinks.feeds += [both, checked]
     marked, edit = _add_edit(sinks, exam, checked)
     for space in ('native', 'mni'):
         sinks.add('brain_' + space, texts.brain(space), extra=reference)
-        for kind in ('lesion', 'prob', 'instances', *doubt):
+        for kind in ('lesion', 'prob', 'instances', *uncertain):
             extra = marked if kind in ('lesion', 'instances') else both
             sinks.add(f'{kind}_{space}', texts.lesion(kind, space), extra=extra, desc=entry.name)
     regions = (inputnode, 'regions')
@@ -65,11 +67,11 @@ def init_outputs_wf(
     sinks.add('lesions', texts.lesion_table(), extra=edit, desc=entry.name)
     measured = (inputnode, 'selfcheck_metadata')
     if edit:
-        measured = _join(workflow, 'describe_measured', measured, edit)
+        measured = _merge_metadata(workflow, 'describe_measured', measured, edit)
     sinks.add('metrics', texts.metrics(), extra=measured, desc=entry.name)
-    pictures = _add_figures(sinks, exam, entry)
+    figures = _add_figures(sinks, exam, entry)
     record = _add_record(sinks, exam, settings, engine, entry)
-    sinks.wait_for([record, *pictures])
+    sinks.wait_for([record, *figures])
     return workflow
 
 
@@ -142,11 +144,11 @@ class _Sinks:
             self.workflow.connect(gate, 'out', sink, 'after')
 
 
-def _join(
+def _merge_metadata(
     workflow: Workflow, name: str, first: tuple[Node, str], second: tuple[Node, str]
 ) -> tuple[Node, str]:
     """Add a node that puts two dictionaries of metadata into one."""
-    node = Node(JoinMetadata(), name=name, run_without_submitting=True)
+    node = Node(MergeMetadata(), name=name, run_without_submitting=True)
     workflow.connect(*first, node, 'first')
     workflow.connect(*second, node, 'second')
     return node, 'out'
@@ -159,7 +161,7 @@ def _add_edit(
     if not exam.edited:
         return metadata, None
     edit = (sinks.inputnode, 'edit')
-    marked = _join(sinks.workflow, 'describe_edited', metadata, edit)
+    marked = _merge_metadata(sinks.workflow, 'describe_edited', metadata, edit)
     sinks.feeds.append(marked)
     return marked, edit
 
@@ -198,7 +200,7 @@ def _add_figures(sinks: _Sinks, exam: Exam, entry: AnyModel) -> list[Node]:
     ])  # fmt: skip
     sinks.add('figure_lesions', source=(lesions, 'out_file'), desc=entry.name)
     sinks.add('figure_brain', source=(brain, 'out_file'))
-    pictures = [lesions, brain]
+    figures = [lesions, brain]
     for modality in exam.images:
         item = modality.lower()
         flicker = Node(DrawAlignment(modality=modality), name=f'figure_{item}', mem_gb=0.5)
@@ -209,8 +211,8 @@ def _add_figures(sinks: _Sinks, exam: Exam, entry: AnyModel) -> list[Node]:
             name=f'figure_alignment_{item}',
             suffix=modality,
         )
-        pictures.append(flicker)
-    return pictures
+        figures.append(flicker)
+    return figures
 
 
 def _add_record(
@@ -220,7 +222,7 @@ def _add_record(
     engine: str,
     entry: AnyModel,
 ) -> Node:
-    """Keep what the page says of this exam, so that it can be written again at any time."""
+    """Keep what the report says of this exam, so that it can be written again at any time."""
     from mslesseg_app.reports.records import static_content
 
     describe = Node(

@@ -30,7 +30,7 @@ _MORE_JOBS = 2
 _WAIT_S = 1.0
 
 
-class Job:
+class WorkflowJob:
     """A graph of steps.
 
     Parameters
@@ -48,7 +48,7 @@ class Job:
         self,
         graph: nx.DiGraph,
         listen: Listener,
-        end: Callable[[bool], Iterable[Job]] = lambda _: (),
+        end: Callable[[bool], Iterable[WorkflowJob]] = lambda _: (),
     ) -> None:
         self.steps: list[Step] = list(nx.topological_sort(graph))
         number = {step: k for k, step in enumerate(self.steps)}
@@ -86,7 +86,7 @@ class Job:
 
 
 @dataclass
-class Resources:
+class FreeResources:
     """What is free.
 
     Attributes
@@ -132,7 +132,7 @@ class Scheduler:
     Parameters
     ----------
     workers : Workers
-    resources : Resources
+    resources : FreeResources
     most_jobs : int, optional
         Jobs in flight at most; default: two more than processors.
     stop_on_failure : bool
@@ -142,7 +142,7 @@ class Scheduler:
     def __init__(
         self,
         workers: Workers,
-        resources: Resources,
+        resources: FreeResources,
         *,
         most_jobs: int | None = None,
         stop_on_failure: bool = False,
@@ -151,17 +151,17 @@ class Scheduler:
         self._free = resources
         self._most = most_jobs or resources.processors + _MORE_JOBS
         self._stop_on_failure = stop_on_failure
-        self._flight: list[Job] = []
-        self._results: SimpleQueue[tuple[Job, int, str]] = SimpleQueue()
+        self._flight: list[WorkflowJob] = []
+        self._results: SimpleQueue[tuple[WorkflowJob, int, str]] = SimpleQueue()
         self._running = 0
         self.stopped = False
 
-    def run(self, queue: Iterator[Job | None]) -> None:
+    def run(self, queue: Iterator[WorkflowJob | None]) -> None:
         """Run all jobs of a queue to their end, whatever fails in them.
 
         Parameters
         ----------
-        queue : iterator of Job or None
+        queue : iterator of WorkflowJob or None
             A job is made when it is asked for. None: there was nothing to run this time.
         """
         # What was there before is no garbage: the collections below need not look at it.
@@ -186,7 +186,7 @@ class Scheduler:
     def _has_room(self) -> bool:
         return len(self._flight) < self._most and self._free.processors > 0
 
-    def _take(self, queue: Iterator[Job | None]) -> bool:
+    def _take(self, queue: Iterator[WorkflowJob | None]) -> bool:
         """Take the next job into flight; return whether there may be more."""
         try:
             job = next(queue)
@@ -212,7 +212,7 @@ class Scheduler:
                     job.ready.remove(number)
                     self._start(job, number)
 
-    def _start(self, job: Job, number: int) -> None:
+    def _start(self, job: WorkflowJob, number: int) -> None:
         job.listen(job.steps[number], 'start', '')
         self._running += 1
         results = self._results
@@ -247,7 +247,7 @@ class Scheduler:
         except Empty:
             return
 
-    def _end(self, job: Job, number: int, text: str) -> None:
+    def _end(self, job: WorkflowJob, number: int, text: str) -> None:
         step = job.steps[number]
         if text:
             job.fail(number)
@@ -258,7 +258,7 @@ class Scheduler:
             job.listen(step, 'end', '')
         self._close_if_over(job)
 
-    def _close_if_over(self, job: Job) -> None:
+    def _close_if_over(self, job: WorkflowJob) -> None:
         """Let what follows take the place of a job that is over."""
         if not job.over or self.stopped:
             return

@@ -178,9 +178,9 @@
   });
 
   // Reports follow the order of this table; search narrows it by name, flag and note.
-  const pages = rows().map((row) => row.querySelector('th a')).filter(Boolean)
+  const reports = rows().map((row) => row.querySelector('th a')).filter(Boolean)
     .map((link) => decodeURIComponent(link.getAttribute('href').split(/[?#]/)[0]));
-  mslessegMarks.keepOrder([...new Set(pages)]);
+  mslessegMarks.keepOrder([...new Set(reports)]);
 
   choose(body.rows[0], false);
   count();

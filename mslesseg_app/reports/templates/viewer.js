@@ -1,5 +1,5 @@
 (() => {
-  // The slice viewer: NiiVue and the images lie packed in the page; nothing is fetched.
+  // The slice viewer: NiiVue and the images lie packed in the report; nothing is fetched.
   const LAYOUTS = { three: 3, axial: 0, coronal: 1, sagittal: 2 };
   const TILE_AXES = [[0, 1, 2], [0, 2, 1], [1, 2, 0]]; // across, up, through: axial, coronal, sagittal
   const SWITCHES = { o: 'lesions', x: 'cross', w: 'window' };
@@ -458,7 +458,7 @@
     watch.observe(first.box);
   }
 
-  // A lesion chosen in the table is shown in the viewer; without one, in the pictures.
+  // A lesion chosen in the table is shown in the viewer; without one, in the images.
   const choose = async (row) => {
     const viewer = viewers.get(row.dataset.viewer);
     if (!viewer) return;

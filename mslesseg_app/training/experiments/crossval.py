@@ -26,15 +26,15 @@ from mslesseg_app.paper.sources import read_rows
 from mslesseg_app.paper.tables import folds_table, models_table
 from mslesseg_app.reports.tabular import Table, write_table
 from mslesseg_app.training.cases import LabelledCase
-from mslesseg_app.training.experiments.publish import join_folds
+from mslesseg_app.training.experiments.publish import combine_folds
 from mslesseg_app.training.experiments.scoring import RULES, evaluate_cases, write_rows
-from mslesseg_app.training.experiments.train import Job, train_cases
+from mslesseg_app.training.experiments.train import TrainingJob, train_cases
 from mslesseg_app.training.folds import Fold
 from mslesseg_app.training.plan import Plan
 
 
 @dataclass(frozen=True)
-class Study:
+class CrossValidation:
     """A cross-validation.
 
     Attributes
@@ -44,14 +44,14 @@ class Study:
     plans : mapping of str to Plan
         By network.
     folds : tuple of Fold
-    job : Job
+    job : TrainingJob
         What the trainings share; folder, name and leaks are set for each.
     """
 
     folder: Path
     plans: Mapping[str, Plan]
     folds: tuple[Fold, ...]
-    job: Job
+    job: TrainingJob
 
     @property
     def models(self) -> Path:
@@ -78,7 +78,7 @@ class Study:
         return place / f'evaluation_rules-{rules}_{which}.tsv'
 
 
-def run_fold(study: Study, network: str, fold: Fold) -> bool:
+def run_fold(study: CrossValidation, network: str, fold: Fold) -> bool:
     """Train one network on one fold and judge it on the test set; False if time ran out.
 
     What is there already, of the same training, is not done again.
@@ -93,12 +93,12 @@ def run_fold(study: Study, network: str, fold: Fold) -> bool:
     if not done.complete:
         return False
     if done.entry is not None:
-        _judge(study, network, fold, done.entry, fold.split.test)
+        _evaluate(study, network, fold, done.entry, fold.split.test)
     return True
 
 
-def _judge(
-    study: Study,
+def _evaluate(
+    study: CrossValidation,
     network: str,
     fold: Fold | None,
     entry: ModelEntry,
@@ -138,7 +138,7 @@ def _digests(entry: ModelEntry) -> tuple[str, ...]:
     return tuple(digest for _, digest, _ in entry.files)
 
 
-def missing_folds(study: Study) -> list[str]:
+def missing_folds(study: CrossValidation) -> list[str]:
     """Return which folds have no evaluation yet, such as ``unetr fold 3``."""
     return [
         f'{network} fold {fold.number}'
@@ -148,12 +148,14 @@ def missing_folds(study: Study) -> list[str]:
     ]
 
 
-def gather(study: Study, tell: Callable[[str], None] | None = None) -> dict[str, list[Table]]:
-    """Join the folds of each network to one model, judge it, and make Tables 5 and 6.
+def gather(
+    study: CrossValidation, tell: Callable[[str], None] | None = None
+) -> dict[str, list[Table]]:
+    """Combine the folds of each network to one model, judge it, and make Tables 5 and 6.
 
     Parameters
     ----------
-    study : Study
+    study : CrossValidation
     tell : callable, optional
         Told what is done.
 
@@ -180,7 +182,7 @@ def gather(study: Study, tell: Callable[[str], None] | None = None) -> dict[str,
     return {rules: _tables(study, rules) for rules in RULES}
 
 
-def _ensemble(study: Study, network: str) -> ModelEntry:
+def _ensemble(study: CrossValidation, network: str) -> ModelEntry:
     entries = [
         read_entry(study.models / f'{study.name(network, fold)}.toml') for fold in study.folds
     ]
@@ -197,14 +199,14 @@ def _ensemble(study: Study, network: str) -> ModelEntry:
         'date': max(str(entry.card['date']) for entry in entries),
         'citation': entries[0].card['citation'],
     }
-    joined = join_folds(entries, study.models, network, card)
-    _judge(study, network, None, joined, study.folds[0].split.test)
-    return join_folds(
+    combined = combine_folds(entries, study.models, network, card)
+    _evaluate(study, network, None, combined, study.folds[0].split.test)
+    return combine_folds(
         entries, study.models, network, {**card, 'figures': _figures(study, network)}
     )
 
 
-def _figures(study: Study, network: str) -> list[dict[str, Any]]:
+def _figures(study: CrossValidation, network: str) -> list[dict[str, Any]]:
     """Return mean figures of the ensemble over the test exams."""
     figures = []
     for rules in RULES:
@@ -221,7 +223,7 @@ def _mean(texts: Sequence[str]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _tables(study: Study, rules: str) -> list[Table]:
+def _tables(study: CrossValidation, rules: str) -> list[Table]:
     folds = [
         row
         for network in study.plans

@@ -38,7 +38,7 @@ NORMAL_BRIGHT = 'label-normalhyperintensity'
 
 
 @dataclass(frozen=True)
-class _Dataset:
+class _LabelledDataset:
     """One dataset, the exams that are taken from it, how the App runs on them, and the grid."""
 
     bids_dir: Path
@@ -117,7 +117,7 @@ def _open_dataset(
     unlabelled: bool,
     native: bool,
     threads: int,
-) -> _Dataset:
+) -> _LabelledDataset:
     if not bids_dir.is_dir():
         raise NoInputError(f'{bids_dir} does not exist.', 'Name the folder of the dataset.')
     root: Path | None = masks or bids_dir / MANUAL
@@ -136,10 +136,10 @@ def _open_dataset(
             if unlabelled
             else f'No exam of {bids_dir} has a lesion mask in {root}.'
         )
-    return _Dataset(bids_dir, cache, settings, exams, native)
+    return _LabelledDataset(bids_dir, cache, settings, exams, native)
 
 
-def _check_names(datasets: Sequence[_Dataset], exclude: Sequence[str]) -> None:
+def _check_names(datasets: Sequence[_LabelledDataset], exclude: Sequence[str]) -> None:
     seen: set[str] = set()
     for dataset in datasets:
         people = {exam.subject for exam in dataset.exams}
@@ -161,7 +161,7 @@ def _names(exclude: Sequence[str]) -> set[str]:
     return {f'sub-{name.removeprefix("sub-")}' for name in exclude}
 
 
-def _cases_of(dataset: _Dataset, exclude: Sequence[str]) -> list[LabelledCase]:
+def _cases_of(dataset: _LabelledDataset, exclude: Sequence[str]) -> list[LabelledCase]:
     left = _names(exclude)
     exams = [e for e in dataset.exams if not left & {e.label, f'sub-{e.subject}'}]
     raw = [exam for exam in exams if not exam.registered]
@@ -231,7 +231,7 @@ def _brain(exam: Exam) -> Path:
     return output_path(exam, 'brain_mni')
 
 
-def _case(exam: Exam, dataset: _Dataset, splits: dict[str, str]) -> LabelledCase:
+def _case(exam: Exam, dataset: _LabelledDataset, splits: dict[str, str]) -> LabelledCase:
     subject = f'sub-{exam.subject}'
     if exam.problem is not None:
         raise DataError(

@@ -14,7 +14,7 @@ from typing import Any
 from mslesseg_app.core.errors import UsageError
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.models.store import add_model, own_entries, write_entry
-from mslesseg_app.training.description import wishes_of
+from mslesseg_app.training.description import overrides_of
 from mslesseg_app.training.plan import Plan
 
 CITATION = {
@@ -57,14 +57,14 @@ def publish(
         What ``mslesseg --model NAME --model-dir FOLDER`` now runs.
     """
     day = datetime.now(UTC).date().isoformat()
-    wishes = {
-        **wishes_of(plan),
+    overrides = {
+        **overrides_of(plan),
         'name': name,
         'version': f'{day}-{str(card["run"])[:8]}',
         'licence': licence,
         'card': {**card, 'date': day, 'citation': _citations(plan)},
     }
-    return add_model(weights, folder, wishes, force=True)
+    return add_model(weights, folder, overrides, force=True)
 
 
 def make_card(
@@ -116,7 +116,7 @@ def _citations(plan: Plan) -> list[str]:
     return [own] if own else ['No publication.']
 
 
-def join_folds(
+def combine_folds(
     entries: Sequence[ModelEntry], folder: Path, name: str, card: Mapping[str, Any]
 ) -> ModelEntry:
     """Describe the folds of a cross-validation as one model, whose prediction is their mean.
@@ -145,7 +145,7 @@ def join_folds(
                 'Train all folds with the same settings.',
             )
     files = [entry.files[0] for entry in entries]
-    joined = replace(
+    combined = replace(
         first,
         name=name,
         version=f'{datetime.now(UTC).date().isoformat()}-{len(files)}folds',
@@ -155,5 +155,5 @@ def join_folds(
         card=dict(card),
         folders=(folder,),
     )
-    write_entry(joined, folder / f'{name}.toml')
-    return joined
+    write_entry(combined, folder / f'{name}.toml')
+    return combined

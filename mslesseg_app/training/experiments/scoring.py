@@ -60,7 +60,7 @@ def evaluate_cases(
                 'fold': fold or 'n/a',
                 'name': case.name,
                 'rules': rules,
-                **{name: _number(_metric(values, name)) for name in METRICS},
+                **{name: _number_or_na(_metric(values, name)) for name in METRICS},
             }
 
 
@@ -70,7 +70,7 @@ def _metric(values: Mapping[str, float], name: str) -> float:
     return values.get(name, math.nan)
 
 
-def _number(value: float) -> str:
+def _number_or_na(value: float) -> str:
     return 'n/a' if math.isnan(value) else f'{value:.10g}'
 
 

@@ -27,12 +27,12 @@ from mslesseg_app.training.plan import Plan
 if TYPE_CHECKING:
     from mslesseg_app.training.distributed import World
     from mslesseg_app.training.loop import Trainer
-    from mslesseg_app.training.patches import Feed
+    from mslesseg_app.training.patches import TrainingDataset
     from mslesseg_app.training.tracking import Tracker
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """How a training is run; none of it changes what comes out beyond rounding.
 
     Attributes
@@ -114,7 +114,7 @@ class Trained:
     history: list[dict[str, Any]]
 
 
-def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
+def train_cases(plan: Plan, split: Split, job: TrainingJob) -> Trained:
     """Train on the exams of a split; the same call again goes on where it stopped.
 
     Raises
@@ -136,35 +136,35 @@ def train_cases(plan: Plan, split: Split, job: Job) -> Trained:
     if len(split.train) < 1:
         raise UsageError('Nobody is left to train on.', 'Validate on fewer, or exclude fewer.')
 
-    def feeds(entry: ModelEntry) -> tuple[Feed, Any]:
-        from mslesseg_app.training.patches import CaseFeed
-        from mslesseg_app.training.validation import CaseJudge
+    def datasets(entry: ModelEntry) -> tuple[TrainingDataset, Any]:
+        from mslesseg_app.training.patches import CaseDataset
+        from mslesseg_app.training.validation import CaseValidator
 
         store = job.cache / 'exams'
         exams = split.validation if plan.validate_every else ()
-        judged = CaseFeed(exams, plan, entry, store, judged=True)
-        return _feed(plan, split, entry, job), CaseJudge(judged, entry, job.threads)
+        judged = CaseDataset(exams, plan, entry, store, judged=True)
+        return _dataset(plan, split, entry, job), CaseValidator(judged, entry, job.threads)
 
-    return _train(plan, job, identity, feeds)
+    return _train(plan, job, identity, datasets)
 
 
-def _feed(plan: Plan, split: Split, entry: ModelEntry, job: Job) -> Feed:
+def _dataset(plan: Plan, split: Split, entry: ModelEntry, job: TrainingJob) -> TrainingDataset:
     """Return where patches come from."""
     if plan.augment == 'strong':
-        from mslesseg_app.training.augmentation import AugmentedFeed, LesionShapes
+        from mslesseg_app.training.augmentation import AugmentedDataset, LesionShapes
 
         shapes = None if job.lesion_shapes is None else LesionShapes(job.lesion_shapes)
-        return AugmentedFeed(split.train, plan, entry, shapes)
-    from mslesseg_app.training.patches import CaseFeed
+        return AugmentedDataset(split.train, plan, entry, shapes)
+    from mslesseg_app.training.patches import CaseDataset
 
     if any(case.mask is None for case in split.train):
         raise UsageError(
             'Exams without masks need a plan that plants lesions.', 'Use --set augment=strong.'
         )
-    return CaseFeed(split.train, plan, entry, job.cache / 'exams')
+    return CaseDataset(split.train, plan, entry, job.cache / 'exams')
 
 
-def _device(job: Job) -> str:
+def _device(job: TrainingJob) -> str:
     import os
 
     from mslesseg_app.models.prediction.device import choose_device
@@ -174,7 +174,7 @@ def _device(job: Job) -> str:
     return f'cuda:{local}' if device != 'cpu' and local else device
 
 
-def _train(plan: Plan, job: Job, identity: Mapping[str, Any], feeds: Any) -> Trained:
+def _train(plan: Plan, job: TrainingJob, identity: Mapping[str, Any], datasets: Any) -> Trained:
     import torch
 
     from mslesseg_app.models.prediction.windows import torch_threads
@@ -189,9 +189,11 @@ def _train(plan: Plan, job: Job, identity: Mapping[str, Any], feeds: Any) -> Tra
         torch.backends.cudnn.benchmark = True
         quiet = job.quiet or not world.first
         tracker = stack.enter_context(Tracker(job.folder, quiet, job.tensorboard and world.first))
-        feed, judge = feeds(entry)
-        _read_all(feed, judge, tracker, world)
-        trainer = Trainer(job.folder, plan, feed, judge, world, job.loaders, _start(job), identity)
+        dataset, validator = datasets(entry)
+        _read_all(dataset, validator, tracker, world)
+        trainer = Trainer(
+            job.folder, plan, dataset, validator, world, job.loaders, _start(job), identity
+        )
         check_name(job.name, job.model_dir, identity_digest(trainer.identity), job.force)
         complete = trainer.train(tracker, job.minutes)
         made = _finish(trainer, plan, job) if complete and world.first else None
@@ -199,7 +201,7 @@ def _train(plan: Plan, job: Job, identity: Mapping[str, Any], feeds: Any) -> Tra
         return Trained(complete, made, world.first, trainer.progress.history)
 
 
-def _start(job: Job) -> Any:
+def _start(job: TrainingJob) -> Any:
     if job.start_from is None:
         return None
     from mslesseg_app.models.networks import read_tensors
@@ -207,15 +209,15 @@ def _start(job: Job) -> Any:
     return read_tensors(job.start_from)
 
 
-def _read_all(feed: Any, judge: Any, tracker: Tracker, world: World) -> None:
+def _read_all(dataset: Any, validator: Any, tracker: Tracker, world: World) -> None:
     """Read every exam once, before the first step: an unfit one is found now, not at night."""
-    if world.first and hasattr(feed, 'prepare'):
-        read = [*feed.prepare(), *judge.feed.prepare()]
+    if world.first and hasattr(dataset, 'prepare'):
+        read = [*dataset.prepare(), *validator.dataset.prepare()]
         tracker.say(f'{len(read)} exams are read and normalised.')
     world.wait()
 
 
-def _finish(trainer: Trainer, plan: Plan, job: Job) -> ModelEntry:
+def _finish(trainer: Trainer, plan: Plan, job: TrainingJob) -> ModelEntry:
     progress = trainer.progress
     facts: dict[str, Any] = {
         'epochs': progress.epoch,
@@ -228,7 +230,7 @@ def _finish(trainer: Trainer, plan: Plan, job: Job) -> ModelEntry:
         facts['figures'] = [
             {
                 'source': 'validation exams, of which the epoch was chosen: flatters',
-                'exams': len(trainer.judge) if trainer.judge else 0,
+                'exams': len(trainer.validator) if trainer.validator else 0,
                 'DSC': round(progress.best, 4),
             }
         ]
@@ -237,13 +239,13 @@ def _finish(trainer: Trainer, plan: Plan, job: Job) -> ModelEntry:
     return publish(weights, job.model_dir, job.name, plan, card, job.licence)
 
 
-def hold_out(cases: Sequence[LabelledCase], wish: Sequence[str], seed: int) -> Split:
+def hold_out(cases: Sequence[LabelledCase], wanted: Sequence[str], seed: int) -> Split:
     """Divide cases into training and validation; test cases of the dataset are kept out.
 
     Parameters
     ----------
     cases : sequence of LabelledCase
-    wish : sequence of str
+    wanted : sequence of str
         ``none``; a share of the participants (``0.2``), drawn by `seed`; or participants.
     seed : int
 
@@ -255,7 +257,7 @@ def hold_out(cases: Sequence[LabelledCase], wish: Sequence[str], seed: int) -> S
     test = tuple(case for case in cases if case.split == 'test')
     rest = [case for case in cases if case.split != 'test']
     people = sorted({case.subject for case in rest})
-    chosen = _chosen(people, list(wish), seed)
+    chosen = _chosen(people, list(wanted), seed)
     return Split(
         tuple(case for case in rest if case.subject not in chosen),
         tuple(case for case in rest if case.subject in chosen),
@@ -263,18 +265,18 @@ def hold_out(cases: Sequence[LabelledCase], wish: Sequence[str], seed: int) -> S
     )
 
 
-def _chosen(people: list[str], wish: list[str], seed: int) -> set[str]:
-    if wish == ['none']:
+def _chosen(people: list[str], wanted: list[str], seed: int) -> set[str]:
+    if wanted == ['none']:
         return set()
     try:
-        share = float(wish[0]) if len(wish) == 1 else math.nan
+        share = float(wanted[0]) if len(wanted) == 1 else math.nan
     except ValueError:
         share = math.nan
     if math.isfinite(share) and 0 <= share < 1:
         count = round(share * len(people))
         order = np.random.default_rng(seed).permutation(len(people))
         return {people[place] for place in order[:count]}
-    named = {f'sub-{name.removeprefix("sub-")}' for name in wish}
+    named = {f'sub-{name.removeprefix("sub-")}' for name in wanted}
     if unknown := sorted(named - set(people)):
         raise UsageError(
             f'{unknown[0]} is no participant that could be validated on.',

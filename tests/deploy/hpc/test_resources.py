@@ -19,7 +19,7 @@ from mslesseg_app.deploy.hpc.resources import (
     MEMORY_MARGIN,
     NETWORKS,
     TIME_MARGIN,
-    Resources,
+    JobResources,
     estimate,
 )
 from mslesseg_app.models.registry import list_entries
@@ -70,7 +70,7 @@ def test_measured_figures_are_those_of_the_page(project_root: Path) -> None:
 
 @given(st.integers(1, 20 * 1440))
 def test_times_can_be_read_again(minutes: int) -> None:
-    assert parsing.minutes(Resources(1, 1, minutes).time) == minutes
+    assert parsing.minutes(JobResources(1, 1, minutes).time) == minutes
 
 
 @pytest.mark.parametrize(

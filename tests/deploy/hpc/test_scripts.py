@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from standin import calls, value
 
 from mslesseg_app.core.errors import OutputError, UsageError
-from mslesseg_app.deploy.hpc.resources import Resources
+from mslesseg_app.deploy.hpc.resources import JobResources
 from mslesseg_app.deploy.hpc.slurm import ArrayJob, Site, render, scratch_expression, write_scripts
 
 JOB = ArrayJob(
     bids_dir=Path('/data/my bids'),
     out_dir=Path("/data/it's $HOME"),
     labels=('01', '02', '3+4'),
-    resources=Resources(cpus=2, memory_mb=4096, minutes=90),
-    group=Resources(cpus=1, memory_mb=2048, minutes=30),
+    resources=JobResources(cpus=2, memory_mb=4096, minutes=90),
+    group=JobResources(cpus=1, memory_mb=2048, minutes=30),
     site=Site(),
     program=(sys.executable, '-m', 'mslesseg_app'),
     options=('--threshold', '0.5'),
@@ -35,7 +35,7 @@ VARIANTS = {
         JOB,
         image=Path('/images/ms lesseg.sif'),
         bound=(Path('/data/ma sks'),),
-        resources=Resources(2, 4096, 90, 'gpu:a100:1'),
+        resources=JobResources(2, 4096, 90, 'gpu:a100:1'),
     ),
     'site': replace(JOB, site=Site('long', 'lab-1', 'high', 'a100', ('module load x',), 2, 4)),
     'no options': replace(JOB, options=(), scratch='$LOCAL/jobs'),
@@ -82,7 +82,7 @@ def directives(text: str) -> dict[str, str]:
 
 def test_directives() -> None:
     job = replace(
-        VARIANTS['site'], resources=Resources(3, 5000, 1501, 'gpu:2'), work_dir=Path('/w')
+        VARIANTS['site'], resources=JobResources(3, 5000, 1501, 'gpu:2'), work_dir=Path('/w')
     )
     found = directives(render(job)['participant.sbatch'])
     assert found['cpus-per-task'] == '3'
@@ -159,7 +159,7 @@ def test_a_task_calls_the_app_and_cleans_up(stand_in: Path, tmp_path: Path) -> N
 
 def test_a_gpu_and_a_kept_folder(stand_in: Path, tmp_path: Path) -> None:
     job = stood_in(
-        stand_in, work_dir=tmp_path / 'kept here', resources=Resources(1, 1000, 30, 'gpu:1')
+        stand_in, work_dir=tmp_path / 'kept here', resources=JobResources(1, 1000, 30, 'gpu:1')
     )
     assert run_task(job, tmp_path).returncode == 0
     (call,) = calls(stand_in)
@@ -195,7 +195,7 @@ def test_an_image_sees_what_it_needs(stand_in: Path, tmp_path: Path) -> None:
         stand_in,
         image=tmp_path / 'i mage.sif',
         bound=(masks,),
-        resources=Resources(1, 1000, 30, 'gpu:1'),
+        resources=JobResources(1, 1000, 30, 'gpu:1'),
         options=('-d', f'manual={masks}'),
     )
     done = run_task(job, tmp_path, CUDA_VISIBLE_DEVICES='1')
@@ -293,7 +293,7 @@ def test_any_printable_name_arrives(name: str) -> None:
         {'site': Site(partition='a b')},
         {'site': Site(account='x\n#SBATCH --uid=0')},
         {'site': Site(setup=('a\nb',))},
-        {'resources': Resources(1, 1, 1, 'gpu 1')},
+        {'resources': JobResources(1, 1, 1, 'gpu 1')},
         {'image': Path('/i.sif'), 'out_dir': Path('/a:b')},
         {'image': Path('/i.sif'), 'bound': (Path('/a,b'),)},
         {'scratch': 'here'},

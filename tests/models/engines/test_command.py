@@ -58,8 +58,8 @@ def program(tmp_path, monkeypatch):
 def add(program: str, folder: Path, kind: str = 'plain', **options):
     options = {'space': 'template', **options}
     command = f'{program} {{flair}} {{output}} {kind}'
-    wishes = {'name': 'my-stub', 'channels': ('FLAIR',), 'options': options}
-    return add_command(command, folder, wishes)
+    overrides = {'name': 'my-stub', 'channels': ('FLAIR',), 'options': options}
+    return add_command(command, folder, overrides)
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_what_goes_wrong_is_told(program, exam, tmp_path, kind, words):
 
 def test_an_exam_without_a_needed_image_is_refused(program, exam, tmp_path):
     command = f'{program} {{t1w}} {{output}} plain'
-    wishes = {'name': 'two', 'channels': ('FLAIR', 'T1w')}
-    entry = add_command(command, tmp_path / 'models', wishes)
+    overrides = {'name': 'two', 'channels': ('FLAIR', 'T1w')}
+    entry = add_command(command, tmp_path / 'models', overrides)
     with pytest.raises(DataError, match='needs T1w'):
         segment_exam(entry, *exam, 'cpu', threads=3)
 
@@ -128,8 +128,8 @@ def test_an_exam_without_a_needed_image_is_refused(program, exam, tmp_path):
 def test_native_images_are_given_on_their_grid_and_the_map_goes_both_ways(program, tmp_path):
     """A FLAIR of thick slices, turned and shifted; the T1w is brought to its grid."""
     command = f'{program} {{t1w}} {{output}} plain'
-    wishes = {'name': 'native', 'channels': ('FLAIR', 'T1w'), 'options': {'space': 'native'}}
-    entry = add_command(command, tmp_path / 'models', wishes)
+    overrides = {'name': 'native', 'channels': ('FLAIR', 'T1w'), 'options': {'space': 'native'}}
+    entry = add_command(command, tmp_path / 'models', overrides)
     affine = np.array([[-1.5, 0, 0, 30], [0, 1, 0, -20], [0, 0, 4, -10], [0, 0, 0, 1]])
     flair = np.ones((30, 24, 8), np.float32) + np.random.default_rng(0).random((30, 24, 8)) / 9
     shift = np.eye(4)

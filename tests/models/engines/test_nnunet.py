@@ -68,8 +68,8 @@ def official(folder: Path, images: np.ndarray, affine: np.ndarray, root: Path, *
         return labels, file['probabilities'].transpose(0, 3, 2, 1)
 
 
-def engine(folder: Path, root: Path, **wishes):
-    add_model(folder, root / 'models', {'name': 'my-nnunet', **wishes})
+def engine(folder: Path, root: Path, **overrides):
+    add_model(folder, root / 'models', {'name': 'my-nnunet', **overrides})
     return load_engine(get_entry('my-nnunet', root / 'models'))
 
 
@@ -162,8 +162,8 @@ def test_weights_and_trainers_that_do_not_fit_are_refused(tmp_path):
     ) as e:
         add_model(folder, tmp_path / 'models', {'name': 'mine'})
     assert '--option trainer=nnUNetTrainer' in e.value.hint
-    wishes = {'name': 'mine', 'options': {'trainer': 'nnUNetTrainer'}}
-    assert add_model(folder, tmp_path / 'models', wishes).options['trainer'] == 'nnUNetTrainer'
+    overrides = {'name': 'mine', 'options': {'trainer': 'nnUNetTrainer'}}
+    assert add_model(folder, tmp_path / 'models', overrides).options['trainer'] == 'nnUNetTrainer'
     other = plans()
     other['configurations']['3d_fullres']['architecture']['arch_kwargs']['features_per_stage'] = [
         4,

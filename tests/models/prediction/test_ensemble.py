@@ -34,7 +34,7 @@ def predictions(count: int) -> list[Prediction]:
     return [Prediction(RNG.random((6, 6, 6)).astype(np.float32)) for _ in range(count)]
 
 
-def test_mean_is_that_of_the_probabilities_and_doubt_is_over_models() -> None:
+def test_mean_is_that_of_the_probabilities_and_uncertainty_is_over_models() -> None:
     found = predictions(3)
     pooled, joined, _ = combine(found, (0.5,) * 3, 'mean')
     stacked = np.stack([p.prob for p in found])

@@ -186,7 +186,7 @@ def test_transbts_fills_tiles_in_turn_and_averages_eight_mirrorings(classes: int
 
 
 def test_a_transbts_of_one_class_averages_its_probability() -> None:
-    """The public code has no such network; ours, trained by the preset mended, is one."""
+    """The public code has no such network; ours, trained by the preset default, is one."""
     entry = exact('transbts', classes=1)
     network = network_of(entry)
     channels, brain = exam((16, 16, 16), margin=1)

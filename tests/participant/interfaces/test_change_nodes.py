@@ -109,7 +109,7 @@ def test_everything_that_follows(inputs, tmp_path):
     assert z[GONE].mean() < -4
     assert abs(z[OLD].mean()) < 2
     assert np.asarray(nb.load(found.before_difference).dataobj)[NEW].mean() > 4
-    assert found.metadata['Guard']['Verdict'] == 'ok'
+    assert found.metadata['Guard']['Status'] == 'pass'
     assert found.metadata['PreviousSession'] == 'ses-1'
     assert found.metadata['IntervalYears'] == 0.5
     assert found.metadata['Counts']['new'] == 1
@@ -164,7 +164,7 @@ def test_sessions_that_cannot_be_compared(inputs, tmp_path, kind):
     found = compare(inputs, tmp_path / 'a')
     assert rows(found.table) == []
     assert not np.asarray(nb.load(found.image).dataobj).any()
-    assert found.metadata['Guard']['Verdict'] == 'failed'
+    assert found.metadata['Guard']['Status'] == 'fail'
     assert found.metadata['Guard']['Reason']
     assert found.metadata['Counts']['new'] == 'n/a'
     assert [row['status'] for row in rows(found.lesions)] == ['n/a', 'n/a']
@@ -188,7 +188,7 @@ def test_table_of_pairs(inputs, tmp_path):
     out = WriteChanges(rows=[found.summary, found.summary]).run(cwd=str(tmp_path)).outputs.out_file
     table = rows(out)
     assert len(table) == 2
-    assert (table[0]['n_new'], table[0]['verdict'], table[0]['reason']) == ('1', 'ok', 'n/a')
+    assert (table[0]['n_new'], table[0]['status'], table[0]['reason']) == ('1', 'pass', 'n/a')
 
 
 def test_what_cannot_be_aligned_is_told(inputs, tmp_path, monkeypatch):

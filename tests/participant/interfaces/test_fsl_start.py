@@ -14,7 +14,7 @@ from fakefsl import flirt, install
 from mslesseg_app.core.errors import AlignmentError
 from mslesseg_app.demo.phantom import make_phantom, scan
 from mslesseg_app.demo.protocols import session_protocols
-from mslesseg_app.participant.interfaces.fsl import JudgeAlignment, StartMatrix, read_matrix
+from mslesseg_app.participant.interfaces.fsl import CheckAlignment, StartMatrix, read_matrix
 from mslesseg_app.spatial import pose
 from mslesseg_app.spatial.affines import apply_affine, compose, fsl_to_ras, invert, write_itk
 from mslesseg_app.spatial.exam_alignment import align_exam
@@ -99,9 +99,9 @@ def test_displaced_head_is_found_through_the_start_only(to_template, head, tmp_p
     lost = fsl_to_ras(run_flirt(tmp_path, 12, **inputs), flair, reference)
     assert apart(lost, right, points()) > 20
     wrong = write_itk(tmp_path / 'lost.txt', lost)
-    judge = JudgeAlignment(flair=str(head[0]['FLAIR']), flair_matrix=str(wrong), anchor='FLAIR')
+    check = CheckAlignment(flair=str(head[0]['FLAIR']), flair_matrix=str(wrong), anchor='FLAIR')
     with pytest.raises(AlignmentError, match='cannot be trusted'):
-        judge.run(cwd=str(tmp_path))
+        check.run(cwd=str(tmp_path))
 
 
 def test_start_is_near_and_its_regions_fit(to_template, head):

@@ -12,7 +12,7 @@ from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 from mslesseg_app.core.errors import AlignmentError, DataError
 from mslesseg_app.participant.interfaces.fsl import (
-    JoinMasks,
+    CombineMasks,
     MaskToBrain,
     MatrixToTransform,
     read_matrix,
@@ -130,30 +130,30 @@ def test_an_affine_and_its_inverse(tmp_path):
 # --------------------------------------------------------------------------- alignment
 
 
-def aligned(verdict: str) -> ExamAlignment:
+def aligned(status: str) -> ExamAlignment:
     return ExamAlignment(
         'FLAIR',
         {'FLAIR': np.eye(4), 'T1w': np.eye(4)},
         {'FLAIR': {'z': 20.0}, 'T1w': {'z': 1.0}},
-        ['T1w'] if verdict == 'failed' else [],
-        {'T1w': 'too unlike'} if verdict != 'ok' else {},
+        ['T1w'] if status == 'fail' else [],
+        {'T1w': 'too unlike'} if status != 'pass' else {},
     )
 
 
 def test_a_failed_alignment_stops_the_exam(tmp_path):
     with pytest.raises(AlignmentError, match='T1w: too unlike') as caught:
-        write_alignment(aligned('failed'), tmp_path, 'stop')
+        write_alignment(aligned('fail'), tmp_path, 'stop')
     assert caught.value.exit_code == 65
     assert '--on-failed-alignment flag' in caught.value.hint
 
 
-@pytest.mark.parametrize('verdict', ['failed', 'suspect', 'ok'])
-def test_verdicts_are_kept(tmp_path, verdict):
-    outputs = write_alignment(aligned(verdict), tmp_path, 'flag')
+@pytest.mark.parametrize('status', ['fail', 'check', 'pass'])
+def test_statuses_are_kept(tmp_path, status):
+    outputs = write_alignment(aligned(status), tmp_path, 'flag')
     content = json.loads(Path(outputs['quality']).read_text())
     assert content['anchor'] == 'FLAIR'
-    assert content['images']['T1w']['verdict'] == verdict
-    assert content['images']['FLAIR'] == {'numbers': {'z': 20.0}, 'verdict': 'ok', 'reason': ''}
+    assert content['images']['T1w']['status'] == status
+    assert content['images']['FLAIR'] == {'numbers': {'z': 20.0}, 'status': 'pass', 'reason': ''}
     assert set(outputs) == {'flair_xfm', 't1w_xfm', 'quality', 'subject_reference'}
     assert outputs['subject_reference'] == {'SubjectAnatomicalReference': 'sessionwise'}
 
@@ -201,12 +201,12 @@ def test_the_brain_of_several_images_is_what_any_of_them_shows(tmp_path):
         str(save(mask, TEMPLATE_AFFINE, tmp_path / f'{number}.nii.gz'))
         for number, mask in enumerate((one, two, none))
     ]
-    found = JoinMasks(in_files=paths[:2]).run(cwd=tmp_path).outputs.out_file
+    found = CombineMasks(in_files=paths[:2]).run(cwd=tmp_path).outputs.out_file
     expected = np.zeros(TEMPLATE_SHAPE, bool)
     expected[50:70, 50:60, 50:60] = True
     assert np.array_equal(np.asarray(nb.load(found).dataobj) > 0, expected)
     with pytest.raises(DataError, match='no brain'):
-        JoinMasks(in_files=paths).run(cwd=tmp_path)
+        CombineMasks(in_files=paths).run(cwd=tmp_path)
 
 
 # ----------------------------------------------------------------------------- lesions

@@ -1,4 +1,4 @@
-"""Nodes for inference: the map of doubt, several models, and what the table says of them."""
+"""Nodes for inference: the uncertainty map, several models, and what the table says of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skeleton import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 from mslesseg_app.core.errors import UsageError
 from mslesseg_app.models.prediction import segment as run
 from mslesseg_app.models.prediction.prediction import Prediction, entropy
-from mslesseg_app.participant.interfaces.lesions import FindLesions, JoinModels, SegmentLesions
+from mslesseg_app.participant.interfaces.lesions import CombineModels, FindLesions, SegmentLesions
 from mslesseg_app.spatial.affines import write_itk
 
 INSIDE = (slice(60, 90), slice(80, 120), slice(60, 90))
@@ -70,11 +70,13 @@ def exam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, 
     run._loaded.cache_clear()
 
 
-def test_the_map_of_doubt_is_written_when_asked_for(exam: dict[str, Any], tmp_path: Path) -> None:
+def test_the_uncertainty_map_is_written_when_asked_for(
+    exam: dict[str, Any], tmp_path: Path
+) -> None:
     done = SegmentLesions(**exam, uncertainty='entropy').run(cwd=tmp_path).outputs
-    doubt = np.asarray(nb.load(done.uncertainty_file).dataobj)
-    assert (doubt[INSIDE] == 1).all()
-    assert doubt.sum() == 30 * 40 * 30
+    uncertainty = np.asarray(nb.load(done.uncertainty_file).dataobj)
+    assert (uncertainty[INSIDE] == 1).all()
+    assert uncertainty.sum() == 30 * 40 * 30
     without = SegmentLesions(**exam).run(cwd=tmp_path).outputs
     assert not isinstance(without.uncertainty_file, str)
 
@@ -88,7 +90,7 @@ def join(tmp_path: Path, method: str, kind: str = 'none', **more: Any) -> Any:
     maps = [blob((50, 6, 0.9)), blob((50, 6, 0.6), (80, 4, 0.9)), blob((50, 6, 0.2))]
     paths = [on_template(data, tmp_path / f'{i}.nii.gz') for i, data in enumerate(maps)]
     infos = [info('a'), info('b', notes=['slow']), info('c', used=['FLAIR', 'T1w'], missing=[])]
-    node = JoinModels(
+    node = CombineModels(
         prob_files=paths,
         infos=infos,
         thresholds=[0.5, 0.5, 0.5],
@@ -115,7 +117,7 @@ def test_models_are_joined(tmp_path: Path, method: str, common: float, alone: fl
     assert done.info['agreement']['MeanDSC'] == pytest.approx(dice['ab'] / 3, abs=1e-6)
 
 
-def test_doubt_of_an_ensemble_is_over_its_models(tmp_path: Path) -> None:
+def test_uncertainty_of_an_ensemble_is_over_its_models(tmp_path: Path) -> None:
     variance = np.asarray(nb.load(join(tmp_path, 'staple', 'variance').uncertainty_file).dataobj)
     assert variance[52, 52, 52] == pytest.approx(np.var([0.9, 0.6, 0.2]), abs=1e-6)
     bits = np.asarray(nb.load(join(tmp_path, 'staple', 'entropy').uncertainty_file).dataobj)
@@ -130,17 +132,17 @@ def test_staple_tells_what_it_thinks_of_each_model(tmp_path: Path) -> None:
     assert members[2]['Sensitivity'] < members[0]['Sensitivity']
 
 
-def test_the_table_tells_doubt_and_agreement_of_each_lesion(tmp_path: Path) -> None:
+def test_the_table_tells_uncertainty_and_agreement_of_each_lesion(tmp_path: Path) -> None:
     joined = blob((50, 6, 0.8), (80, 4, 0.6))
     models = [blob((50, 6, 0.9)), blob((50, 3, 0.9), (80, 4, 0.7)), blob((80, 1, 0.4))]
-    doubt = blob((50, 6, 0.25), (80, 2, 0.8))
+    uncertainty = blob((50, 6, 0.25), (80, 2, 0.8))
     files = [on_template(data, tmp_path / f'm{i}.nii.gz') for i, data in enumerate(models)]
     done = FindLesions(
         prob_file=on_template(joined, tmp_path / 'p.nii.gz'),
         transform=str(write_itk(tmp_path / 'x.txt', np.eye(4))),
         threshold=0.5,
         min_volume=0.0,
-        uncertainty_file=on_template(doubt, tmp_path / 'u.nii.gz'),
+        uncertainty_file=on_template(uncertainty, tmp_path / 'u.nii.gz'),
         model_files=files,
         model_thresholds=[0.5, 0.5, 0.3],
         info={'notes': ['b: slow'], 'members': [{'Name': 'a', 'Sensitivity': 0.9}]},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mslesseg_app.core.errors import DataError, DiskError, MSLesSegError
-from mslesseg_app.participant.interfaces.spatial import _read_place, _subject_reference
+from mslesseg_app.participant.interfaces.spatial import _read_alignment, _subject_reference
 from mslesseg_app.participant.interfaces.subject import AlignSubject, PrepareAnchor, TakeAnchor
 from mslesseg_app.spatial import subject_alignment as subject
 
@@ -68,7 +68,7 @@ def places(tmp_path, raw, sessions, broken=()):
         anchors.append(prepare(source, folder))
     node = AlignSubject(anchors=anchors, sessions=sessions)
     files = node.run(cwd=str(tmp_path)).outputs.out_files
-    return [_read_place(path) for path in ([files] if isinstance(files, str) else files)]
+    return [_read_alignment(path) for path in ([files] if isinstance(files, str) else files)]
 
 
 def aligned(images, **_):
@@ -107,7 +107,7 @@ def test_a_session_that_is_left_alone_is_told_why(raw, tmp_path, monkeypatch):
 def test_nothing_is_said_where_nothing_was_asked():
     from nipype.interfaces.base import Undefined
 
-    assert _subject_reference(_read_place(Undefined)) == {
+    assert _subject_reference(_read_alignment(Undefined)) == {
         'SubjectAnatomicalReference': 'sessionwise'
     }
 

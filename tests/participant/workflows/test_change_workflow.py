@@ -130,7 +130,7 @@ def test_sessions_are_segmented_together_unless_a_person_edited_one(tmp_path, lo
         exam = finish(settings, session, edited=session == '3')
         prob = settings.out_dir / output_path(exam, 'prob_native', desc=MODEL)
         prob.write_bytes(image_bytes(THIN))
-    found = [name for name in nodes(settings) if 'joint' in name or name.startswith('join_')]
-    expected = ['ds_joint_native_1', 'ds_joint_native_2', 'ds_joint_prob_native_1']
-    expected += ['ds_joint_prob_native_2', 'join_1', 'join_2']
+    found = [name for name in nodes(settings) if 'joint' in name or name.startswith('combine_')]
+    expected = ['combine_1', 'combine_2', 'ds_joint_native_1', 'ds_joint_native_2']
+    expected += ['ds_joint_prob_native_1', 'ds_joint_prob_native_2']
     assert found == (expected if longitudinal == 'joint' else [])

@@ -414,7 +414,7 @@ def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
     from mslesseg_app.core.errors import BusyError
     from mslesseg_app.participant.batch import Batch
     from mslesseg_app.participant.interfaces.base import _marked
-    from mslesseg_app.participant.subjects import Subject
+    from mslesseg_app.participant.subjects import SubjectRun
 
     built = build(TWO, run_uuid='abc', **UNBIASED)
     text = '\n'.join(_marked(BusyError('The machine ran out of memory.')).__notes__)
@@ -422,7 +422,7 @@ def test_a_failure_of_what_is_shared_is_one_of_every_session(build):
     batch = Batch(built.exams, built.settings, 'builtin', built.entry, quiet=True)
     with ExitStack() as locks:
         own = [exam for exam in built.exams if exam.subject == '01']
-        (job,) = Subject(batch, '01', own, locks).jobs()
+        (job,) = SubjectRun(batch, '01', own, locks).jobs()
         step = next(one for one in job.steps if one.name == 'align_sessions')
         job.listen(step, 'start', '')
         job.fail(job.steps.index(step))

@@ -1,4 +1,4 @@
-"""The part of the graph that runs models: several, their doubt, and a GPU's slot."""
+"""The part of the graph that runs models: several, their uncertainty, and a GPU's slot."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_each_model_of_an_ensemble_has_its_own_node(exam: Exam, tmp_path: Path) 
         assert node.inputs.preset == 'exact'
         assert node.inputs.uncertainty == 'none'
         assert f'restore_model_{model.name}' in nodes
-    join = nodes['join_models']
+    join = nodes['combine_models']
     assert (join.inputs.method, join.inputs.uncertainty) == ('staple', 'variance')
     assert join.inputs.thresholds == nodes['find'].inputs.model_thresholds == [0.3] * 3
     assert nodes['find'].inputs.threshold == 0.5
@@ -61,7 +61,7 @@ def test_each_model_of_an_ensemble_has_its_own_node(exam: Exam, tmp_path: Path) 
 def test_one_model_has_one_node_as_ever(exam: Exam, tmp_path: Path) -> None:
     nodes = lesion_nodes(exam, settings(tmp_path), get_entry('hyperintensity'))
     assert 'segment' in nodes
-    assert not {'join_models', 'restore_uncertainty', 'model_natives'} & set(nodes)
+    assert not {'combine_models', 'restore_uncertainty', 'model_natives'} & set(nodes)
     assert nodes['segment'].inputs.preset == ''
     doubtful = lesion_nodes(exam, settings(tmp_path, uncertainty='entropy'), NETWORKS[0])
     assert doubtful['segment'].inputs.uncertainty == 'entropy'
@@ -97,8 +97,10 @@ def test_outputs_carry_the_name_of_the_method(exam: Exam, tmp_path: Path) -> Non
     model = Ensemble(NETWORKS, 'staple')
     workflow = init_outputs_wf(exam=exam, settings=chosen, engine='builtin', entry=model)
     sinks = [workflow.get_node(n) for n in workflow.list_node_names() if n.startswith('ds_')]
-    doubt = [n for n in sinks if isdefined(n.inputs.suffix) and n.inputs.suffix == 'uncertainty']
-    assert {n.inputs.desc for n in doubt} == {'staple'}
+    uncertainty = [
+        n for n in sinks if isdefined(n.inputs.suffix) and n.inputs.suffix == 'uncertainty'
+    ]
+    assert {n.inputs.desc for n in uncertainty} == {'staple'}
     names = [path.name for path in expected_outputs(exam, model.name, True)]
     for space in ('orig', 'MNI152NLin6Asym_res-1'):
         for suffix in ('nii.gz', 'json'):
@@ -136,7 +138,7 @@ def test_an_engine_on_the_grid_of_the_flair_is_given_native_images(
     assert 'restore_prob' not in workflow.list_node_names()
     both = Ensemble((NETWORKS[0], engine), 'mean')
     names = set(lesion_nodes(exam, chosen, both))
-    assert {'restore_prob', 'restore_model_unetr', 'join_models'} <= names
+    assert {'restore_prob', 'restore_model_unetr', 'combine_models'} <= names
     assert 'restore_model_mindglide' not in names
 
 

@@ -9,7 +9,7 @@ import pytest
 from nipype import Function, Node
 from stubs import PlainStep, chain
 
-from mslesseg_app.participant.workflows.queue import Job, Resources, Scheduler
+from mslesseg_app.participant.workflows.queue import FreeResources, Scheduler, WorkflowJob
 
 
 class Workers:
@@ -43,11 +43,14 @@ class Played(Scheduler):
 
 
 def play(
-    jobs: Iterable[Job | None], processors: int = 2, memory_gb: float = 8.0, **options: object
+    jobs: Iterable[WorkflowJob | None],
+    processors: int = 2,
+    memory_gb: float = 8.0,
+    **options: object,
 ) -> Workers:
     failing = options.pop('failing', ())
     workers = Workers(failing)
-    scheduler = Played(workers, Resources(processors, memory_gb), **options)
+    scheduler = Played(workers, FreeResources(processors, memory_gb), **options)
     scheduler.run(iter(jobs))
     return workers
 
@@ -56,8 +59,10 @@ def quiet(*_: object) -> None:
     """Hear nothing."""
 
 
-def job(*steps: PlainStep, end: Callable[[bool], Iterable[Job]] = lambda _: ()) -> Job:
-    return Job(chain(*steps), quiet, end)
+def job(
+    *steps: PlainStep, end: Callable[[bool], Iterable[WorkflowJob]] = lambda _: ()
+) -> WorkflowJob:
+    return WorkflowJob(chain(*steps), quiet, end)
 
 
 def test_the_oldest_job_comes_first() -> None:
@@ -68,12 +73,12 @@ def test_the_oldest_job_comes_first() -> None:
 def test_a_job_is_made_when_a_processor_is_free_for_it() -> None:
     made: list[int] = []
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[WorkflowJob]:
         for k in range(5):
             made.append(k)
             graph = nx.DiGraph()
             graph.add_nodes_from([PlainStep(f'a{k}'), PlainStep(f'b{k}')])
-            yield Job(graph, quiet)
+            yield WorkflowJob(graph, quiet)
 
     seen: list[int] = []
 
@@ -83,7 +88,7 @@ def test_a_job_is_made_when_a_processor_is_free_for_it() -> None:
             super().end_one()
 
     workers = Watched()
-    Played(workers, Resources(2, 8.0)).run(jobs())
+    Played(workers, FreeResources(2, 8.0)).run(jobs())
     assert seen[0] == 1, 'the first job keeps both processors busy'
     assert len(workers.log) == 10
 
@@ -93,12 +98,12 @@ def test_jobs_in_flight_are_few_also_when_they_wait() -> None:
     began: list[int] = []
     over: list[int] = []
 
-    def jobs() -> Iterator[Job]:
+    def jobs() -> Iterator[WorkflowJob]:
         for k in range(20):
             began.append(k)
             assert len(began) - len(over) <= 4
             steps = PlainStep(f'a{k}'), PlainStep(f'b{k}', n_procs=2)
-            yield Job(chain(*steps), quiet, lambda _, k=k: over.append(k) or ())
+            yield WorkflowJob(chain(*steps), quiet, lambda _, k=k: over.append(k) or ())
 
     workers = play(jobs(), processors=2)
     assert sorted(over) == list(range(20))
@@ -126,7 +131,7 @@ def test_no_more_at_once_than_there_is(needs, at_once) -> None:
             super().end_one()
 
     workers = Watched()
-    scheduler = Played(workers, Resources(4, 8.0))
+    scheduler = Played(workers, FreeResources(4, 8.0))
     scheduler.run(iter([job(PlainStep(f's{k}', **needs)) for k in range(8)]))
     assert most == at_once
     assert len(workers.log) == 8
@@ -139,14 +144,14 @@ def test_a_failure_takes_what_needs_it_and_nothing_else() -> None:
     nx.add_path(graph, [steps['read'], steps['draw'], steps['report']])
     ends: list[bool] = []
     other = job(PlainStep('other'), end=lambda done: ends.append(done) or ())
-    broken = Job(graph, quiet, lambda done: ends.append(done) or ())
+    broken = WorkflowJob(graph, quiet, lambda done: ends.append(done) or ())
     log = play([broken, other], processors=1, failing={'align'}).log
     assert sorted(log) == ['align', 'draw', 'other', 'read']
     assert ends == [False, True]
 
 
 def test_what_follows_takes_the_place_of_the_job() -> None:
-    def follow(_: bool) -> list[Job]:
+    def follow(_: bool) -> list[WorkflowJob]:
         return [job(PlainStep('page'))]
 
     jobs = [job(PlainStep('a'), end=follow), job(PlainStep('b')), None, job(PlainStep('c'))]
@@ -163,7 +168,9 @@ def test_cached_steps_are_told_as_ended_and_not_run() -> None:
     heard: list[tuple[str, str]] = []
     first, second = PlainStep('first'), PlainStep('second')
     first.is_cached = lambda: (True, True)
-    one = Job(chain(first, second), lambda step, status, _: heard.append((step.name, status)))
+    one = WorkflowJob(
+        chain(first, second), lambda step, status, _: heard.append((step.name, status))
+    )
     assert play([one]).log == ['second']
     assert heard == [('first', 'end'), ('second', 'start'), ('second', 'end')]
 
@@ -176,7 +183,7 @@ def test_short_steps_run_here_and_may_fail() -> None:
     short.run_without_submitting = broken.run_without_submitting = True
     broken.run = fail
     heard: list[tuple[str, str, bool]] = []
-    one = Job(
+    one = WorkflowJob(
         chain(short, broken, after),
         lambda step, status, text: heard.append((step.name, status, 'ValueError: no' in text)),
     )
@@ -200,5 +207,5 @@ def test_an_interruption_in_a_short_step_of_nipype_is_one(tmp_path) -> None:
 
 def test_an_empty_job_ends_at_once() -> None:
     ends: list[bool] = []
-    play([Job(nx.DiGraph(), quiet, lambda done: ends.append(done) or ())])
+    play([WorkflowJob(nx.DiGraph(), quiet, lambda done: ends.append(done) or ())])
     assert ends == [True]

@@ -10,7 +10,7 @@ import nibabel as nb
 import numpy as np
 import pytest
 from skeleton import TEMPLATE, TEMPLATE_AFFINE, TEMPLATE_SHAPE, path_of, write_dataset
-from tiny_models import save_weights, wishes
+from tiny_models import overrides, save_weights
 
 from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import output_path
@@ -22,11 +22,16 @@ from mslesseg_app.models.store import add_model
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.training.cases import LabelledCase, Split
 from mslesseg_app.training.experiments import labelled_exams as module
-from mslesseg_app.training.experiments.crossval import Study, _judge, gather, missing_folds
+from mslesseg_app.training.experiments.crossval import (
+    CrossValidation,
+    _evaluate,
+    gather,
+    missing_folds,
+)
 from mslesseg_app.training.experiments.labelled_exams import find_cases, scan_digests
-from mslesseg_app.training.experiments.publish import check_name, join_folds
+from mslesseg_app.training.experiments.publish import check_name, combine_folds
 from mslesseg_app.training.experiments.scoring import COLUMNS, RULES, write_rows
-from mslesseg_app.training.experiments.train import Job, hold_out
+from mslesseg_app.training.experiments.train import TrainingJob, hold_out
 from mslesseg_app.training.folds import Fold
 from mslesseg_app.training.presets import preset
 
@@ -157,14 +162,16 @@ def add_fold(folder: Path, number: int) -> None:
     save_weights('unet', weights, **{'head.weight': tensor})
     card = {'training_data': [f'sub-P0{number}'], 'date': '2026-01-01', 'citation': ['None.']}
     more = {'name': f'unetfold{number}', 'version': '1', 'card': card}
-    add_model(weights, folder, wishes('unet') | more)
+    add_model(weights, folder, overrides('unet') | more)
 
 
-def study_of(folder: Path, folds: int = 2) -> Study:
+def study_of(folder: Path, folds: int = 2) -> CrossValidation:
     test = (LabelledCase('sub-P54_ses-1', 'sub-P54', {}, Path()),)
     made = tuple(Fold(n, Split((), (), test, ('A note.',))) for n in range(1, folds + 1))
-    job = Job(folder, folder / 'cache', folder / 'models', 'fold', preset='reduced', device='cpu')
-    return Study(folder, {'unet': preset('reduced', 'unet')}, made, job)
+    job = TrainingJob(
+        folder, folder / 'cache', folder / 'models', 'fold', preset='reduced', device='cpu'
+    )
+    return CrossValidation(folder, {'unet': preset('reduced', 'unet')}, made, job)
 
 
 def test_folds_become_one_model_whose_answer_is_their_mean(tmp_path: Path) -> None:
@@ -172,7 +179,7 @@ def test_folds_become_one_model_whose_answer_is_their_mean(tmp_path: Path) -> No
     for number in (1, 2):
         add_fold(folder, number)
     folds = [get_entry(f'unetfold{n}', folder) for n in (1, 2)]
-    joined = join_folds(folds, folder, 'unet', {'title': 'both'})
+    joined = combine_folds(folds, folder, 'unet', {'title': 'both'})
     entry = get_entry('unet', folder)
     assert entry == joined
     check_model(entry)
@@ -184,7 +191,7 @@ def test_folds_become_one_model_whose_answer_is_their_mean(tmp_path: Path) -> No
     assert not np.allclose(one, two)
     np.testing.assert_allclose(both, (one + two) / 2, atol=1e-6)
     with pytest.raises(UsageError, match='not folds of one model'):
-        join_folds([folds[0], replace(folds[1], patch=(64, 64, 64))], folder, 'x', {})
+        combine_folds([folds[0], replace(folds[1], patch=(64, 64, 64))], folder, 'x', {})
 
 
 def test_tables_are_gathered_from_all_folds(tmp_path: Path, monkeypatch) -> None:
@@ -218,7 +225,7 @@ def test_tables_are_gathered_from_all_folds(tmp_path: Path, monkeypatch) -> None
     assert card['not_trained_on'] == ['sub-P54_ses-1']
 
 
-@pytest.mark.parametrize(('how', 'windows'), [('paper', 'exact'), ('mended', 'fast')])
+@pytest.mark.parametrize(('how', 'windows'), [('paper', 'exact'), ('default', 'fast')])
 def test_what_is_trained_as_published_is_tested_as_published(
     tmp_path: Path, monkeypatch, how: str, windows: str
 ) -> None:
@@ -233,18 +240,18 @@ def test_what_is_trained_as_published_is_tested_as_published(
 
     monkeypatch.setattr('mslesseg_app.training.experiments.scoring.load_predictor', remember)
     add_fold(base.models, 1)
-    plans = {'unet': preset('mended', 'unet')}
+    plans = {'unet': preset('default', 'unet')}
     study = replace(base, plans=plans, job=replace(base.job, preset=how))
     test: tuple[LabelledCase, ...] = ()
     entry = replace(get_entry('unetfold1', base.models), sampler=shipped.sampler)
-    _judge(study, 'unet', study.folds[0], entry, test)
+    _evaluate(study, 'unet', study.folds[0], entry, test)
     table = shipped.sampler[windows]
     assert asked[0][1]['overlap'] == table['overlap']
     assert list(asked[0][0]) == list(table.get('patch', entry.patch))
-    _judge(study, 'unet', study.folds[0], entry, test)
+    _evaluate(study, 'unet', study.folds[0], entry, test)
     assert len(asked) == 1, 'a table that is there is not made again'
-    other = replace(study, job=replace(study.job, preset='mended' if how == 'paper' else 'paper'))
-    _judge(other, 'unet', study.folds[0], entry, test)
+    other = replace(study, job=replace(study.job, preset='default' if how == 'paper' else 'paper'))
+    _evaluate(other, 'unet', study.folds[0], entry, test)
     assert len(asked) == 2, 'a table of the other procedure is'
 
 

@@ -22,13 +22,13 @@
 
   // Enlarging a slice; arrows go through the slices of its figure.
   const viewer = document.getElementById('viewer');
-  const frame = viewer.querySelector('.viewer-picture');
+  const frame = viewer.querySelector('.viewer-image');
   let current = null;
   const show = (panel) => {
     current = panel;
     const copy = panel.querySelector('svg').cloneNode(true);
     for (const part of copy.querySelectorAll('[id]')) part.removeAttribute('id');
-    frame.className = 'viewer-picture';
+    frame.className = 'viewer-image';
     if (panel.parentNode.classList.contains('msl-flicker')) frame.classList.add('msl-flicker');
     frame.replaceChildren(copy);
     if (!viewer.open) viewer.showModal();
@@ -75,21 +75,21 @@
 (() => {
   // The review of each exam: Accept, Check or Redo, shared with the group report.
   const words = {
-    accept: ['ok', '✓', 'Segmentation: accepted'],
-    check: ['suspect', '!', 'Segmentation: to be checked'],
-    redo: ['suspect', '!', 'Segmentation: to be reprocessed'],
+    accept: ['pass', '✓', 'Segmentation: accepted'],
+    check: ['check', '!', 'Segmentation: to be checked'],
+    redo: ['check', '!', 'Segmentation: to be reprocessed'],
     redone: ['unknown', '?', 'Segmentation: reprocessed, not yet reviewed'],
-    exclude: ['failed', '✕', 'Segmentation: excluded'],
+    exclude: ['fail', '✕', 'Segmentation: excluded'],
     '': ['unknown', '?', 'Segmentation: not yet reviewed'],
   };
   const boxes = [...document.querySelectorAll('.review-state')];
   const kept = mslessegMarks.all();
   const nameOf = (box) => `${box.dataset.participant} ${box.dataset.session}`.trim();
   const show = (box) => {
-    const [verdict, sign, text] = words[box.dataset.mark] || words[''];
+    const [status, sign, text] = words[box.dataset.mark] || words[''];
     const light = box.querySelector('.light');
-    light.className = `light ${verdict}`;
-    light.querySelector('.lamp').textContent = sign;
+    light.className = `light ${status}`;
+    light.querySelector('.sign').textContent = sign;
     light.lastChild.textContent = text;
     for (const button of box.querySelectorAll('button[value]')) {
       button.setAttribute('aria-pressed', String(button.value === box.dataset.mark));

@@ -122,9 +122,9 @@ def write_exam(
         lesions=tuple(rows),
         lesion_columns={'volume_mm3': {'Description': 'Volume.', 'Units': 'mm^3'}},
         qc=(
-            QCNumber('alignment_FLAIR', 25.0, 'ok', title='FLAIR-to-template registration'),
-            QCNumber('flair_coverage', 0.9, 'suspect', limits='check below 97%'),
-            QCNumber('flair_cnr', 21.0, 'ok', title='Contrast to noise of the FLAIR'),
+            QCNumber('alignment_FLAIR', 25.0, 'pass', title='FLAIR-to-template registration'),
+            QCNumber('flair_coverage', 0.9, 'check', limits='check below 97%'),
+            QCNumber('flair_cnr', 21.0, 'pass', title='Contrast to noise of the FLAIR'),
         ),
         figures=_figures(images, out, session) if figures else (),
     )
@@ -176,7 +176,7 @@ def _write_change(
     for value in range(1, int(labels.max()) + 1):
         lines.append(f'{value}\t{words[(value - 1) % 5]}\t{value}\t{10.0 * value}')
     table.write_text('\n'.join(lines) + '\n')
-    about = PairRecord(session_before=f'ses-{before}', years=0.5, verdict='ok')
+    about = PairRecord(session_before=f'ses-{before}', years=0.5, status='pass')
     sidecar_of(table).write_text(json.dumps(about.to_metadata()))
 
 
