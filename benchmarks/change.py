@@ -197,7 +197,7 @@ def false_change(difference: Difference) -> list[Any]:
 
 
 def rescan(data: Path, out: Path, model: str) -> Iterator[list[Any]]:
-    """Yield one row a pair without change."""
+    """Yield one row per pair without change."""
     prepare(data / 'ljubljana-bids', out, model, SUBJECTS)
     for subject, number in product(SUBJECTS, range(len(RESCANS))):
         rng = np.random.default_rng(number)
@@ -210,7 +210,7 @@ def rescan(data: Path, out: Path, model: str) -> Iterator[list[Any]]:
 
 
 def planted(data: Path, out: Path, model: str) -> Iterator[list[Any]]:
-    """Yield one row an exam: how many planted lesions are found."""
+    """Yield one row per exam: how many planted lesions are found."""
     prepare(data / 'ljubljana-bids', out, model, SUBJECTS)
     for subject in SUBJECTS:
         exam, rng = Exam(out, subject, '1'), np.random.default_rng(11)

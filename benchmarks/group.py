@@ -34,7 +34,7 @@ from grouptree import make_tree, write_participants
 
 GRIDS = {'template': (182, 218, 182), 'flair': (256, 256, 48)}
 _HEAD = (
-    '| exams | models | processes | run | seconds | processor seconds | memory (GiB) | page (MB) |'
+    '| exams | models | processes | run | seconds | processor seconds | memory (GiB) | report (MB) |'  # noqa: E501
     '\n|---|---|---|---|---|---|---|---|'
 )
 

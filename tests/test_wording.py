@@ -29,6 +29,21 @@ REFUSED = {
     r'\bwere told\b|\bare told with\b': 'are reported',
     r'\bmL\b': 'ml',
 }
+#: Old terms of the glossary in `docs/contributing.md`: refused in code, templates and docs.
+OLD_TERMS = {
+    r'\bdoubt\w*|\w*_doubt\w*': 'uncertainty; or uncertain',
+    r'\w*verdict\w*|\bsuspect\b|\blamps?\b': 'status: pass, check or fail',
+    r'\bpictures?\b|\w+_pictures?\b': 'image or figure',
+    r'\bwish(es)?\b|\bwishes_of\b': 'overrides',
+    r'\bmended\b': 'default (the preset); or corrected',
+    r'\b\w*(?<![a-z])Chance\b': 'random stream',
+    r'\b(Case|Augmented)?Feed\b': 'dataset',
+    r'\b(Case)?Judge\b(?! )|\bJudgement\b': 'validator; or check',
+    r'\b(brought|brings?|bring_)(\s?\w+){0,4}?\s?home\b': 'native space',
+    r'\bJoin(Models|Masks|Metadata|Sessions)\b|\bjoined (models|masks|maps?|tables?)\b': 'combine',
+    r'\b(subject|group|participant) pages?\b|\bwrite_\w*pages?\b': 'report',
+    r'\btrained[ _]values\b': 'parameters',
+}
 #: Files whose whole text is for users, and modules whose texts in quotes are.
 PROSE = ('README.md', 'docs/*.md', 'mslesseg_app/reports/templates/**/*.html')
 MODULES = (
@@ -38,6 +53,14 @@ MODULES = (
     'mslesseg_app/reports/*.py',
     'mslesseg_app/participant/workflows/*.py',
 )
+SOURCES = (
+    'README.md',
+    'docs/**/*.md',
+    'mslesseg_app/**/*.py',
+    'mslesseg_app/reports/templates/**/*',
+    'release/*.py',
+)
+_GLOSSARY = re.compile(r'^## Glossary$.*?(?=^## )', re.MULTILINE | re.DOTALL)
 _QUOTED = re.compile(r"(?<![\w\"'])f?'(?:[^'\\\n]|\\.)*'")
 _MACHINE = re.compile(r'<(style|script)\b.*?</\1>|class="[^"]*"|\{[{%#].*?[}%#]\}', re.DOTALL)
 
@@ -55,6 +78,7 @@ def test_no_refused_word_in_texts_for_users(project_root: Path) -> None:
     for pattern in PROSE:
         for path in project_root.glob(pattern):
             text = path.read_text(encoding='utf-8')
+            text = _GLOSSARY.sub('', text) if path.name == 'contributing.md' else text
             text = _MACHINE.sub('', text) if path.suffix == '.html' else text
             problems += [f'{path.relative_to(project_root)}: {one}' for one in found(text)]
     for pattern in MODULES:
@@ -62,6 +86,33 @@ def test_no_refused_word_in_texts_for_users(project_root: Path) -> None:
             quoted = ' '.join(_QUOTED.findall(path.read_text(encoding='utf-8')))
             problems += [f'{path.relative_to(project_root)}: {one}' for one in found(quoted)]
     assert problems == []
+
+
+def old_terms(text: str) -> list[str]:
+    return [
+        f'{match.group()!r}: write {instead}'
+        for pattern, instead in OLD_TERMS.items()
+        for match in re.finditer(pattern, text)
+    ]
+
+
+def test_no_old_term_in_code_templates_and_docs(project_root: Path) -> None:
+    problems = []
+    for pattern in SOURCES:
+        for path in filter(Path.is_file, project_root.glob(pattern)):
+            text = _GLOSSARY.sub('', path.read_text(encoding='utf-8'))
+            problems += [f'{path.relative_to(project_root)}: {one}' for one in old_terms(text)]
+    assert problems == []
+
+
+def test_the_old_terms_of_the_glossary_are_refused(project_root: Path) -> None:
+    text = (project_root / 'docs' / 'contributing.md').read_text(encoding='utf-8')
+    (glossary,) = _GLOSSARY.findall(text)
+    rows = re.findall(r'^\| \*(.+?)\* \|.*\|(.*?)\|$', glossary, re.M)
+    assert len(rows) >= 25
+    old = [word for _, words in rows for word in re.findall(r'"(.+?)"', words)]
+    assert len(old) >= 12
+    assert [word for word in old if not (old_terms(word) or found(word))] == []
 
 
 def test_the_list_finds_what_it_refuses() -> None:

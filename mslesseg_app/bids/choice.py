@@ -147,7 +147,7 @@ def _echo(candidate: _Candidate) -> int:
 
 _Rule = tuple[Callable[[_Candidate], Any], Callable[[_Candidate], str]]
 
-#: What is compared, in order, and what is said of the one that loses by it.
+#: What is compared, in order, and the reason given for the one that loses by it.
 _RULES: tuple[_Rule, ...] = (
     (
         lambda one: not one.derived,

@@ -239,7 +239,7 @@ def _in_place(
     found : dict
         The NIfTI files that lie in their place, by modality.
     misplaced : list of (session or None, text)
-        What is said of the others, with the session of their folder.
+        Messages about the others, with the session of their folder.
     """
     kept: dict[str, list[BIDSImageFile]] = {}
     misplaced: list[tuple[str | None, str]] = []

@@ -1,4 +1,4 @@
-"""Names of workflows and nodes, and what the user is told while each of them runs."""
+"""Names of workflows and nodes, and what the user is shown while each of them runs."""
 
 from __future__ import annotations
 

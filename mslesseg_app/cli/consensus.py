@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs='+',
         metavar='MASK',
-        help='One mask a rater (for mean also probability maps); the grid of the first decides.',
+        help='One mask per rater (for mean also probability maps); the grid of the first decides.',
     )
     parser.add_argument(
         '-o', '--output', type=Path, required=True, metavar='OUT.nii.gz', help='Mask to write.'

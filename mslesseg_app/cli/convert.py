@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         nargs='+',
         metavar='PATH',
         help='Sources (folders, DICOMDIR, tar or zip archives, files; patients may be mixed) and, '
-        'last, the BIDS dataset: it is made, or added to.',
+        'last, the BIDS dataset: it is created, or extended.',
     )
     parser.add_argument(
         '--check',
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='Say what would become of each series, and write nothing to BIDS_DIR.',
+        help='Print what would become of each series, and write nothing to BIDS_DIR.',
     )
     parser.add_argument(
         '--nprocs',

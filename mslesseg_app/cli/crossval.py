@@ -24,8 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``crossval``."""
     parser = parsing.Parser(
         prog='mslesseg crossval',
-        description='Train networks on the folds of the MSLesSeg paper (Table 4), judge each on '
-        'the test set, and make Tables 5 and 6 beside the values of the paper. Folds may run as '
+        description='Train networks on the folds of the MSLesSeg paper (Table 4), evaluate each '
+        'on the test set, and make Tables 5 and 6 beside those of the paper. Folds may run as '
         'separate jobs: --fold K, then --gather.',
         allow_abbrev=False,
     )

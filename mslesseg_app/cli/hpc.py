@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
             'status',
             _add_status,
             'BIDS_DIR OUT_DIR [options]',
-            'Say which exams are done, failed or missing.',
+            'List which exams are done, failed or missing.',
         ),
         (
             'train',
@@ -179,7 +179,7 @@ def _job(
 
 
 def _resources(options: argparse.Namespace, settings: Settings, exams: int) -> JobResources:
-    """Estimate, and put what was said instead of it."""
+    """Estimate, and use what was given instead."""
     from mslesseg_app.deploy.hpc.resources import architectures, estimate
 
     inside = options.image is not None
@@ -322,7 +322,7 @@ def _add_sbatch(parser: argparse.ArgumentParser) -> None:
         '--work-dir',
         type=Path,
         metavar='DIR',
-        help='Instead: a shared folder that is kept. A task that starts again goes on there.',
+        help='Instead: a shared folder that is kept. A restarted task continues there.',
     )
     add('--image', type=Path, metavar='FILE', help='Apptainer image of the App.')
     add(
@@ -407,11 +407,17 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         type=parsing.count,
         default=1,
         metavar='N',
-        help='Processes of the training a machine (default: 1).',
+        help='Processes of the training per machine (default: 1).',
     )
-    add('--gpus', type=parsing.seed, default=0, metavar='N', help='GPUs a machine (default: 0).')
-    add('--cpus', type=parsing.count, default=2, metavar='N', help='Cores a process (default: 2).')
-    _add_asked(parser, 'a machine (default: 16G, 24 hours)')
+    add('--gpus', type=parsing.seed, default=0, metavar='N', help='GPUs per machine (default: 0).')
+    add(
+        '--cpus',
+        type=parsing.count,
+        default=2,
+        metavar='N',
+        help='Cores per process (default: 2).',
+    )
+    _add_asked(parser, 'per machine (default: 16G, 24 hours)')
     add('--local', action='store_true', help='Run on this machine instead, by submitit too.')
     add('--wait', action='store_true', help='Wait for the end, and leave with its exit code.')
     _add_site(parser)

@@ -74,7 +74,7 @@ def _add_adding(parser: argparse.ArgumentParser) -> None:
         metavar='COMMAND',
         help='Instead of FILE: a program of its own, {flair} {t1w} {t2w} in and {output} out.',
     )
-    add('--architecture', metavar='NAME', help='The network; a bundle says it itself.')
+    add('--architecture', metavar='NAME', help='The network; a bundle states it.')
     add('--name', help='Letters and digits (default: that of the bundle or architecture).')
     add('--title', help='One line for the card.')
     add('--channels', nargs='+', type=parsing.modality, metavar='MODALITY', help='In their order.')

@@ -207,7 +207,7 @@ def _add_dicom(parser: argparse.ArgumentParser) -> None:
         '--segments',
         choices=('lesions', 'mask'),
         default='lesions',
-        help='One segment a lesion, or one for all (default: lesions).',
+        help='One segment per lesion, or one for all (default: lesions).',
     )
     parser.add_argument(
         '--series-uid', default='', metavar='UID', help='Needed if several series fit the mask.'

@@ -26,8 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the verb ``train``."""
     parser = parsing.Parser(
         prog='mslesseg train',
-        description='Train a network on exams with manual masks. The same command again goes on '
-        'where it stopped, to the same result. Several GPUs or machines: torchrun … -m '
+        description='Train a network on exams with manual masks. Repeating the command continues '
+        'an interrupted training, to the same result. Several GPUs or machines: torchrun … -m '
         'mslesseg_app train …',
         allow_abbrev=False,
     )
@@ -76,8 +76,8 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         '--preset',
         choices=PRESETS,
         default='default',
-        help="Settings: the paper's repositories, ours that mends their faults (default), or "
-        'ours for two CPU cores.',
+        help="paper: settings of the paper's public code; default: ours, with its faults "
+        'corrected; reduced: the same, small enough for two CPU cores (default: default).',
     )
     add(
         '--set',

@@ -91,7 +91,7 @@ class BusyError(MSLesSegError):
 
 
 def unforeseen(what: str, error: Exception) -> MSLesSegError:
-    """Return what is said of a failure that nobody thought of.
+    """Return the message for a failure that nobody foresaw.
 
     Parameters
     ----------
@@ -105,5 +105,5 @@ def unforeseen(what: str, error: Exception) -> MSLesSegError:
     text = ' '.join(str(error).split()) or 'no message'
     return MSLesSegError(
         f'{what}: {type(error).__name__}: {text}',
-        'Look at the files of this exam, and please report it with the version of mslesseg.',
+        'Check the files of this exam, and please report it with the version of mslesseg.',
     )

@@ -172,7 +172,7 @@ def place_lesions(brain: Brain, rng: np.random.Generator) -> tuple[Lesion, ...]:
 
 
 class _TissueMaps:
-    """Distances to ventricles and cortex, from which the kinds of lesion are told apart."""
+    """Distances to ventricles and cortex, by which the kinds of lesion are distinguished."""
 
     def __init__(self, brain: Brain) -> None:
         self.grid = brain.grid

@@ -18,7 +18,7 @@ _LONG = frozenset(b'OB OD OF OL OV OW SQ SV UC UN UR UT UV'.split())
 
 
 class MalformedError(ValueError):
-    """The bytes are not a data set in the encoding that was said."""
+    """The bytes are not a data set in the encoding that was stated."""
 
 
 class Element(NamedTuple):

@@ -392,7 +392,7 @@ class _Pixels(NamedTuple):
 
 
 def _look_at_pixels(stream: BinaryIO, size: int) -> _Pixels:
-    """Look at the element that the stream stands before."""
+    """Inspect the element that comes next in the stream."""
     room = size - stream.tell()
     head = stream.read(12)
     packed = head[:4] == _PIXELS_LITTLE and head[4:6].isalpha() and head[8:] == b'\xff' * 4

@@ -170,8 +170,8 @@ def outlier_section(rows: Sequence[dict[str, Any]], chart: Chart | None, n_exams
     words = [
         (
             f'An exam is listed when a number is further than {quality.LIMIT} robust z from the '
-            'median of all exams, when the participant level judged it suspect or failed, or when '
-            'the self-check of its segmentation did not pass. Review these exams; a flag '
+            'median of all exams, when a quality check at the participant level did not pass, or '
+            'when the self-check of its segmentation did not. Review these exams; a flag '
             'alone is no reason to exclude one.'
         )
     ]
@@ -179,8 +179,8 @@ def outlier_section(rows: Sequence[dict[str, Any]], chart: Chart | None, n_exams
     if n_exams < quality.FEWEST:
         warnings = (
             (
-                f'Outliers are not computed for fewer than {quality.FEWEST} exams; only failed or '
-                'suspect quality checks are listed.'
+                f'Outliers are not computed for fewer than {quality.FEWEST} exams; only quality '
+                'checks that did not pass are listed.'
             ),
         )
     if not rows:
@@ -220,7 +220,7 @@ def _interval(row: dict[str, Any] | None) -> Cell:
 
 
 def summary_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return one row a model and metric: mean, interval, SD and median."""
+    """Return one row per model and metric: mean, interval, SD and median."""
     heads = (
         Column('metric', 'metric'),
         Column('model', 'model'),

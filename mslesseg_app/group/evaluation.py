@@ -77,9 +77,9 @@ class EvaluationOutcome:
     Attributes
     ----------
     rows : list of dict
-        One row a model, and one a consensus where there are two models or more.
+        One row per model, and one per consensus where there are two models or more.
     raters : list of dict
-        One row a model: agreement with the consensus, and the paper's two experiments.
+        One row per model: agreement with the consensus, and the paper's two experiments.
     problems : dict
         Why a model (or, with an empty name, the exam) could not be evaluated, with exit code.
     """
@@ -220,7 +220,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def evaluate_exam(task: EvaluationTask) -> EvaluationOutcome:
-    """Evaluate all models of one exam; what cannot be evaluated is said, nothing is raised."""
+    """Evaluate all models of one exam; what cannot be evaluated is reported, nothing is raised."""
     outcome = EvaluationOutcome()
     try:
         image, truth = read_binary(task.reference)

@@ -67,7 +67,7 @@ def progress_rows(table: pd.DataFrame, people: pd.DataFrame) -> list[dict[str, A
     Parameters
     ----------
     table : pandas.DataFrame
-        One row a pair and model.
+        One row per pair and model.
     people : pandas.DataFrame
         Merged metrics tables with the columns of participants.
     """
@@ -140,7 +140,7 @@ def progress_charts(table: pd.DataFrame, colours: dict[str, int]) -> list[Chart]
             for model, part in parts
         ]
         if any(np.isfinite(one.x).any() for one in series):
-            words = 'One point a pair of consecutive sessions; box: quartiles, with the median.'
+            words = 'One point per pair of consecutive sessions; box: quartiles, with the median.'
             used = [colours.get(model, 6) for model, _ in parts]
             charts.append(
                 strips(key, title, label, series, caption=words, keep=(0,), colours=used)

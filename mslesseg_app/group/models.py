@@ -155,7 +155,7 @@ def _add_memory(found: dict[str, Cost], logs: Path, run: str, names: Sequence[st
 def model_rows(
     means: Sequence[Mapping[str, Any]], spent: Mapping[str, Cost]
 ) -> list[dict[str, Any]]:
-    """Return one row a model: accuracy with intervals, seconds and memory.
+    """Return one row per model: accuracy with intervals, seconds and memory.
 
     Parameters
     ----------

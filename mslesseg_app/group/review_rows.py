@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.bids.review import Mark, Review
+from mslesseg_app.core.status import STATUSES, ShownStatus, worst
 from mslesseg_app.group.collect import Holdings, Key, exam_states, gather
 from mslesseg_app.group.thumbnails import Thumbnail, shown_model
 from mslesseg_app.reports.review import ReviewRow
 
-_WORST = ('fail', 'check', 'pass')
 _OPEN = ('failed', 'earlier result', 'no metrics', 'no result')
 
 
@@ -39,7 +39,7 @@ class Looked:
 
 
 def review_rows(looked: Looked) -> list[ReviewRow]:
-    """Return one row an exam, in order of names."""
+    """Return one row per exam, in order of names."""
     holdings = looked.holdings
     model = shown_model(holdings)
     metrics: dict[tuple[str, str], Any] = {
@@ -97,7 +97,7 @@ def _count(text: Any) -> int | None:
     return None if value is None else round(value)
 
 
-def _status(known: dict[str, Any], state: dict[str, Any]) -> str:
+def _status(known: dict[str, Any], state: dict[str, Any]) -> ShownStatus:
     """Return the worst status; ``fail`` without a result, ``check`` with an earlier one."""
     if state['state'] in ('failed', 'no metrics'):
         return 'fail'
@@ -108,7 +108,7 @@ def _status(known: dict[str, Any], state: dict[str, Any]) -> str:
         for name, value in known.items()
         if str(name).endswith('_status') and name != 'selfcheck_status'
     }
-    return next((status for status in _WORST if status in found), 'unknown')
+    return worst(['unknown', *(status for status in STATUSES if status in found)])
 
 
 def _flags(key: Key, state: dict[str, Any], outliers: Sequence[dict[str, Any]]) -> list[str]:

@@ -327,7 +327,7 @@ def _colours(volumes: pd.DataFrame) -> dict[str, int]:
 def _accuracy(
     report: _Report, holdings: Holdings, references: dict[Key, Path]
 ) -> list[dict[str, Any]]:
-    """Evaluate all masks of exams with a reference; return one row a model and metric."""
+    """Evaluate all masks of exams with a reference; return one row per model and metric."""
     named = 'manual' in report.settings.derivatives
     if not references:
         words = (

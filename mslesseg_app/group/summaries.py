@@ -1,4 +1,4 @@
-"""From one row an exam to one row a model: means, comparisons, volumes, lesion sizes, cohort."""
+"""From a row per exam to a row per model: means, comparisons, volumes, lesion sizes, cohort."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def view_tasks(holdings: Holdings, out: Path, folder: Path) -> list[ViewTask]:
 def make_views(
     tasks: Sequence[ViewTask], nprocs: int, work: Path | None = None
 ) -> Iterator[Thumbnail]:
-    """Look at all exams, ``nprocs`` at a time where that is worth it.
+    """Process all exams, ``nprocs`` at a time where that is worth it.
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ def _made(tasks: Sequence[ViewTask], nprocs: int) -> Iterator[Thumbnail]:
 
 
 def make_view(task: ViewTask) -> Thumbnail:
-    """Draw one exam and read its lesions; what cannot be read is said, not raised."""
+    """Draw one exam and read its lesions; what cannot be read is reported, not raised."""
     try:
         drawn = _drawn(task)
         return Thumbnail(task.key, drawn, task.voxels or _template_voxels(task.template_mask))

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from mslesseg_app.core.status import CheckStatus, worst
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-CheckStatus = Literal['pass', 'check', 'fail']
 
-#: Mean distance of the brains' edges (mm) from which the comparison is suspect, and failed.
+#: Mean distance of the brains' edges (mm) from which the comparison needs a check, and fails.
 EDGE_CHECK_MM, EDGE_FAIL_MM = 1.5, 4.0
-#: Correlation of the two FLAIRs within the brain below which it is suspect, and failed.
+#: Correlation of the two FLAIRs within the brain below which it needs a check, and fails.
 CORRELATION_CHECK, CORRELATION_FAIL = 0.6, 0.2
-#: Smoothing of the sharper FLAIR (mm) from which it is suspect: the widest that is tried.
+#: Smoothing of the sharper FLAIR (mm) from which it needs a check: the widest that is tried.
 #: Less than a voxel says nothing: interpolation between coarse voxels blurs as much.
 SMOOTHING_CHECK_MM = 1.7
 _MOST_POINTS = 60_000
@@ -53,7 +53,7 @@ class Agreement:
 def check_agreement(
     edge_mm: float, correlation: float, smoothing_mm: float = 0.0, voxel_mm: float = 1.0
 ) -> Agreement:
-    """Judge the numbers by their limits; ``voxel_mm`` is the edge of a voxel in plane."""
+    """Compare the numbers with their limits; ``voxel_mm`` is the edge of a voxel in plane."""
     edge = _status(edge_mm, EDGE_CHECK_MM, EDGE_FAIL_MM)
     similar = _status(-correlation, -CORRELATION_CHECK, -CORRELATION_FAIL)
     reasons = []
@@ -65,17 +65,14 @@ def check_agreement(
     blurred: CheckStatus = 'check' if smoothing_mm >= least else 'pass'
     if blurred != 'pass':
         reasons.append('the FLAIRs differ in resolution')
-    worst: CheckStatus = 'pass'
-    for status in (edge, similar, blurred):
-        if status == 'fail' or (status == 'check' and worst == 'pass'):
-            worst = status
-    return Agreement(edge_mm, correlation, smoothing_mm, worst, '; '.join(reasons))
+    status = worst((edge, similar, blurred))
+    return Agreement(edge_mm, correlation, smoothing_mm, status, '; '.join(reasons))
 
 
-def _status(value: float, suspect: float, failed: float) -> CheckStatus:
-    if not np.isfinite(value) or value > failed:
+def _status(value: float, check: float, fail: float) -> CheckStatus:
+    if not np.isfinite(value) or value > fail:
         return 'fail'
-    return 'check' if value > suspect else 'pass'
+    return 'check' if value > check else 'pass'
 
 
 def edge_distance(before: Any, after: Any, after_from_before: Affine) -> float:

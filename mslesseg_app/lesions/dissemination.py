@@ -8,7 +8,7 @@ nerve, so these are not assessed, and the criteria may be met although the brain
 meet them. Whether a lesion is one of multiple sclerosis is for a physician to say.
 
 Where one large lesion makes up nearly all of the load, as a tumour or an infarct would, it is
-doubtful that the criteria apply at all, and they are not assessed.
+uncertain whether the criteria apply at all, and they are not assessed.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def _merged_column(by_rules: dict[str, dict[str, str]], wanted: int) -> dict[str
 
 
 def to_table(outcomes: Sequence[PairOutcome], rules: Sequence[str]) -> pd.DataFrame:
-    """Return one row a pair and rule set; a pair that failed has its reason in ``note``."""
+    """Return one row per pair and rule set; a pair that failed has its reason in ``note``."""
     import pandas as pd
 
     rows = [row for outcome in outcomes for row in _outcome_rows(outcome, rules)]

@@ -228,7 +228,7 @@ def read_codes(path: Path) -> Any:
 
 
 def change_table(outcomes: Sequence[ChangeOutcome]) -> pd.DataFrame:
-    """Return one row a pair, direction and size; a pair that failed has its reason."""
+    """Return one row per pair, direction and size; a pair that failed has its reason."""
     import pandas as pd
 
     rows = []

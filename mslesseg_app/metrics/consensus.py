@@ -25,7 +25,7 @@ better than chance (masks that
 contradict one another)
 =======================================  =========================================================
 
-Each of these is said in `Consensus.note`.
+Each of these is reported in `Consensus.note`.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _band(marked: Mask) -> Mask:
 def _estimate(
     seen: list[npt.NDArray[np.bool_]],
 ) -> tuple[npt.NDArray[np.float64], tuple[float, ...], tuple[float, ...]]:
-    """Run SimpleITK's STAPLE; it looks at each voxel alone, so their place does not matter."""
+    """Run SimpleITK's STAPLE; it treats each voxel alone, so their position does not matter."""
     import SimpleITK as sitk
 
     images = [sitk.GetImageFromArray(mask.astype(np.uint8)[None, None]) for mask in seen]

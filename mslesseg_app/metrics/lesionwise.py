@@ -194,7 +194,7 @@ def _matched(
     """Say of each first lesion whether the second ones find it, as Anima does.
 
     Its overlap has to be large enough, and the lesions that hold the main part of it must not
-    lie too much outside of all first lesions. Lesions that overlap equally are looked at in
+    lie too much outside of all first lesions. Lesions that overlap equally are examined in
     the order of their numbers (Anima leaves the order of equals open).
     """
     inside = np.bincount(shared.second, shared.voxels, minlength=other_sizes.size)

@@ -110,7 +110,7 @@ def read_raters(
     Parameters
     ----------
     paths : sequence of Path
-        One file a rater; the grid of the first decides.
+        One file per rater; the grid of the first decides.
     method : {'mean', 'majority', 'staple'}
     reference : Path, optional
         Reference mask.
@@ -224,7 +224,7 @@ def rater_table(
     Returns
     -------
     pandas.DataFrame
-        The columns of `rater_columns`, one row a rater in the order of the files; with a
+        The columns of `rater_columns`, one row per rater in the order of the files; with a
         reference also the rows ``reference`` and ``consensus``.
     """
     import pandas as pd

@@ -44,7 +44,7 @@ class OverlapRule:
     max_outside : float
         Beta: a lesion of the other mask with a larger share outside spoils the match.
     enough : float
-        Gamma: the other's lesions are looked at from the largest overlap downwards until they
+        Gamma: the other's lesions are examined from the largest overlap downwards until they
         hold this share of the overlap.
     """
 

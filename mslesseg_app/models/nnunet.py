@@ -286,7 +286,7 @@ class _Tree:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip; damage, or a compression that Python lacks, is told as such."""
+    """Open a zip; damage, or a compression that Python lacks, is reported as such."""
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive

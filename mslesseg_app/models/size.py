@@ -16,7 +16,7 @@ _AUXILIARY = 'auxiliary.'
 
 
 def parameter_count(entry: ModelEntry) -> int:
-    """Return the number of trained values that inference needs; 0 for a model without.
+    """Return the number of parameters that inference needs; 0 for a model without.
 
     That of an external engine is not known: 0, too.
 

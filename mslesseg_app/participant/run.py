@@ -44,7 +44,7 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
     """
     from mslesseg_app.participant.locks import check_free, locked
 
-    # What is wrong with a header is said once, by the exam's first node.
+    # What is wrong with a header is reported once, by the exam's first node.
     logging.getLogger('nibabel.global').setLevel(logging.CRITICAL)
     entry, engine, settings = _prepare(settings)
     check_dataset(settings.bids_dir)

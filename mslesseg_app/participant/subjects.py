@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SubjectRun:
-    """The exams of one subject, from the first look at them to the report.
+    """The exams of one subject, from finding them to the report.
 
     Parameters
     ----------

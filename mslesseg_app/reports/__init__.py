@@ -1,4 +1,4 @@
-"""Reports and images that people look at."""
+"""Reports, figures and viewer data for people."""
 
 from __future__ import annotations
 

@@ -352,7 +352,7 @@ def rates(
     classes : sequence of str
         Along the horizontal axis.
     series : sequence of ChartSeries
-        Their ``y`` are the shares, one a class; ``labels`` say what each is of.
+        Their ``y`` are the shares, one per class; ``labels`` say what each is of.
     """
     width, height = 560.0, 340.0
     left, right = 58.0, width - 12

@@ -19,19 +19,14 @@ import numpy as np
 import pandas as pd
 
 from mslesseg_app.core.errors import DataError
+from mslesseg_app.core.status import STATUSES, ShownStatus, severity, worst
 from mslesseg_app.lesions.selfcheck import NO_LESION, SelfCheck
 from mslesseg_app.reports.markup import readable
-
-ShownStatus = Literal['pass', 'check', 'fail', 'unknown']
 
 #: Kinds of figure in the order of the report.
 FIGURE_KINDS = (
     'overview', 'beside', 'models', 'change', 'map', 'lesions', 'brain', 'alignment', 'other',
 )  # fmt: skip
-
-_GRAVITY: dict[str, int] = {'unknown': 0, 'pass': 1, 'check': 2, 'fail': 3}
-#: Colours of the states of the self-check are those of the statuses.
-_STATUS: dict[str, ShownStatus] = {'pass': 'pass', 'check': 'check', 'fail': 'fail'}
 
 
 class Record:
@@ -173,8 +168,8 @@ class QCNumber(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.status not in _GRAVITY:
-            raise ValueError(f'status of {self.name} is none of {", ".join(_GRAVITY)}')
+        if self.status not in STATUSES:
+            raise ValueError(f'status of {self.name} is none of {", ".join(STATUSES)}')
 
     @property
     def shown(self) -> str:
@@ -291,12 +286,12 @@ class ExamContent(Record):
     @property
     def selfcheck_status(self) -> ShownStatus:
         """The self-check as a status, ``unknown`` without one."""
-        return _STATUS[self.checked.status] if self.checked else 'unknown'
+        return self.checked.status if self.checked else 'unknown'
 
     @property
     def worst(self) -> ShownStatus:
         """The worse of image checks and self-check, for the frame around both."""
-        return max(self.qc_status, self.selfcheck_status, key=_gravity)
+        return worst((self.qc_status, self.selfcheck_status))
 
     @property
     def qc_status(self) -> ShownStatus:
@@ -305,7 +300,7 @@ class ExamContent(Record):
             return 'fail'
         if not self.qc:
             return 'unknown'
-        return max((number.status for number in self.qc), key=_gravity)
+        return worst([number.status for number in self.qc])
 
     @property
     def label(self) -> str:
@@ -315,8 +310,8 @@ class ExamContent(Record):
     @property
     def flagged(self) -> tuple[QCNumber, ...]:
         """Quality numbers that are not ``pass``, the worst first."""
-        found = [number for number in self.qc if _gravity(number.status) > 1]
-        return tuple(sorted(found, key=lambda number: -_gravity(number.status)))
+        found = [number for number in self.qc if severity(number.status) > 1]
+        return tuple(sorted(found, key=lambda number: -severity(number.status)))
 
 
 @dataclass(frozen=True)
@@ -355,10 +350,6 @@ def table_rows(table: pd.DataFrame) -> tuple[dict[str, Any], ...]:
     return tuple(
         {str(k): _record_value(v) for k, v in row.items()} for row in table.to_dict('records')
     )
-
-
-def _gravity(status: str) -> int:
-    return _GRAVITY[status]
 
 
 def _record_value(value: Any) -> Any:

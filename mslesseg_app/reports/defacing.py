@@ -1,4 +1,4 @@
-"""An image that shows what defacing took out of a head."""
+"""A figure that shows what defacing took out of a head."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _slice(volume: OrientedVolume, window: tuple[float, float]) -> NDArray[np.ui
 
 
 def _surface(volume: OrientedVolume, threshold: float) -> NDArray[np.uint8]:
-    """Look at the head from the front: shade of the first voxel of the head on each ray."""
+    """View the head from the front: shade of the first voxel of the head on each ray."""
     values = np.nan_to_num(np.asarray(volume.data, dtype=np.float32))
     width, height = pixel_size(volume, _CORONAL)
     head = values > threshold

@@ -68,7 +68,7 @@ class Stage:
     convention: Convention
 
     def cut(self, data: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
-        """One slice of ``data`` as it is looked at."""
+        """One slice of ``data`` as it is shown."""
         return slice_plane(data, axis, index, self.box, self.convention)
 
     def grey(self, axis: int, index: int) -> NDArray[np.uint8]:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mslesseg_app.reports.content import ExamContent, ShownStatus
+from mslesseg_app.core.status import ShownStatus, worst
+from mslesseg_app.reports.content import ExamContent
 from mslesseg_app.reports.markup import is_number
 from mslesseg_app.reports.sections import MOVED, REGIONS, Change, Extra
 
@@ -82,7 +83,7 @@ def overview(exam: ExamContent, extra: Extra, others: Sequence[ExamContent] = ()
     reasons = reasons_to_check(exam, change, previous)
     compared = change if change is not None and change.compared else None
     return Overview(
-        status=_worse(exam.worst, 'check') if reasons else exam.worst,
+        status=worst((exam.worst, 'check')) if reasons else exam.worst,
         regions=region_rows(exam, compared, previous),
         previous=name,
         interval=change.interval() if change else '',
@@ -220,8 +221,3 @@ def _changes(change: Change | None) -> str:
 def _moved(rows: Sequence[dict[str, Any]]) -> str:
     found = [row.get('status') for row in rows]
     return ', '.join(f'{found.count(name)} {name}' for name in MOVED if name in found)
-
-
-def _worse(one: ShownStatus, other: ShownStatus) -> ShownStatus:
-    order: tuple[ShownStatus, ...] = ('unknown', 'pass', 'check', 'fail')
-    return max(one, other, key=order.index)

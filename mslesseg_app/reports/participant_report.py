@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mslesseg_app.core.files import write_text
+from mslesseg_app.core.status import STATUSES
 from mslesseg_app.reports import svg
 from mslesseg_app.reports.content import FIGURE_KINDS, ExamContent, Figure, SubjectContent
 from mslesseg_app.reports.markup import is_number, linked, markdown, readable
@@ -105,12 +106,8 @@ PART_HEADINGS = {
     'run': 'Run of this exam',
 }
 
-STATUS_WORDS = {
-    'pass': 'pass',
-    'check': 'check',
-    'fail': 'fail',
-    'unknown': 'no limit known',
-}
+#: Status of a check in words.
+CHECK_WORDS = {**{status: status for status in STATUSES}, 'unknown': 'no limit known'}
 
 
 @dataclass
@@ -198,7 +195,7 @@ def write_participant_report(
             bundle=bundle,
             group_there=(out_html.parent / content.links.get('group', '')).is_file(),
             titles=COLUMN_TITLES,
-            status_words=STATUS_WORDS,
+            check_words=CHECK_WORDS,
             change_forms=CHANGE_FORMS,
         )
     )

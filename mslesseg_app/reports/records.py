@@ -146,7 +146,7 @@ def read_record(path: Path) -> ExamContent:
 def read_failure(path: Path) -> str:
     """Return why the last run of an exam failed, from its record; empty where it did not.
 
-    Only what this needs is looked at: group level and clusters read thousands of records. What is
+    Only what this needs is read: group level and clusters read thousands of records. What is
     wrong with a record is returned too.
     """
     try:
@@ -210,7 +210,7 @@ def _edit_in_words(summary: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _models_in_words(info: Mapping[str, Any]) -> tuple[str, ...]:
-    """Tell how far the models of an ensemble agree, and how STAPLE judged each."""
+    """State how far the models of an ensemble agree, and how STAPLE rated each."""
     agreement = info.get('agreement', {}).get('MeanDSC')
     words = (
         f'The masks of the {len(info.get("members", ()))} models agree with a Dice coefficient of '

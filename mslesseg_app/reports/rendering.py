@@ -57,7 +57,7 @@ VIEWS = {
 
 @dataclass(frozen=True)
 class Scene:
-    """What is looked at: arrays (X, Y, Z) of 1 mm in RAS order.
+    """What is shown: arrays (X, Y, Z) of 1 mm in RAS order.
 
     Attributes
     ----------
@@ -80,7 +80,7 @@ class Scene:
 def make_scene(
     image: NDArray[Any], brain: NDArray[np.bool_], lesions: NDArray[np.bool_], margin: int = 4
 ) -> Scene:
-    """Prepare what is looked at, cut to the brain.
+    """Prepare what is shown, cut to the brain.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ class ReviewRow:
     selfcheck : str
         Status of the self-check of the mask: ``pass``, ``check``, ``fail`` or ``n/a``.
     flags : tuple of str
-        Why it should be looked at.
+        Why it should be reviewed.
     mark, marked, note : str
         What the last review says.
     """
@@ -53,8 +53,7 @@ class ReviewRow:
     @property
     def flagged(self) -> bool:
         """Whether image checks, self-check or numbers say that it should be reviewed."""
-        flagged = self.status in ('check', 'fail') or self.selfcheck in ('check', 'fail')
-        return bool(self.flags) or flagged
+        return bool(self.flags) or not {'check', 'fail'}.isdisjoint((self.status, self.selfcheck))
 
     @property
     def source(self) -> str:
@@ -112,7 +111,7 @@ def in_order(rows: Sequence[ReviewRow]) -> list[ReviewRow]:
 
 
 def _severity(row: ReviewRow) -> int:
-    """Return 3 for a failed check, 2 for a suspect one, 1 for any flag, else 0."""
+    """Return 3 for ``fail``, 2 for ``check``, 1 for any flag, else 0."""
     if row.status == 'fail' or row.selfcheck == 'fail':
         return 3
     if row.status == 'check' or row.selfcheck == 'check':

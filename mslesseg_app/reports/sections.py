@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from mslesseg_app.core.status import ShownStatus, worst
 from mslesseg_app.lesions.change_record import PairRecord
 from mslesseg_app.lesions.dissemination import NOT_ASSESSED
-from mslesseg_app.reports.content import ExamContent, Figure, QCNumber, ShownStatus
+from mslesseg_app.reports.content import ExamContent, Figure, QCNumber
 from mslesseg_app.reports.viewer import ViewerScene
 
 #: Regions of a lesion in the order of the report.
@@ -34,7 +35,6 @@ TRUST = {
     'Coverage': ('flair_coverage', 'flair_slice'),
     'Uncertainty': ('uncertainty',),
 }
-_GRAVITY: tuple[ShownStatus, ...] = ('unknown', 'pass', 'check', 'fail')
 
 
 #: Columns of the change table in a report, and how their numbers are written.
@@ -204,8 +204,7 @@ def trust(exam: ExamContent) -> list[TrustItem]:
     items = []
     for title, beginnings in TRUST.items():
         own = tuple(number for number in numbers if number.name.startswith(beginnings))
-        worst = max((_GRAVITY.index(number.status) for number in own), default=0)
-        status = _GRAVITY[worst]
+        status = worst([number.status for number in own]) if own else 'unknown'
         items.append(TrustItem(title, status, own))
     return items
 

@@ -112,7 +112,7 @@ def slice_plane(
     box: Box,
     convention: Convention = 'radiological',
 ) -> NDArray[np.generic]:
-    """Cut one slice and turn it as it is looked at.
+    """Cut one slice and turn it as it is shown.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ class Face:
     brain : ndarray of bool, same shape
         The brain; no voxel of it is in `mask`.
     remark : str
-        Why the result should be looked at; '' when there is no need.
+        Why the result should be reviewed; '' when there is no need.
     """
 
     mask: Bools
@@ -136,7 +136,7 @@ def deface_file(path: Path, out: Path, *, seed: int = 1) -> str:
     -------
     str
         What the user should know: why there was no need (``out`` is then a plain copy), or why
-        the result should be looked at; '' when there is nothing to say.
+        the result should be reviewed; '' when there is nothing to say.
 
     Raises
     ------

@@ -45,7 +45,7 @@ class ExamAlignment:
     failed : list of str
         Modalities whose alignment cannot be trusted.
     reasons : dict of str to str
-        Why, for each that failed or is suspect.
+        Why, for each whose status is not ``pass``.
     """
 
     anchor: str | None
@@ -231,7 +231,7 @@ def check_exam(
 ) -> ExamAlignment:
     """Judge every alignment that is not yet `judged`, and collect the statuses.
 
-    An identity says that the image came registered; such an alignment is at worst suspect. An
+    An identity says that the image came registered; such an alignment is at worst ``check``. An
     image whose alignment did not come from the FLAIR is also compared with the FLAIR.
     """
     result = ExamAlignment(anchor, {name: affines[name] for name in images}, {})

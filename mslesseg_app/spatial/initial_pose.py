@@ -15,8 +15,8 @@ from mslesseg_app.spatial.registration import ImagePair, Reference, search_poses
 
 #: Resolution (mm) at which the search ends.
 _LEVEL_MM = 4.0
-#: A header's pose that stands out from wrong ones by so many of their standard deviations is
-#: not doubted.
+#: A header's pose that is better than wrong ones by so many of their standard deviations is
+#: accepted.
 _CLEAR = 8.0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 
+from mslesseg_app.core.status import CheckStatus, worst
 from mslesseg_app.spatial.quality import ALIGNMENT_LIMITS
 from mslesseg_app.spatial.signal import contrast_to_noise, ghosting
 from mslesseg_app.spatial.template import load_template
@@ -16,7 +17,7 @@ from mslesseg_app.spatial.template import load_template
 _THICK_MM = 5.0
 #: Share of the template's brain that the FLAIR covers: below it, lesions may lie outside.
 _COVERAGE = (0.97, 0.85)
-#: Volume of an adult brain with its ventricles, in ml: suspect beyond these limits.
+#: Volume of an adult brain with its ventricles, in ml: ``check`` beyond these limits.
 _BRAIN_ML = (900.0, 2000.0)
 
 #: Contrast of tissue with fluid over noise. Nine FLAIRs of four sources had 16.6 to 62; noise of
@@ -72,9 +73,8 @@ QC_COLUMNS: dict[str, dict[str, Any]] = {
     },
 }
 
-_GRAVITY = ('pass', 'check', 'fail')
 
-#: Limits of the registration in words; the reason of a doubtful one follows.
+#: Limits of the registration in words; the reason of a status that is not ``pass`` follows.
 _ALIGNMENT_RULE = 'check below {1:g}, fail below {0:g}'.format(*ALIGNMENT_LIMITS)
 
 
@@ -139,8 +139,8 @@ def quality_row(numbers: list[dict[str, Any]]) -> dict[str, Any]:
         for number in numbers
         if number['name'].startswith('alignment_')
     }
-    worst = max((number['status'] for number in numbers), key=_GRAVITY.index)
-    return row | {'qc_status': worst}
+    status = worst([number['status'] for number in numbers])
+    return row | {'qc_status': status}
 
 
 def _signal(flair: Any, brain: Any) -> list[dict[str, Any]]:
@@ -177,8 +177,8 @@ def _coverage(flair_mni: Any) -> float:
     return float(inside[brain].mean())
 
 
-def _below(value: float, suspect: float, failed: float) -> str:
-    return 'fail' if value < failed else 'check' if value < suspect else 'pass'
+def _below(value: float, check: float, fail: float) -> CheckStatus:
+    return 'fail' if value < fail else 'check' if value < check else 'pass'
 
 
 def _quality_number(

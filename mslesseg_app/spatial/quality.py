@@ -11,7 +11,7 @@ Limits were set from data, with ``benchmarks/judgement.py`` and ``benchmarks/fai
   leave the limits of size, or ``z`` is below 6.3;
 - scanned phantoms (three series), noise, balls and eggs: ``z`` up to 10.4, ``peak`` up to 0.01;
 - six brains that were moved rigidly to the template, their own size kept, judged as they lie:
-  ``z`` 5.9 to 7.1, ``peak`` 0.05 to 0.07 (suspect, because they came registered).
+  ``z`` 5.9 to 7.1, ``peak`` 0.05 to 0.07 (``check``, because they came registered).
 
 The limits of size are those of adults: with the template's own size 1, heads had 0.86 to 1.04 of
 it. What these numbers cannot see is a header that exchanges left and right of the anatomy: a
@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import ndimage as ndi
 
+from mslesseg_app.core.status import CheckStatus
 from mslesseg_app.spatial import pose, search
 from mslesseg_app.spatial.affines import Affine
 from mslesseg_app.spatial.similarity import (
@@ -39,8 +40,6 @@ from mslesseg_app.spatial.similarity import (
 )
 from mslesseg_app.spatial.template import load_template
 
-CheckStatus = Literal['pass', 'check', 'fail']
-
 #: Resolution of the comparison (mm) and seed of its sample points.
 _LEVEL_MM = 4.0
 _SEED = 1
@@ -50,15 +49,15 @@ _NUDGE_MM, _NUDGE_DEG = 8.0, 8.0
 _SCALES = (0.75, 1.2)
 _SHEAR = 0.15
 _OVERLAP = (0.5, 0.75)
-#: Limits of ``z`` and ``peak``: below the first an alignment failed, below the second it is
-#: suspect. Where they come from: module docstring.
+#: Limits of ``z`` and ``peak``: below the first an alignment failed, below the second it is a
+#: ``check``. Where they come from: module docstring.
 ALIGNMENT_LIMITS = (8.0, 11.0)
 _PEAK = (0.10, 0.15)
 #: Limits of the distance (mm) between where an image lies beside the FLAIR and where it should:
-#: above the first it is suspect, above the second the alignment failed. In the four sessions of
-#: LJ01 and LJ12 it is 0.0 for T1w and T2w that were aligned to the FLAIR, and with `independent`
-#: 0.9 to 1.3 but for LJ12's T1w (2.1 and 2.6, which is told); images moved by 2 mm have 2.0. The
-#: largest of a plausible alignment that is known is 4.4.
+#: above the first it is a ``check``, above the second the alignment failed. In the four sessions
+#: of LJ01 and LJ12 it is 0.0 for T1w and T2w that were aligned to the FLAIR, and with
+#: `independent` 0.9 to 1.3 but for LJ12's T1w (2.1 and 2.6, which is reported); images moved by
+#: 2 mm have 2.0. The largest of a plausible alignment that is known is 4.4.
 _BESIDE_MM = (1.5, 6.0)
 
 
@@ -85,7 +84,7 @@ class AlignmentCheck:
 
     @property
     def confidence(self) -> float:
-        """How far the similarity stands out; less for worse statuses."""
+        """How clearly the similarity is an outlier; less for a worse status."""
         return self.numbers['z'] - {'pass': 0.0, 'check': 50.0, 'fail': 100.0}[self.status]
 
 
@@ -99,7 +98,7 @@ def check_alignment(img: Any, moving_from_mni: Affine, given: bool = False) -> A
         Maps template points to points of the image (RAS+ mm).
     given : bool
         The image came registered: it may have been moved rigidly, which leaves a brain of
-        another size than the template's, so that a low similarity is only suspect.
+        another size than the template's, so that a low similarity is only a ``check``.
     """
     numbers = _similarity(img, moving_from_mni)
     shape = pose.describe(moving_from_mni)
@@ -132,13 +131,13 @@ def beside_flair(check: AlignmentCheck, apart_mm: float, given: bool = False) ->
     apart_mm : float
         From `between.disagreement`.
     given : bool
-        As in `check_alignment`: the status is at worst suspect.
+        As in `check_alignment`: the status is at worst ``check``.
     """
     numbers = check.numbers | {'beside_flair_mm': apart_mm}
     status, reason = check.status, check.reason
-    suspect, failed = _BESIDE_MM
-    if apart_mm > suspect and status != 'fail':
-        status = 'fail' if apart_mm > failed and not given else 'check'
+    check_mm, fail_mm = _BESIDE_MM
+    if apart_mm > check_mm and status != 'fail':
+        status = 'fail' if apart_mm > fail_mm and not given else 'check'
         reason = f'it lies {apart_mm:.1f} mm beside the FLAIR of the session'
     return AlignmentCheck(status, reason, numbers)
 

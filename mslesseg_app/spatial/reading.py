@@ -1,4 +1,4 @@
-"""Opening image files: what is no image, or not there, is said in the same words everywhere."""
+"""Opening image files: what is no image, or not there, is reported alike everywhere."""
 
 from __future__ import annotations
 

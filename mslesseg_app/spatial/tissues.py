@@ -309,7 +309,7 @@ def _lattice(brain: Bools, step: int) -> Array:
 def _too_small() -> DataError:
     return DataError(
         'The brain is too small, or too little of it was imaged, to find tissues in it.',
-        'Look at the alignment and the brain mask of this exam.',
+        'Review the alignment and the brain mask of this exam.',
     )
 
 
@@ -324,7 +324,7 @@ def _cores(priors: Sequence[npt.NDArray[np.float32]]) -> list[Bools]:
 def _no_tissues() -> DataError:
     return DataError(
         'White matter, grey matter and fluid cannot be distinguished in this exam.',
-        'Look at the alignment and the brain mask; images need the contrast of a brain MRI.',
+        'Review the alignment and the brain mask; images need the contrast of a brain MRI.',
     )
 
 

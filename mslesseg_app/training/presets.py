@@ -4,7 +4,7 @@
     What the public repositories behind the paper's four networks do by default. How those were
     trained on MSLesSeg is stated nowhere (epochs, patches, losses): these are the repositories'
     numbers, with their oddities, on this project's code. Where a repository cannot be followed,
-    the choice is said beside the number.
+    the choice is stated beside the number.
 ``default``
     Ours, for every network. The statistics of an image are those of the whole brain, as at
     inference, not of a patch; half of the patches lie around lesions; zeros outside the brain
@@ -222,7 +222,7 @@ def _paper(network: str) -> Plan:
     if network not in PAPER:
         raise UsageError(
             f'The paper did not train {network!r}.',
-            f'--preset paper knows: {", ".join(PAPER)}; take --preset default.',
+            f'--preset paper knows: {", ".join(PAPER)}; use --preset default.',
         )
     return _with(_base(network), {**PAPER[network], 'clip': 0.0, 'ema': 0.0})
 

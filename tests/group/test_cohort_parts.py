@@ -217,11 +217,11 @@ def test_regions_are_summed():
 def changes(path: Path) -> Path:
     head = 'participant_id model session_before session_after pair years status n_new n_enlarging'
     rows = [
-        'sub-01 unet ses-1 ses-2 consecutive 2 ok 4 0',
-        'sub-02 unet ses-1 ses-2 consecutive n/a ok 1 0',
-        'sub-03 unet ses-1 ses-2 consecutive 1 failed n/a n/a',
-        'sub-04 unet ses-1 ses-2 consecutive 1 suspect 0 0',
-        'sub-01 unet ses-1 ses-3 first-last 9 ok 99 0',
+        'sub-01 unet ses-1 ses-2 consecutive 2 pass 4 0',
+        'sub-02 unet ses-1 ses-2 consecutive n/a pass 1 0',
+        'sub-03 unet ses-1 ses-2 consecutive 1 fail n/a n/a',
+        'sub-04 unet ses-1 ses-2 consecutive 1 check 0 0',
+        'sub-01 unet ses-1 ses-3 first-last 9 pass 99 0',
     ]
     lines = [' '.join([head, 'difference_ml'])] + [f'{row} 0.5' for row in rows]
     path.write_text('\n'.join(line.replace(' ', '\t') for line in lines) + '\n')

@@ -1,4 +1,4 @@
-"""Several models in one run: combined maps, uncertainty map, agreement, and what is told of them."""
+"""Several models in one run: combined maps, uncertainty, agreement, and how they are reported."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Imported:
     bids_dir : Path
     layout : str
     readings : tuple of Reading
-        One a case, those left out included.
+        One per case, those left out included.
     notes : tuple of str
         What is odd about the tables.
     """

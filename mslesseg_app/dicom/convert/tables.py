@@ -1,4 +1,4 @@
-"""The tables of a conversion, what is said on the terminal, and the check of a dataset."""
+"""The tables of a conversion, what is printed, and the check of a dataset."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _FEWEST_UNDOUBLED = 4
 _ANYWHERE = 6
 _TOKEN = re.compile(r'[0-9]+(?:\.[0-9]+)+|[^\W_]+')
 _RUNS = re.compile(r'[0-9]+|[^\W\d_]+')
-#: Words that are told apart by their capitals only.
+#: Words that are distinguished by their capitals only.
 _CAMEL = re.compile(r'[A-ZÀ-ÖØ-Þ]?[a-zß-öø-ÿ]+')
 _DIGRAPHS = {'ä': 'ae', 'ö': 'oe', 'ü': 'ue', 'å': 'aa', 'ø': 'oe', 'æ': 'ae', 'ß': 'ss'}
 _UNDECOMPOSED = {'ø': 'o', 'æ': 'a', 'ß': 's', 'ł': 'l', 'đ': 'd', 'ı': 'i', 'þ': 't', 'ð': 'd'}

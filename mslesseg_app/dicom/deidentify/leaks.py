@@ -1,7 +1,7 @@
 """Searching a BIDS tree for what tells who somebody is.
 
 Two things are looked for in every file: the identifiers that are given (names, numbers, dates,
-addresses, UIDs of the source headers), and what is suspect whoever the person is, such as a
+addresses, UIDs of the source headers), and what reveals identity whoever the person is, such as a
 sidecar's ``PatientName``, a time of acquisition that was not shifted, or a DICOM file.
 """
 

@@ -33,7 +33,7 @@ class Result:
     mask, instances : nibabel image
         On the grid of the raw FLAIR; instances are numbered from 1.
     table : pandas.DataFrame
-        One row a lesion.
+        One row per lesion.
     flair, brain : nibabel image or None
         The FLAIR after bias correction and its brain mask, where they are there.
     path : Path

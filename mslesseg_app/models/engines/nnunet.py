@@ -1,6 +1,6 @@
 """nnU-Net v2 as an engine: the networks, preprocessing and windows of the package ``nnunetv2``.
 
-The weights files of an entry are made by `mslesseg_app.models.nnunet`: one a fold, each with
+The weights files of an entry are made by `mslesseg_app.models.nnunet`: one per fold, each with
 plans, labels and the like in its header. Options, besides those of every engine: ``lesion`` (name
 of the label), ``mirroring`` (default true), ``trainer`` (default the one it was trained with).
 

@@ -254,7 +254,7 @@ class MSSegDiff(nn.Module):
         self.denoiser = Denoiser(inputs, features, attention, time_width, time_hidden, slope)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Return the maps of images ``(N, inputs, X, Y, Z)``, one a level, finest first.
+        """Return the maps of images ``(N, inputs, X, Y, Z)``, one per level, finest first.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Several models that look at one exam, and what they agree on."""
+"""Several models for one exam, and what they agree on."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def combine(
     Parameters
     ----------
     predictions : sequence of Prediction
-        One a model, on one grid.
+        One per model, on one grid.
     thresholds : sequence of float
         From which each model's probability is lesion.
     method : {'mean', 'majority', 'staple'}
@@ -214,7 +214,7 @@ def models_agreement(
     ----------
     names : sequence of str
     predictions : sequence of Prediction
-        One a model, on one grid.
+        One per model, on one grid.
     thresholds : sequence of float
         From which each model's probability is lesion.
 

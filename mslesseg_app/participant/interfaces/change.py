@@ -43,7 +43,7 @@ class _AlignPairOutput(TraitedSpec):
 
 
 class AlignPair(GuardedInterface):
-    """Align two sessions rigidly, half-way between them; what cannot be aligned is told."""
+    """Align two sessions rigidly, half-way between them; what cannot be aligned is reported."""
 
     input_spec = _AlignPairInput
     output_spec = _AlignPairOutput
@@ -93,7 +93,7 @@ class _CompareOutput(TraitedSpec):
     before_difference = File(desc='the same on the earlier FLAIR')
     before_pull = File(desc='what the earlier probability gains from the later one')
     after_pull = File(desc='what the later probability gains from the earlier one')
-    table = File(desc='one row a lesion, TSV')
+    table = File(desc='one row per lesion, TSV')
     metadata = traits.Dict(desc='numbers of the pair')
     summary = traits.Dict(desc='row of the table of pairs')
     lesions = File(desc='the lesion table with the column status filled')

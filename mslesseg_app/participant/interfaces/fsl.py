@@ -146,7 +146,7 @@ class _CheckAlignmentInput(_ImagesInput):
     t2w_matrix = File(exists=True, desc='ITK affine, template to T2w')
     anchor = traits.Str('', usedefault=True)
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
-    commands = traits.List(traits.Str(), desc='what FSL was told, for sidecars')
+    commands = traits.List(traits.Str(), desc='commands that FSL ran, for sidecars')
 
 
 class CheckAlignment(GuardedInterface):

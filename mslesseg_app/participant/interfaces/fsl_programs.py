@@ -1,4 +1,4 @@
-"""FLIRT and BET as nodes whose failures are told in full: command, exit code, last words."""
+"""FLIRT and BET as nodes whose failures are reported in full: command, exit code, last words."""
 
 from __future__ import annotations
 

@@ -173,7 +173,7 @@ class _LesionsInput(BaseInterfaceInputSpec):
 class _LesionsOutput(TraitedSpec):
     mask_file = File(desc='lesion mask, uint8')
     labels_file = File(desc='lesion instances, int16 or int32')
-    table_file = File(desc='one row a lesion, TSV')
+    table_file = File(desc='one row per lesion, TSV')
     summary = traits.Dict(desc='LesionCount, LesionVolume_mm3, LargestLesion_mm3')
     metadata = traits.Dict(desc='the summary, notes of the model and the models of an ensemble')
     edit = traits.Dict(desc='that and how the mask was edited')

@@ -28,7 +28,7 @@ class _AlignExamInput(_ImagesInput):
     registered = traits.Bool(False, usedefault=True, desc='on the template grid already')
     on_failed = traits.Enum('stop', 'flag', usedefault=True)
     random_seed = traits.Int(1, usedefault=True)
-    place = File(exists=True, desc='place in the within-subject template, from AlignSubject')
+    place = File(exists=True, desc='alignment to the within-subject template, from AlignSubject')
 
 
 class _AlignExamOutput(TraitedSpec):

@@ -29,7 +29,7 @@ _ENDING = '.json'
 
 
 class PrepareAnchor(PrepareImage):
-    """Prepare an image; what is wrong with a broken one is told in a file, not raised."""
+    """Prepare an image; what is wrong with a broken one goes to a file and is not raised."""
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
         try:
@@ -79,7 +79,7 @@ class _SubjectInput(BaseInterfaceInputSpec):
 
 class _SubjectOutput(TraitedSpec):
     out_files = OutputMultiPath(
-        File(exists=True), desc='for each session its place in the template, or why none, JSON'
+        File(exists=True), desc='for each session its alignment to the template, or why none, JSON'
     )
 
 

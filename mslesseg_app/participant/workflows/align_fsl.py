@@ -174,7 +174,7 @@ def _start(settings: Settings) -> StartMatrix:
 
 
 def _flirt(dof: int, **inputs: Any) -> ReportedFLIRT:
-    """Return FLIRT that starts where it is told and weighs the brain's region only."""
+    """Return FLIRT that starts from a given pose and weighs the brain's region only."""
     return ReportedFLIRT(
         dof=dof,
         cost='normmi',

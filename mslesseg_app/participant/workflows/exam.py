@@ -53,7 +53,7 @@ def init_exam_wf(
         The model, or several combined.
     shared : bool
         The session shares a within-subject template: the workflow has an inputnode then, with
-        ``flair`` (prepared) and ``place`` (in that template), both from ``init_subject_wf``.
+        ``flair`` (prepared) and ``place`` (its alignment), both from ``init_subject_wf``.
 
     Returns
     -------

@@ -19,7 +19,7 @@ import networkx as nx
 
 from mslesseg_app.participant.workflows.workers import Step, Workers
 
-#: What is told of a step: the step, ``start``, ``end`` or ``exception``, and with the last the
+#: What is reported of a step: the step, ``start``, ``end`` or ``exception``, and with the last the
 #: text of the traceback.
 Listener = Callable[[Any, str, str], None]
 
@@ -280,7 +280,7 @@ def _is_done(step: Step) -> bool:
         return False
     try:
         return all(step.is_cached())
-    except Exception:  # noqa: BLE001 - whatever is wrong with its inputs is told when it runs
+    except Exception:  # noqa: BLE001 - whatever is wrong with its inputs is reported when it runs
         return False
 
 

@@ -24,7 +24,7 @@ def init_subject_wf(*, exams: list[Exam], settings: Settings) -> Workflow:
     """Align the FLAIRs of several sessions through a template made of all of them.
 
     Its outputnode has for each session ``flair_<session>`` (checked, without bias field) and
-    ``place_<session>`` (its place in the template, JSON). For a session whose image is broken
+    ``place_<session>`` (its alignment, JSON). For a session whose image is broken
     the first says why, and the others go on without it.
 
     Parameters

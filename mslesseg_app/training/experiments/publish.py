@@ -80,7 +80,7 @@ def make_card(
     identity : mapping
         What decided the run: data, split, plan.
     facts : mapping
-        What is said besides: figures, epochs, seconds.
+        What is stated besides: figures, epochs, seconds.
     """
     import monai
     import torch
@@ -126,7 +126,7 @@ def combine_folds(
     Parameters
     ----------
     entries : sequence of ModelEntry
-        One a fold, all in `folder`, equal but for their weights.
+        One per fold, all in `folder`, equal but for their weights.
     folder : Path
     name : str
     card : mapping

@@ -1,4 +1,4 @@
-"""A trained model on exams with masks: one row an exam and rule set."""
+"""A trained model on exams with masks: one row per exam and rule set."""
 
 from __future__ import annotations
 
