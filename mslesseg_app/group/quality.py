@@ -105,7 +105,7 @@ def outliers(table: pd.DataFrame) -> list[dict[str, Any]]:
             continue
         for model, part in parts(table, judged.by_model):
             rows += _outside_limits(part, column, judged, model)
-    rows += _statuses(table) + _statuses(table)
+    rows += _statuses_of_exams(table) + _statuses_of_models(table)
     order = {'participant_id': '', 'session_id': '', 'model': ''}
     return sorted(rows, key=lambda row: (*(row[key] for key in order), -_size(row['robust_z'])))
 
@@ -169,7 +169,7 @@ def _outside_limits(
     return rows
 
 
-def _statuses(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _statuses_of_exams(table: pd.DataFrame) -> list[dict[str, Any]]:
     names = [str(name) for name in table]
     columns = [
         name for name in names if name.startswith('alignment_') and name.endswith('_status')
@@ -195,7 +195,7 @@ def _statuses(table: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
-def _statuses(table: pd.DataFrame) -> list[dict[str, Any]]:
+def _statuses_of_models(table: pd.DataFrame) -> list[dict[str, Any]]:
     """List what did not pass and belongs to a model: self-check, agreement of an ensemble."""
     said: dict[str, Callable[[Any], str]] = {
         'selfcheck_status': _selfcheck_in_words,

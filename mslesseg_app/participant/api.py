@@ -20,13 +20,7 @@ import numpy.typing as npt
 
 from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.core.settings import DEFAULT_MODEL, MODALITIES
-from mslesseg_app.participant.stages import (
-    Rule,
-    combine_models,
-    find_lesions,
-    models_image,
-    volumes,
-)
+from mslesseg_app.participant import stages
 from mslesseg_app.spatial import grids
 from mslesseg_app.spatial.affines import Affine, invert, read_itk, write_itk
 from mslesseg_app.spatial.brain import brain_mask as find_brain
@@ -152,7 +146,7 @@ def segment(
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
     threads : int, optional
-        CPU threads; default: one less than there are, at most 8. Changes nothing but the time.
+        CPU threads; default: one less than there are, at most 8.
     seed : int
         Same seed, same result.
     threshold : float, optional
@@ -211,7 +205,7 @@ def segment(
     brain = _brain(mask, exam)
     how = {'device': device, 'threads': threads, 'seed': seed}
     predicted = _predict(entry, threshold, exam, brain, preset, how)
-    rule = Rule(final_threshold(entry, threshold), min_lesion_volume, connectivity)
+    rule = stages.LesionRule(final_threshold(entry, threshold), min_lesion_volume, connectivity)
     edited = None if edited_mask is None else Path(edited_mask)
     return _describe(exam, brain, predicted, rule, predicted.uncertainty(uncertainty), edited)
 
@@ -312,7 +306,7 @@ def _predict(
         return members[0]
     limits = model_thresholds(entry, threshold)
     pooled, infos = [one.pooled for one in members], [one.info for one in members]
-    done = combine_models(pooled, infos, limits, entry.method)
+    done = stages.combine_models(pooled, infos, limits, entry.method)
     masks = tuple(one.native >= limit for one, limit in zip(members, limits, strict=True))
     native = exam.to_flair(done.prob, np.float32)
     return _Predicted(done.pooled, done.prob, native, done.info, masks)
@@ -402,7 +396,7 @@ def _describe(
     exam: _Exam,
     brain_mni: Any,
     predicted: _Predicted,
-    rule: Rule,
+    rule: stages.LesionRule,
     uncertainty_mni: npt.NDArray[np.float32] | None,
     edited: Path | None,
 ) -> Segmentation:
@@ -416,7 +410,7 @@ def _describe(
     if uncertainty_mni is not None:
         uncertain = np.clip(exam.to_flair(uncertainty_mni, np.float32), 0, 1)
     from_native = invert(exam.transforms['FLAIR'])
-    found = find_lesions(
+    found = stages.find_lesions(
         prob, rule, from_native, uncertainty=uncertain, models=predicted.models, edited=edited
     )
     labels = found.labels
@@ -429,9 +423,9 @@ def _describe(
         brain=brain,
         uncertainty=None if uncertain is None else exam.like_flair(uncertain, np.float32),
         regions=exam.like_flair(described.regions, np.uint8),
-        models=models_image(prob, predicted.models) if predicted.models else None,
+        models=stages.models_image(prob, predicted.models) if predicted.models else None,
         lesions=described.table,
-        volumes=volumes(found.summary, brain) | region_columns(described.table),
+        volumes=stages.volumes(found.summary, brain) | region_columns(described.table),
         dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
         quality=_quality(exam, brain, brain_mni, found.summary),

@@ -112,7 +112,7 @@ def _worst_note(notes: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Rule:
+class LesionRule:
     """What counts as a lesion on the grid of the FLAIR.
 
     Attributes
@@ -154,7 +154,7 @@ class FoundLesions:
 
 def find_lesions(
     image: Any,
-    rule: Rule,
+    rule: LesionRule,
     mni_from_native: npt.NDArray[np.float64],
     *,
     uncertainty: npt.NDArray[np.floating] | None = None,
@@ -169,7 +169,7 @@ def find_lesions(
     ----------
     image : nibabel image
         Lesion probability on the grid of the FLAIR.
-    rule : Rule
+    rule : LesionRule
     mni_from_native : array (4, 4)
         Points of the FLAIR to template points, RAS+ mm.
     uncertainty : array (X, Y, Z), optional
@@ -188,6 +188,7 @@ def find_lesions(
 
     prob = np.asanyarray(image.dataobj)
     voxel = float(abs(np.linalg.det(image.affine[:3, :3])))
+    labels: npt.NDArray[np.integer]
     labels = label_lesions(prob >= rule.threshold, voxel, rule.connectivity, rule.min_volume)
     edit: dict[str, Any] = {}
     if edited is not None:

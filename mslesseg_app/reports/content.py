@@ -233,7 +233,7 @@ class ExamContent(Record):
         earlier versions.
     date : str
         When the exam took place, ISO 8601; empty where that is not known.
-    doubts : tuple of str
+    reasons_to_check : tuple of str
         Sentences on why a person should check the result, besides the self-check.
     computing : tuple of str
         Notes on how the result was computed that do not affect it.
@@ -259,7 +259,7 @@ class ExamContent(Record):
     provenance: RunProvenance | None = None
     selfcheck: dict[str, Any] | None = None
     date: str = ''
-    doubts: tuple[str, ...] = ()
+    reasons_to_check: tuple[str, ...] = ()
     computing: tuple[str, ...] = ()
     timings: dict[str, Any] = field(default_factory=dict)
 

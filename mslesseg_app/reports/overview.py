@@ -99,7 +99,7 @@ def reasons_to_check(
 ) -> tuple[str, ...]:
     """Return why a person should check an exam although its images passed all checks."""
     reasons = list(exam.checked.reasons) if exam.checked else []
-    reasons += exam.doubts
+    reasons += exam.reasons_to_check
     reasons += [_missing(name, exam.warnings) for name in exam.missing]
     if previous is not None:
         reasons += _other_sequences(exam, previous)

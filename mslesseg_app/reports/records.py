@@ -90,7 +90,7 @@ def finished_content(
         content,
         notes=content.notes + notes + _edit_in_words(summary) + _models_in_words(info),
         warnings=tuple(info.get('notes', ())) + warnings,
-        doubts=_disagreement(info),
+        reasons_to_check=_disagreement(info),
         computing=_device_note(info),
         summary=LesionSummary(
             count=summary['LesionCount'],

@@ -20,6 +20,7 @@ _OTHERS = {
     'bids/sidecars.py',  # a sentence that names one
     'bids/public/dataset.py',  # reference masks of public data sets
     'demo/dataset.py',  # reference masks of the synthetic head
+    'demo/studies.py',  # reference masks of the demo
     'group/collect.py',  # patterns of all exams and models
     'lesions/lookup.py',  # tables of label values
     'spatial/template.py',  # files of TemplateFlow

@@ -88,7 +88,7 @@ def test_the_change_since_the_previous_session() -> None:
             Extra(),
             'A.',
         ),
-        (exam('2', doubts=('The models disagree.',)), Extra(), 'The models disagree.'),
+        (exam('2', reasons_to_check=('The models disagree.',)), Extra(), 'The models disagree.'),
         (NOW, change({'status': 'one-mask'}), '1 lesion is in the mask of one session only'),
         (NOW, change(status='check', reason='blurred'), 'with care: blurred.'),
         (NOW, change(status='fail', reason='far apart'), 'Not compared with the previous'),

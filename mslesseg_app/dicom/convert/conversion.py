@@ -171,11 +171,8 @@ def _prepare() -> None:
     import heudiconv.convert  # its import takes seconds: here, and once in a process
 
     # both are done by us: the one refuses sidecars that tell how dates were treated
-    vars(heudiconv.convert).update(tuneup_bids_json_files=_nothing, save_scans_key=_nothing)
-
-
-def _nothing(*_: object) -> None:
-    """Stand for a function of HeuDiConv that is not wanted."""
+    unwanted = ('tuneup_bids_json_files', 'save_scans_key')
+    vars(heudiconv.convert).update(dict.fromkeys(unwanted, lambda *_: None))
 
 
 def convert_series(task: ConversionTask) -> SeriesOutcome:

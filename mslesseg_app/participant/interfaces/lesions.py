@@ -190,7 +190,7 @@ class FindLesions(GuardedInterface):
     output_spec = _LesionsOutput
 
     def _execute(self, cwd: Path) -> dict[str, Any]:
-        from mslesseg_app.participant.stages import Rule, find_lesions, models_image
+        from mslesseg_app.participant.stages import LesionRule, find_lesions, models_image
         from mslesseg_app.spatial.affines import invert, read_itk
 
         asked = self.inputs
@@ -198,7 +198,7 @@ class FindLesions(GuardedInterface):
         models = self._models()
         found = find_lesions(
             image,
-            Rule(asked.threshold, asked.min_volume, asked.connectivity),
+            LesionRule(asked.threshold, asked.min_volume, asked.connectivity),
             invert(read_itk(Path(asked.transform))),
             uncertainty=self._uncertainty(),
             models=models,
