@@ -135,7 +135,7 @@ class Settings:
         nargs='+',
         help='Search PATH(s) for pre-computed derivatives. manual=PATH holds reference lesion '
         'masks: accuracy is then written to the metrics tables. edited=PATH holds lesion masks '
-        'that you corrected: they take the place of the masks of the model.',
+        'that you corrected: they replace the masks of the model.',
     )
     review: Path | None = option(
         'filters',
@@ -187,12 +187,12 @@ class Settings:
         default='auto',
         kind='device',
         metavar='{auto,cpu,cuda[:N]}',
-        help='Where networks run; auto takes a GPU that works, else the CPU (default: auto).',
+        help='Where networks run; auto uses a GPU that works, else the CPU (default: auto).',
     )
     engine: Engine = option(
         'workflow',
         default='auto',
-        help='Alignment and brain extraction: fsl (FLIRT and BET) or builtin; auto takes fsl '
+        help='Alignment and brain extraction: fsl (FLIRT and BET) or builtin; auto uses fsl '
         'where it is installed (default: auto).',
     )
     strategy: Strategy = option(
