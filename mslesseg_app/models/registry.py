@@ -454,7 +454,9 @@ def _another(entry: ModelEntry) -> str:
     """Say which model could be taken instead, one of the same network where there is one."""
     ready = [e for e in list_entries() if e.architecture == entry.architecture and not e.lacks]
     if ready:
-        return f'take weights of the same network that are here: --model {ready[0].name}'
+        reduced = ready[0].card.get('reduced_from') == entry.name
+        what = 'its reduced version' if reduced else 'weights of the same network that are here'
+        return f'take {what}: --model {ready[0].name}'
     return 'choose another model (mslesseg models list)'
 
 

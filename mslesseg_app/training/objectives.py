@@ -105,7 +105,7 @@ class Objective(nn.Module):
         network: Any = self.network
         if hasattr(network, 'denoise'):
             # drawn on the CPU, so that the device does not decide what is drawn
-            steps = torch.randint(0, STEPS, (image.shape[0],)).to(image.device)
+            steps = self._steps(image.shape[0]).to(image.device)
             noise = torch.randn(target.shape).to(image.device)
             return [training_output(network, image, target, steps, noise)]
         if self.plan.objective == 'tversky+ce' and hasattr(network, 'forward_all'):
@@ -113,3 +113,11 @@ class Objective(nn.Module):
             return found
         forward = getattr(network, 'forward_classes', network)
         return [forward(image)]
+
+    def _steps(self, count: int) -> Tensor:
+        """Draw diffusion steps."""
+        steps = torch.randint(0, STEPS, (count,))
+        if not self.plan.noisiest:
+            return steps
+        noisy = torch.randint(2 * STEPS // 3, STEPS, (count,))
+        return torch.where(torch.rand(count) < self.plan.noisiest, noisy, steps)

@@ -111,8 +111,14 @@ class Plan:
         One of `OBJECTIVES`.
     recall : float
         Weight of misses against false alarms in ``tversky+ce``.
+    noisiest : float
+        Share of patches, for diffusion networks, whose diffusion step is drawn from the noisiest
+        third: there the images alone tell where lesions are. Of the others, from all steps.
     optimizer : {'adamw', 'adam'}
         ``adam`` is AMSGrad with L2 penalty.
+    first_probability : float
+        Of lesion, at which the output of a network with one class begins: what is rare is then
+        learned in far fewer steps. 0 leaves the output as the network makes it.
     learning_rate, weight_decay : float
         The rate at its peak.
     schedule : {'cosine', 'poly', 'constant'}
@@ -169,6 +175,8 @@ class Plan:
     drop: float = 0.0
     objective: str = 'tversky+ce'
     recall: float = 0.5
+    noisiest: float = 0.0
+    first_probability: float = 0.0
     optimizer: str = 'adamw'
     learning_rate: float = 3e-4
     weight_decay: float = 1e-2
@@ -247,6 +255,10 @@ def _problem(plan: Plan) -> str:
 def _problem_of_network(plan: Plan) -> str:
     if not 0 <= plan.ema < 1:
         return 'ema does not lie between 0 and 1'
+    if not 0 <= plan.first_probability < 1:
+        return 'first_probability does not lie between 0 and 1'
+    if not 0 <= plan.noisiest <= 1:
+        return 'noisiest does not lie between 0 and 1'
     if not set(plan.required) <= set(plan.channels) <= set(MODALITIES):
         return f'channels are not among {", ".join(MODALITIES)}, or required not among channels'
     if plan.objective in SOFTMAX and plan.options.get('classes', 1) < 2:

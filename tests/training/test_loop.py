@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from mslesseg_app.core.errors import BusyError, DataError, MSLesSegError, UsageError
@@ -119,6 +120,34 @@ def test_another_split_is_refused_and_half_weights_fill_a_network(cases, tmp_pat
     fill(build('unet', 3, plan.options), path)
     with pytest.raises(UsageError, match='other settings or other data'):
         make(plan, cases[1:], tmp_path / 'run')
+
+
+def test_what_half_precision_cannot_hold_stays_as_it_is(cases, tmp_path) -> None:
+    trainer = make(tiny('transbts', epochs=1), cases, tmp_path / 'run')
+    trainer.smoothed.values['bridge_norm.running_var'].fill_(1.4e6)
+    kept = load_file(trainer.export(tmp_path / 'w.safetensors', half=True))
+    assert kept['bridge_norm.running_var'].dtype == torch.float32
+    assert bool((kept['bridge_norm.running_var'] == 1.4e6).all())
+    assert kept['bridge_norm.running_mean'].dtype == torch.float16
+
+
+@pytest.mark.parametrize('network', ['mssegdiff', 'unetr', 'transbts'])
+def test_the_output_may_begin_at_a_probability(cases, tmp_path, network) -> None:
+    trainer = make(tiny(network, first_probability=0.01), cases, tmp_path / 'run')
+    values = trainer.network.state_dict()
+    head = {'mssegdiff': 'denoiser.head', 'unetr': 'out.conv.conv', 'transbts': 'head'}[network]
+    values[f'{head}.weight'].zero_()
+    image = torch.randn(1, 3, 16, 16, 16)
+    more = (torch.randn(1, 1, 16, 16, 16), torch.tensor([5])) if network == 'mssegdiff' else ()
+    with torch.inference_mode():
+        prob = torch.sigmoid(trainer.network.eval()(image, *more))
+    np.testing.assert_allclose(prob.numpy(), 0.01, rtol=1e-4)
+
+
+def test_a_softmax_does_not_begin_at_a_probability(cases, tmp_path) -> None:
+    plan = tiny('unetr', 'paper', first_probability=0.01, validation={}, crop='brain')
+    with pytest.raises(UsageError, match='no output of one class'):
+        make(plan, cases, tmp_path / 'run')
 
 
 def test_a_seed_decides_the_run(cases, tmp_path) -> None:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from mslesseg_app.cli.train import NETWORKS
 from mslesseg_app.cli.train import PRESETS as NAMES
@@ -16,7 +17,7 @@ from mslesseg_app.models.prediction.presets import resolve
 from mslesseg_app.models.registry import get_entry
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.losses import dice_ce
-from mslesseg_app.training.objectives import make_loss
+from mslesseg_app.training.objectives import Objective, make_loss
 from mslesseg_app.training.plan import Plan, changed, rate_factor, read_settings
 from mslesseg_app.training.presets import PAPER, PRESETS, preset
 
@@ -239,3 +240,13 @@ def test_our_loss_is_dice_plus_entropy_and_skips_voxels_without_weight() -> None
     changed_target = target.clone()
     changed_target[..., 0] = 1 - changed_target[..., 0]
     assert dice_ce(logits, target, weight) == dice_ce(logits, changed_target, weight)
+
+
+@pytest.mark.parametrize(('share', 'expected'), [(0.0, 1 / 3), (0.6, 0.6 + 0.4 / 3), (1.0, 1.0)])
+def test_a_share_of_diffusion_steps_is_drawn_from_the_noisiest_third(share, expected):
+    plan = changed(preset('reduced', 'mssegdiff'), {'noisiest': share})
+    torch.manual_seed(1)
+    steps = Objective(nn.Identity(), plan, None)._steps(20_000)
+    assert steps.min() == (666 if share == 1 else 0)
+    assert steps.max() == 999
+    assert (steps >= 666).double().mean() == pytest.approx(expected, abs=0.01)
