@@ -95,8 +95,11 @@ def from_ras(image: Any, original: Any) -> npt.NDArray[Any]:
 
 
 def rounded_share(data: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Round probabilities to steps of 1/65536; their files take a twentieth of the room."""
-    found: npt.NDArray[np.float32] = np.rint(data * _STEPS) / _STEPS
+    """Round probabilities down to steps of 1/65536; their files take a twentieth of the room.
+
+    Down, so that a probability below one half stays below it.
+    """
+    found: npt.NDArray[np.float32] = np.floor(data * _STEPS) / _STEPS
     return found
 
 
