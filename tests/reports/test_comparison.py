@@ -34,7 +34,7 @@ def points(panel: Any) -> np.ndarray:
     return np.array(re.findall(r'[ML]([\d.]+) ([\d.]+)', text), float)
 
 
-def image(panel: Any) -> np.ndarray:
+def pixels(panel: Any) -> np.ndarray:
     part = next(panel.iter(f'{{{svg.SVG}}}image'))
     data = base64.b64decode(part.get('href').split(',', 1)[1])
     return np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(int)
@@ -55,7 +55,7 @@ def test_outlines_lie_on_the_bright_lesion_of_each_image(
     assert len(panels) == 2
     assert drawn.columns == 2
     for panel in panels:
-        grey = image(panel)[..., 0]
+        grey = pixels(panel)[..., 0]
         image = next(panel.iter(f'{{{svg.SVG}}}image'))
         size = float(image.get('width')), float(image.get('height'))
         outline = points(panel)
@@ -190,7 +190,7 @@ def test_the_lesion_map_shows_lesions_where_they_are(right: bool) -> None:
     assert drawn is not None
     places = []
     for panel in drawn.root:
-        rgb = image(panel)
+        rgb = pixels(panel)
         rows, columns = np.nonzero(rgb[..., 0] - rgb[..., 2] > 90)  # orange
         places.append((columns.mean() / rgb.shape[1] - 0.5, rows.mean() / rgb.shape[0] - 0.5))
     from_left, from_right, from_above = places
