@@ -21,6 +21,7 @@ STAGES = {
     'combine': 'lesions',
     'model': 'lesions',
     'restore': 'back to native space',
+    'native': 'back to native space',
     'find': 'lesions',
     'regions': 'lesions',
     'selfcheck': 'lesions',

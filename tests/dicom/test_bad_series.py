@@ -236,7 +236,7 @@ def test_times_and_geometry_of_multi_frame_objects_are_read(tmp_path: Path) -> N
     assert isinstance(header, Header)
     assert (header.tr, header.ti, header.flip) == (2000, 900, 9)
     assert header.spacing == '1.200x1.200'
-    places = np.array(json.loads(header.places))
+    places = np.array(json.loads(header.positions))
     steps = np.linalg.norm(np.diff(places, axis=0), axis=1)
     np.testing.assert_allclose(steps, 5.0, atol=1e-3)
 
@@ -396,7 +396,7 @@ def test_a_program_error_in_one_series_is_its_failure_alone(
         monkeypatch.setattr(module, name, failing)
 
     spoil(series, '_parts', 2, lambda found: found[0]['number'])
-    spoil(heuristic, '_describe', 3, lambda _, item, *__: item.number)
+    spoil(heuristic, '_sequence_info', 3, lambda _, item, *__: item.number)
     read = pydicom.dcmread
     spoil(conversion, '_convert', 4, lambda _, files, __: read(files[0]).SeriesNumber)
     assert convert('source', 'bids') == 1

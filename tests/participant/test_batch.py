@@ -57,7 +57,7 @@ class Study:
     def take_place(self, put: Callable[[object, str, object], object]) -> None:
         """Put stub exams in the place of real ones."""
         put(base, 'init_run_wf', self.build)
-        put(subjects, 'PageStep', StubReport)
+        put(subjects, 'ReportStep', StubReport)
         put(subjects, 'expected_outputs', lambda exam, *_: [result_of(exam)])
 
     def build(self, *, exams: list[Exam], settings: Settings, **_: object) -> object:
@@ -218,7 +218,7 @@ def test_interrupted_killed_and_repeated(study, tmp_path) -> None:
         made.run(interrupt_at='sub_012_wf.align')
     half = made.diary()
     assert half['sub-012.align'] == 1
-    folders = [str(Path(__file__).parent), str(Path(__file__).parent / 'tools')]
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1] / 'tools')]
     command = [sys.executable, '-c', KILLED, str(tmp_path), 'sub_030_wf.align', *folders]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
 

@@ -190,7 +190,7 @@ def test_the_cpu_takes_over_for_one_exam_and_it_is_told(monkeypatch: pytest.Monk
             raise torch.OutOfMemoryError('CUDA out of memory')
         return plain(self, channels, brain, 'cpu')
 
-    monkeypatch.setattr(NetworkPredictor, '_place', place)
+    monkeypatch.setattr(NetworkPredictor, '_move_to', place)
     monkeypatch.setattr(NetworkPredictor, '_predict', predict)
     made = NetworkPredictor(First(), entry('unet', sampler={}), 'cuda:0', 1)
     first = made.detailed(CHANNELS, BRAIN, PRESENT)
