@@ -94,12 +94,12 @@ def from_ras(image: Any, original: Any) -> npt.NDArray[Any]:
     return np.ascontiguousarray(nb.orientations.apply_orientation(image.dataobj, turn))
 
 
-def rounded_share(data: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Round probabilities down to steps of 1/65536; their files take a twentieth of the room.
+def rounded_share(data: npt.NDArray[np.float32], *, down: bool = False) -> npt.NDArray[np.float32]:
+    """Round probabilities to steps of 1/65536; their files take a twentieth of the room.
 
-    Down, so that a probability below one half stays below it.
+    Rounded `down`, a probability below one half stays below it.
     """
-    found: npt.NDArray[np.float32] = np.floor(data * _STEPS) / _STEPS
+    found: npt.NDArray[np.float32] = (np.floor if down else np.rint)(data * _STEPS) / _STEPS
     return found
 
 

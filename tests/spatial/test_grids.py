@@ -169,10 +169,12 @@ def test_saved_real_numbers_are_read_as_they_were(tmp_path):
 
 def test_probabilities_are_rounded_to_fine_steps():
     share = np.array([0, 1, 0.5, 0.3, 1e-6, np.float32(0.5) - np.float32(2**-24)], np.float32)
-    found = grids.rounded_share(share)
-    np.testing.assert_array_equal(found[[0, 1, 2, 4]], [0, 1, 0.5, 0])
-    assert 0 <= share[3] - found[3] < 2**-16
-    assert found[5] < 0.5
+    found, down = grids.rounded_share(share), grids.rounded_share(share, down=True)
+    for one in (found, down):
+        np.testing.assert_array_equal(one[[0, 1, 2, 4]], [0, 1, 0.5, 0])
+    assert found[3] == pytest.approx(0.3, abs=2**-17)
+    assert 0 <= share[3] - down[3] < 2**-16
+    assert down[5] < 0.5 == found[5]
     assert found.dtype == np.float32
 
 

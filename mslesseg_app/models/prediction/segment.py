@@ -97,7 +97,7 @@ def _where_lesions_are(
         if values is not None:
             values[~brain] = 0
     prob = only_in_white_matter(found.prob, entry.threshold, entry.least_white_matter)
-    return replace(found, prob=rounded_share(prob))
+    return replace(found, prob=rounded_share(prob, down=True))
 
 
 def _predict(
