@@ -308,18 +308,18 @@ import pickle, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from mslesseg_app.training.describe import entry_of
+from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.loop import Trainer
-from mslesseg_app.training.patches import CaseFeed
-from mslesseg_app.training.trial import CaseJudge
-from mslesseg_app.training.workers import open_world
+from mslesseg_app.training.patches import CaseDataset
+from mslesseg_app.training.validation import CaseValidator
+from mslesseg_app.training.distributed import open_world
 
 folder = Path(sys.argv[1])
 plan, cases = pickle.loads((folder / 'what.pkl').read_bytes())
 entry = entry_of(plan)
 with open_world('cpu') as world:
-    dataset = CaseFeed(cases[2:], plan, entry, folder / 'cache')
-    validator = CaseJudge(CaseFeed(cases[:2], plan, entry, folder / 'cache'), entry)
+    dataset = CaseDataset(cases[2:], plan, entry, folder / 'cache')
+    validator = CaseValidator(CaseDataset(cases[:2], plan, entry, folder / 'cache'), entry)
     Trainer(folder / f'run-{world.size}', plan, dataset, validator, world).train()
 """
 
