@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mslesseg_app.bids.exam import Exam
+from mslesseg_app.bids.exam import named_exam
 from mslesseg_app.bids.names import output_path
 from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.core.settings import result_name
@@ -217,7 +217,7 @@ def pair_rows(holdings: Holdings) -> tuple[list[dict[str, Any]], list[str]]:
 
 def _images(key: Key, masks: Mapping[str, Path]) -> dict[str, Any]:
     """Return the masks of the models of one exam, from ensembles where not run alone."""
-    exam = Exam(key.subject.removeprefix('sub-'), key.session.removeprefix('ses-') or None, {})
+    exam = named_exam(key.exam)
     images: dict[str, Any] = {}
     for method in METHODS:
         if method in masks:

@@ -27,7 +27,6 @@ from mslesseg_app.spatial.brain import brain_mask as find_brain
 from mslesseg_app.spatial.checks import check_loaded
 from mslesseg_app.spatial.exam_alignment import ExamAlignment, align_exam, check_exam
 from mslesseg_app.spatial.prepared import prepare, to_template
-from mslesseg_app.spatial.qc import exam_quality, with_note
 from mslesseg_app.spatial.reading import open_image, three_dimensional
 from mslesseg_app.spatial.resample import resample, restore
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_template_grid
@@ -428,19 +427,15 @@ def _describe(
         volumes=stages.volumes(found.summary, brain) | region_columns(described.table),
         dissemination=described.metadata['DisseminationInSpace'],
         transforms=exam.transforms,
-        quality=_quality(exam, brain, brain_mni, found.summary),
+        quality=stages.quality(
+            exam.flair,
+            exam.mni['FLAIR'],
+            brain,
+            brain_mni,
+            exam.alignment.checks(),
+            found.summary,
+        ),
         probability_mni=grids.on_template(predicted.prob, np.float32),
         info=predicted.info,
         edit=found.edit,
     )
-
-
-def _quality(
-    exam: _Exam, brain: Any, brain_mni: Any, summary: dict[str, Any]
-) -> list[dict[str, Any]]:
-    from mslesseg_app.lesions.dissemination import dominating_note
-
-    judged = exam.alignment.checks()
-    checks = exam_quality(exam.flair, exam.mni['FLAIR'], brain, brain_mni, judged)
-    note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
-    return with_note(checks, 'dominating_lesion', 'One lesion dominates', note)

@@ -250,6 +250,31 @@ def volumes(summary: dict[str, Any], brain: Any) -> dict[str, float | None]:
     }
 
 
+def quality(
+    flair: Any,
+    flair_mni: Any,
+    brain: Any,
+    brain_mni: Any,
+    alignment: Any,
+    summary: dict[str, Any],
+) -> list[dict[str, Any]]:
+    """Return the quality checks of an exam, with a note where one lesion dominates.
+
+    Parameters
+    ----------
+    flair, flair_mni, brain, brain_mni, alignment
+        As in `mslesseg_app.spatial.qc.exam_quality`.
+    summary : dict
+        Of `FoundLesions`.
+    """
+    from mslesseg_app.lesions.dissemination import dominating_note
+    from mslesseg_app.spatial.qc import exam_quality, with_note
+
+    checks = exam_quality(flair, flair_mni, brain, brain_mni, alignment)
+    note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
+    return with_note(checks, 'dominating_lesion', 'One lesion dominates', note)
+
+
 def models_image(image: Any, models: Sequence[npt.NDArray[np.bool_]]) -> Any:
     """Return an image of which models mark a voxel, model n by the value of bit n.
 

@@ -49,27 +49,25 @@ class MeasureExam(GuardedInterface):
     def _execute(self, cwd: Path) -> dict[str, Any]:
         import pandas as pd
 
-        from mslesseg_app.lesions.dissemination import dominating_note
         from mslesseg_app.metrics.columns import metric_columns
         from mslesseg_app.metrics.exam import unknown
         from mslesseg_app.metrics.reference import evaluate
-        from mslesseg_app.spatial.qc import exam_quality, quality_row, with_note
+        from mslesseg_app.participant.stages import quality
+        from mslesseg_app.spatial.qc import quality_row
 
         accuracy, grid = unknown(), None
         if isdefined(self.inputs.reference):
             native = nb.load(self.inputs.mask_native)
             mni = nb.load(self.inputs.mask_mni)
             accuracy, grid = evaluate(Path(self.inputs.reference), native, mni)
-        qc = exam_quality(
+        qc = quality(
             open_image(Path(self.inputs.original)),
             nb.load(self.inputs.flair_mni),
             nb.load(self.inputs.brain_native),
             nb.load(self.inputs.brain_mni),
             json.loads(Path(self.inputs.quality).read_text(encoding='utf-8')),
+            self.inputs.summary,
         )
-        summary = self.inputs.summary
-        note = dominating_note(summary['LargestLesion_mm3'], summary['LesionVolume_mm3'])
-        qc = with_note(qc, 'dominating_lesion', 'One lesion dominates', note)
         row = self._metrics_row() | quality_row(qc) | {'reference_grid': grid, **accuracy}
         row = {name: row.get(name) for name in metric_columns()}
         out_file = cwd / 'metrics.tsv'
