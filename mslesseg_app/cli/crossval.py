@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mslesseg_app.cli import parsing
-from mslesseg_app.cli.train import NETWORKS, UNFINISHED, add_common, make_job, make_plan
+from mslesseg_app.cli.train import UNFINISHED, add_common, make_job, make_plan
 from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.networks import NETWORKS
 
 if TYPE_CHECKING:
     from mslesseg_app.training.experiments.crossval import CrossValidation
 
-PAPER = ('mssegdiff', 'unetr', 'swinunetr', 'transbts')
+PAPER = tuple(name for name, spec in NETWORKS.items() if spec.paper)
 #: A test holds them to `mslesseg_app.training.folds.SCHEMES`.
 SCHEMES = ('table4', 'table4-printed', 'even')
 
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--network',
         nargs='+',
-        choices=NETWORKS,
+        choices=tuple(NETWORKS),
         default=list(PAPER),
         metavar='NAME',
         help=f'Networks, of {", ".join(NETWORKS)} (default: the four of the paper).',

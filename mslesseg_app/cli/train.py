@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mslesseg_app.cli import parsing
+from mslesseg_app.models.networks import NETWORKS
 
 if TYPE_CHECKING:
     from mslesseg_app.training.experiments.train import Trained, TrainingJob
     from mslesseg_app.training.plan import Plan
 
-#: A test holds them to the registry and to `mslesseg_app.training.presets.PRESETS`.
-NETWORKS = ('unet', 'mssegdiff', 'unetr', 'swinunetr', 'transbts')
+#: A test holds them to `mslesseg_app.training.presets.PRESETS`.
 PRESETS = ('paper', 'default', 'reduced')
 UNFINISHED = 75
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--name', metavar='NAME', help='Of the entry (default: the network).')
     parser.add_argument(
-        '--network', choices=NETWORKS, default='unet', help='What to train (default: unet).'
+        '--network', choices=tuple(NETWORKS), default='unet', help='What to train (default: unet).'
     )
     parser.add_argument(
         '--start-from', type=Path, metavar='FILE', help='Weights (safetensors) to start from.'

@@ -18,48 +18,29 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.networks import NETWORKS, edge_rule
+from mslesseg_app.models.networks.spec import MonaiClass
 
 _CONFIGS = ('inference.json', 'inference.yaml', 'inference.yml')
 _WEIGHTS = ('model.safetensors', 'model.pt')
 _LARGEST_TEXT = 10_000_000
 
 _IGNORED = {
-    '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels', 'img_size',
+    '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels',
     'spatial_dims', 'use_checkpoint', 'norm_name', 'normalize', 'save_attn', 'res_block',
-    'patch_size', 'downsample', 'out_channels', 'drop_rate', 'attn_drop_rate',
+    'patch_size', 'out_channels', 'drop_rate', 'attn_drop_rate',
     'dropout_path_rate', 'dropout_rate',
 }  # fmt: skip
 """Arguments that are handled one by one, or that count in training only."""
 
-_FIXED: dict[str, dict[str, Any]] = {
-    'swinunetr': {'spatial_dims': 3, 'norm_name': 'instance', 'normalize': True, 'patch_size': 2},
-    'unetr': {'spatial_dims': 3, 'norm_name': 'instance', 'res_block': True},
+_NETWORKS: dict[str, tuple[str, MonaiClass]] = {
+    spec.monai.name: (name, spec.monai) for name, spec in NETWORKS.items() if spec.monai
 }
-"""Arguments that our networks have no other value for."""
-
-_NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
-    'SwinUNETR': (
-        'swinunetr',
-        {
-            'feature_size': 24, 'depths': (2, 2, 2, 2), 'num_heads': (3, 6, 12, 24),
-            'window_size': 7, 'mlp_ratio': 4.0, 'qkv_bias': True, 'use_v2': False,
-        },
-    ),
-    'UNETR': (
-        'unetr',
-        {
-            'feature_size': 16, 'hidden_size': 768, 'mlp_dim': 3072, 'num_heads': 12,
-            'proj_type': 'conv', 'conv_block': True, 'qkv_bias': False,
-        },
-    ),
-}  # fmt: skip
-"""MONAI's class: our architecture and the options that it shares with MONAI, with MONAI's
-defaults."""
+"""MONAI's class: our architecture."""
 
 _MERGING_CORRECTED = (1, 5)
 """First MONAI whose SwinUNETR joins each neighbour once (its issue 8284)."""
 
-_RENAMED = {'pos_embed': 'proj_type'}
 _MODALITY = (
     (re.compile(r'flair', re.I), 'FLAIR'),
     (re.compile(r'^t1(w|n|-?weighted)?$', re.I), 'T1w'),
@@ -246,8 +227,8 @@ def _network(definition: Mapping[str, Any], path: Path) -> tuple[str, dict[str, 
             'have.',
             f'Bundles of {" and ".join(_NETWORKS)} can be imported.',
         )
-    architecture, defaults = _NETWORKS[target]
-    given = {_RENAMED.get(key, key): value for key, value in definition.items()}
+    architecture, monai = _NETWORKS[target]
+    given = {monai.renamed.get(key, key): value for key, value in definition.items()}
     for key, value in given.items():
         if _is_expression(value):
             raise ModelError(
@@ -256,13 +237,10 @@ def _network(definition: Mapping[str, Any], path: Path) -> tuple[str, dict[str, 
                 'Write the number itself into a copy of the bundle, or give its weights with '
                 '--architecture and --option.',
             )
-    _check_arguments(given, architecture, set(defaults) | _IGNORED, path)
-    options = {key: given.get(key, value) for key, value in defaults.items()}
+    _check_arguments(given, monai, path)
+    options = {key: given.get(key, value) for key, value in monai.defaults.items()}
+    options |= {key: given[key] for key in monai.renamed.values() if key in given}
     options['classes'] = given.get('out_channels', 1)
-    if architecture == 'swinunetr':
-        options['merging'] = given.get('downsample', 'merging')
-    if architecture == 'unetr' and 'img_size' in given:
-        options['edge'] = given['img_size']
     return architecture, options
 
 
@@ -277,12 +255,9 @@ def _merging(metadata: Mapping[str, Any], path: Path) -> str:
     return 'legacy' if (int(match[1]), int(match[2])) < _MERGING_CORRECTED else 'merging'
 
 
-def _check_arguments(
-    given: Mapping[str, Any], architecture: str, known: set[str], path: Path
-) -> None:
-    strange = sorted(set(given) - known)
-    fixed = _FIXED[architecture]
-    other = sorted(key for key, value in fixed.items() if given.get(key, value) != value)
+def _check_arguments(given: Mapping[str, Any], monai: MonaiClass, path: Path) -> None:
+    strange = sorted({*given} - {*monai.defaults, *monai.renamed.values(), *_IGNORED})
+    other = sorted(key for key, value in monai.fixed.items() if given.get(key, value) != value)
     if strange or other:
         key = (strange or other)[0]
         raise ModelError(
@@ -304,7 +279,7 @@ def _windows(config: _Config, architecture: str, options: dict[str, Any]) -> dic
     edges = _edges(inferer.get('roi_size', options.get('edge')))
     if edges is not None:
         fields['patch'] = edges
-        if architecture == 'unetr':
+        if edge_rule(architecture, {}).fixed:
             options.setdefault('edge', list(edges))
     overlap, blending = inferer.get('overlap', 0.25), inferer.get('mode', 'constant')
     if isinstance(overlap, int | float) and blending in ('constant', 'gaussian'):

@@ -52,7 +52,7 @@ def check_model(entry: ModelEntry, *, thorough: bool = False) -> None:
 
 
 def _check_window(entry: ModelEntry) -> None:
-    from mslesseg_app.models.networks.edges import edge_rule
+    from mslesseg_app.models.networks import edge_rule
 
     rule = edge_rule(entry.architecture, entry.options)
     edges = entry.patch or rule.fixed

@@ -113,7 +113,8 @@ def to_safetensors(
     ModelError
         If the source cannot be read or belongs to another network.
     """
-    from mslesseg_app.models.official import NAMES, convert, read_checkpoint
+    from mslesseg_app.models.networks import get_spec
+    from mslesseg_app.models.official import convert, read_checkpoint
     from mslesseg_app.models.size import empty_network
 
     source, plain = raw, kind_of(raw) == 'safetensors'
@@ -123,7 +124,7 @@ def to_safetensors(
     tensors = read_checkpoint(source)
     own = empty_network(architecture, inputs, options).state_dict()
     shapes = [{name: tuple(t.shape) for name, t in one.items()} for one in (tensors, own)]
-    if shapes[0] != shapes[1] and architecture in NAMES:  # tells what does not fit, too
+    if shapes[0] != shapes[1] and get_spec(architecture).official:  # tells what does not fit, too
         tensors = convert(source, architecture, options, inputs)
     elif plain:
         return

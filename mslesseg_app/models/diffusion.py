@@ -38,7 +38,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,22 +46,13 @@ import torch
 from torch import Tensor
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.networks.spec import DiffusionNetwork
 
 STEPS = 1000
 """Steps of the whole diffusion."""
 
 FusionName = Literal['code', 'paper', 'mean', 'last']
 _FLOOR = 0.001
-
-
-class Diffuser(Protocol):
-    """A network that estimates masks; `mslesseg_app.models.networks.mssegdiff.MSSegDiff`."""
-
-    def encode(self, image: Tensor) -> list[Tensor]:
-        """Return the maps of the images."""
-
-    def denoise(self, image: Tensor, noisy: Tensor, steps: Tensor, maps: list[Tensor]) -> Tensor:
-        """Return the logits of the clean masks."""
 
 
 # ---------------------------------------------------------------------------- schedule
@@ -300,7 +291,7 @@ class DiffusionSampler:
 
     Parameters
     ----------
-    network : Diffuser
+    network : DiffusionNetwork
         In eval mode, on the device of the windows.
     steps : int
         Steps of a chain, 1 to 1000.
@@ -331,7 +322,7 @@ class DiffusionSampler:
 
     def __init__(
         self,
-        network: Diffuser,
+        network: DiffusionNetwork,
         steps: int = 10,
         chains: int = 4,
         fusion: FusionName = 'code',

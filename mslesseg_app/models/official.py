@@ -1,17 +1,9 @@
-"""Weights that were trained with the public code of the four networks, read as ours.
+"""Weights that were trained with the public code of a network, read as ours.
 
 A checkpoint is opened as tensors only (``weights_only=True``): what else is in it, such as whole
 Python objects, is refused. Its names are translated, and then every tensor of the network must
-have come from exactly one tensor of the file and have its shape; nothing may be left over.
-
-===========  ==================================================  ===========================
-Network      Public code                                         Options to set
-===========  ==================================================  ===========================
-mssegdiff    MSSegDiff; Diff-UNet with one target channel        Diff-UNet: attention = false
-transbts     TransBTS                                            classes, edge
-unetr        research-contributions UNETR; MONAI's UNETR         classes, edge
-swinunetr    research-contributions SwinUNETR; MONAI's           classes, merging = 'legacy'
-===========  ==================================================  ===========================
+have come from exactly one tensor of the file and have its shape; nothing may be left over. Which
+names are which, each network says in its `OfficialWeights`.
 """
 
 from __future__ import annotations
@@ -19,11 +11,13 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.networks import NETWORKS, build
+from mslesseg_app.models.networks.spec import OfficialWeights, Rule
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,112 +42,8 @@ _UNREADABLE = (
     AttributeError,
 )
 
-# ------------------------------------------------------------------------------- names
-
-Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-
-
-def _mirror(count: int, name: str) -> Callable[[re.Match[str]], str]:
-    """Return a replacement that counts from the deepest of `count` levels."""
-    return lambda match: f'{name}.{count - int(match[1])}.'
-
-
-def _lower(template: str) -> Callable[[re.Match[str]], str]:
-    """Return a replacement whose numbers count from 0 instead of 1."""
-    return lambda match: template.format(*(int(group) - 1 for group in match.groups()))
-
-
-def _mssegdiff(options: Mapping[str, Any]) -> list[Rule]:
-    deepest = len(options.get('features', range(6))) - 2
-    return [
-        (r'^embed_model\.conv_0\.conv_', 'encoder.levels.0.'),
-        (r'^embed_model\.down_(\d+)\.convs\.conv_', r'encoder.levels.\1.'),
-        (r'^model\.', 'denoiser.'),
-        (r'^denoiser\.temb\.dense\.0\.', 'denoiser.time.first.'),
-        (r'^denoiser\.temb\.dense\.1\.', 'denoiser.time.second.'),
-        (r'^denoiser\.conv_0\.', 'denoiser.stem.'),
-        (r'^denoiser\.down_(\d+)\.convs\.', _lower('denoiser.down.{}.')),
-        (r'^denoiser\.upcat_(\d+)\.', _mirror(deepest, 'denoiser.up')),
-        (r'^denoiser\.dsa(\d+)\.', _lower('denoiser.down_attention.{}.')),
-        (r'^denoiser\.usa(\d+)\.', _mirror(deepest, 'denoiser.up_attention')),
-        (r'^denoiser\.final_conv\.', 'denoiser.head.'),
-        (r'\.upsample\.deconv\.', '.up.'),
-        (r'\.convs\.', '.block.'),
-        (r'\.temb_proj\.', '.time.'),
-        (r'^(denoiser\..*)\.conv_0\.', r'\1.first.'),
-        (r'^(denoiser\..*)\.conv_1\.', r'\1.second.'),
-        (r'\.adn\.N\.', '.norm.'),
-        (r'attention\.(\d+)\.conv\.conv\.', r'attention.\1.main.'),
-        (r'attention\.(\d+)\.conv_atten\.conv\.', r'attention.\1.coarse.'),
-    ]
-
-
-def _transbts(options: Mapping[str, Any]) -> list[Rule]:
-    def layer(match: re.Match[str]) -> str:
-        number, half = divmod(int(match[1]), 2)
-        return f'layers.{number}.{"feed" if half else "attend"}.'
-
-    return [
-        (r'^bn\.', 'bridge_norm.'),
-        (r'^conv_x\.', 'bridge.'),
-        (r'^endconv\.', 'head.'),
-        (r'^position_encoding\.position_embeddings$', 'positions'),
-        (r'^Unet\.InitConv\.conv\.', 'encoder.stem.'),
-        (r'^Unet\.EnBlock1\.', 'encoder.levels.0.0.'),
-        (r'^Unet\.EnBlock(\d)_(\d)\.', _lower('encoder.levels.{}.{}.')),
-        (r'^Unet\.EnDown(\d)\.conv\.', _lower('encoder.down.{}.')),
-        (r'^Enblock8_(\d)\.', _lower('narrow.{}.')),
-        (r'^DeBlock(\d)\.', lambda match: f'up.{4 - int(match[1])}.block.'),
-        (r'^DeUp(\d)\.', _mirror(4, 'up')),
-        (r'^(up\.\d)\.conv1\.', r'\1.squeeze.'),
-        (r'^(up\.\d)\.conv2\.', r'\1.up.'),
-        (r'^(up\.\d)\.conv3\.', r'\1.join.'),
-        (r'\.bn(\d)\.', r'.norm\1.'),
-        (r'^transformer\.net\.(\d+)\.', layer),
-        (r'\.attend\.fn\.norm\.', '.norm1.'),
-        (r'\.attend\.fn\.fn\.qkv\.', '.attention.qkv.'),
-        (r'\.attend\.fn\.fn\.proj\.', '.attention.out.'),
-        (r'\.feed\.fn\.norm\.', '.norm2.'),
-        (r'\.feed\.fn\.fn\.net\.0\.', '.linear1.'),
-        (r'\.feed\.fn\.fn\.net\.3\.', '.linear2.'),
-    ]
-
-
-def _unetr(options: Mapping[str, Any]) -> list[Rule]:
-    return []
-
-
-def _swinunetr(options: Mapping[str, Any]) -> list[Rule]:
-    return [(r'\.mlp\.fc(\d)\.', r'.mlp.linear\1.')]
-
-
-NAMES: dict[str, Callable[[Mapping[str, Any]], list[Rule]]] = {
-    'mssegdiff': _mssegdiff,
-    'transbts': _transbts,
-    'unetr': _unetr,
-    'swinunetr': _swinunetr,
-}
-"""From official names to ours: replacements that are applied one after the other."""
-
-STEMS = {
-    'mssegdiff': 'encoder.levels.0.0.conv.weight',
-    'transbts': 'encoder.stem.weight',
-    'unetr': 'encoder1.layer.conv1.conv.weight',
-    'swinunetr': 'encoder1.layer.conv1.conv.weight',
-}
-"""Our name of a tensor whose second edge is the number of image channels."""
-
-DROPPED = {
-    'transbts': r'^(linear_encoding|pre_head_ln)\.',
-    'unetr': r'^vit\.blocks\.\d+\.(norm_)?cross_attn\.|^vit\.(patch_embedding\.)?cls_token$',
-}
-"""Our names of tensors that a file may hold and a network does not use."""
-
 CONSTANT = r'\.norm_cross_attn\.|\.relative_position_index$|\.num_batches_tracked$'
 """Our names of tensors that an older file may lack, because no result depends on their values."""
-
-HEADS = ('denoiser.head.', 'head.', 'out.')
-_TABLES = ('positions', 'vit.patch_embedding.position_embeddings')
 
 
 def rename(name: str, rules: list[Rule]) -> str:
@@ -259,7 +149,7 @@ def convert(
     path : Path
         Checkpoint of the public code.
     architecture : str
-        A key of `NAMES`.
+        Of a network that has `OfficialWeights`.
     options : mapping
         Those of the model's description.
     inputs : int, optional
@@ -275,30 +165,33 @@ def convert(
     ModelError
         If the file cannot be read safely, or does not hold exactly this network.
     """
-    from mslesseg_app.models.networks import build
-
-    if architecture not in NAMES:
-        raise ModelError(
-            f'There is no public code whose weights the network {architecture!r} can take.',
-            f'Known: {", ".join(sorted(NAMES))}.',
-        )
-    found = _renamed(path, architecture, options)
-    stem = found.get(STEMS[architecture])
+    official = _official(architecture)
+    found = _renamed(path, architecture, official.names(options))
+    stem = found.get(official.stem)
     if inputs is None:
         inputs = int(stem.shape[1]) if stem is not None and stem.ndim == 5 else 3
     own = build(architecture, inputs, dict(options)).state_dict()
     for name in set(own) - set(found):
         if re.search(CONSTANT, name):
             found[name] = own[name]
-    unused = DROPPED.get(architecture)
+    unused = official.dropped
     if unused:
         found = {k: v for k, v in found.items() if k in own or not re.search(unused, k)}
     _check(path, architecture, found, own, inputs)
     return {name: _dense_copy(path, name, found[name], own[name]) for name in own}
 
 
-def _renamed(path: Path, architecture: str, options: Mapping[str, Any]) -> Tensors:
-    rules = NAMES[architecture](options)
+def _official(architecture: str) -> OfficialWeights:
+    known = {name: spec.official for name, spec in NETWORKS.items() if spec.official}
+    if architecture not in known:
+        raise ModelError(
+            f'There is no public code whose weights the network {architecture!r} can take.',
+            f'Known: {", ".join(known)}.',
+        )
+    return known[architecture]
+
+
+def _renamed(path: Path, architecture: str, rules: list[Rule]) -> Tensors:
     found: Tensors = {}
     for name, value in read_checkpoint(path).items():
         ours = rename(name, rules)
@@ -312,6 +205,7 @@ def _renamed(path: Path, architecture: str, options: Mapping[str, Any]) -> Tenso
 
 def _check(path: Path, architecture: str, found: Tensors, own: Tensors, inputs: int) -> None:
     """Raise ModelError unless names and shapes are those of the network."""
+    official = _official(architecture)
     absent = [name for name in own if name not in found]
     strange = [name for name in found if name not in own]
     wrong = [name for name in own if name in found and own[name].shape != found[name].shape]
@@ -329,8 +223,8 @@ def _check(path: Path, architecture: str, found: Tensors, own: Tensors, inputs: 
     ]
     raise ModelError(
         f'{path} does not hold a {architecture} of these options: tensors {"; ".join(parts)}.',
-        _channels_advice(found.get(STEMS[architecture]), inputs)
-        or _advice(absent, strange, wrong, found),
+        _channels_advice(found.get(official.stem), inputs)
+        or _advice(official, absent, strange, {n: found[n].shape[0] for n in wrong}),
     )
 
 
@@ -349,20 +243,21 @@ def _some(names: list[str]) -> str:
     return ', '.join(names[:_SHOWN]) + more
 
 
-def _advice(absent: list[str], strange: list[str], wrong: list[str], found: Tensors) -> str:
-    """Return which option is probably wrong."""
-    if any(re.search(r'^encoder[234]\.blocks\.\d+\.conv\.', name) for name in strange):
-        return 'Its encoder has no convolution blocks: set the option conv_block=false.'
-    if 'vit.patch_embedding.patch_embeddings.weight' in strange:
-        return 'Its tokens are made by a convolution: set the option proj_type=conv.'
+def _advice(
+    official: OfficialWeights, absent: list[str], strange: list[str], wrong: Mapping[str, int]
+) -> str:
+    """Return which option is probably wrong; `wrong` has the first edge of each tensor."""
+    for pattern, text in official.advice:
+        if any(re.search(pattern, name) for name in strange):
+            return text
     if not absent and not strange:
-        if all(name.startswith(HEADS) for name in wrong):
-            count = found[wrong[0]].shape[0]
+        if all(name.startswith(official.head) for name in wrong):
+            count = next(iter(wrong.values()))
             return (
                 f'It has {count} output channels: set the option classes={count}; and lesion=K, '
                 'the channel of lesions from 0, if each is a sigmoid of its own.'
             )
-        if all(name in _TABLES for name in wrong):
+        if all(name == official.positions for name in wrong):
             return 'It was trained on windows of another size: set the option edge.'
     return 'Check the architecture, the number of channels and the options against the training.'
 

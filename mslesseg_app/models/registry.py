@@ -24,24 +24,21 @@ from mslesseg_app.core.errors import ModelError, UsageError
 from mslesseg_app.core.files import file_sha256
 from mslesseg_app.core.settings import MODALITIES, plain_name
 from mslesseg_app.core.text import did_you_mean
+from mslesseg_app.models.networks import NETWORKS
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from mslesseg_app.models.networks.spec import HiddenOption
     from mslesseg_app.models.prediction.prediction import Prediction
 
 MissingPolicy = Literal['refuse', 'zero', 'ignore']
 
-_NETWORKS = 'mslesseg_app.models.networks'
 _ENGINES = 'mslesseg_app.models.engines'
 LOADERS: dict[str, str] = {
     'hyperintensity': 'mslesseg_app.models.hyperintensity',
-    'unet': _NETWORKS,
-    'mssegdiff': _NETWORKS,
-    'swinunetr': _NETWORKS,
-    'unetr': _NETWORKS,
-    'transbts': _NETWORKS,
+    **dict.fromkeys(NETWORKS, 'mslesseg_app.models.prediction.predictor'),
 }
 """Module of each architecture. It offers ``load(entry, weights, device, *, threads, seed)``, where
 `weights` is one path, several (the folds) or None."""
@@ -558,13 +555,20 @@ def _problem_of_weights(entry: ModelEntry) -> str:
         return 'weights and sha256 come together or not at all'
     if urls and len(urls) != len(names):
         return 'url does not name as many files as weights'
-    if names and entry.architecture == 'swinunetr' and 'merging' not in entry.options:
+    unsaid = hidden_options(entry.architecture, entry.options) if names else {}
+    if unsaid:
+        key, hidden = next(iter(unsaid.items()))
         return (
-            'options.merging does not say how neighbouring voxels are joined, and weights of each '
-            "way look the same: merging = 'legacy' (public research code, MONAI before 1.5), "
-            "'merging' (MONAI 1.5 or later) or 'mergingv2'"
+            f'options.{key} does not say {hidden.meaning}, and weights of each way look the same: '
+            + hidden.ways("'{value}'")
         )
     return _problem_of_files(names, digests)
+
+
+def hidden_options(architecture: str, said: Mapping[str, Any]) -> dict[str, HiddenOption]:
+    """Return the options of a network that weights do not show, and that are not said either."""
+    spec = NETWORKS.get(architecture)
+    return {key: o for key, o in spec.hidden.items() if key not in said} if spec else {}
 
 
 def _problem_of_files(names: tuple[str, ...], digests: tuple[str, ...]) -> str:

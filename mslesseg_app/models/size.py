@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.networks import build
+from mslesseg_app.models.networks.spec import AUXILIARY
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mslesseg_app.models.registry import ModelEntry
-
-_AUXILIARY = 'auxiliary.'
 
 
 def parameter_count(entry: ModelEntry) -> int:
@@ -28,7 +28,7 @@ def parameter_count(entry: ModelEntry) -> int:
     if not entry.needs_weights or entry.is_engine:
         return 0
     network = empty_network(entry.architecture, len(entry.channels), entry.options)
-    return sum(p.numel() for n, p in network.named_parameters() if not n.startswith(_AUXILIARY))
+    return sum(p.numel() for n, p in network.named_parameters() if not n.startswith(AUXILIARY))
 
 
 def empty_network(architecture: str, inputs: int, options: Mapping[str, Any]) -> nn.Module:
@@ -39,8 +39,6 @@ def empty_network(architecture: str, inputs: int, options: Mapping[str, Any]) ->
     """
     import torch
     from torch.overrides import TorchFunctionMode
-
-    from mslesseg_app.models.networks import build
 
     makers = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 

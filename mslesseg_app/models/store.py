@@ -30,6 +30,7 @@ from mslesseg_app.models.registry import (
     LOADERS,
     WITHOUT_WEIGHTS,
     ModelEntry,
+    hidden_options,
     list_entries,
     read_entry,
     verified_files,
@@ -79,7 +80,7 @@ def add_model(
             return _add_nnunet(source, folder, overrides, Path(staging), force)
         base, raw = unpack(source, Path(staging))
         values = _fill_in(base, overrides)
-        _check_merging(values['architecture'], base, overrides)
+        _check_hidden(values['architecture'], base, overrides)
         _check_lesion(values['options'])
         name = str(values['name'])
         place = _description_file(name, folder, force)
@@ -212,7 +213,7 @@ def _fetch_new(
             'Say where they are and which SHA256 they have: --url URL --sha256 HEX',
         )
     own = folder.is_dir() and entry.name in own_entries(folder)
-    _check_merging(entry.architecture, {'options': entry.options} if own else {}, {})
+    _check_hidden(entry.architecture, {'options': entry.options} if own else {}, {})
     place = folder / f'.{entry.name}-{sha256[:12]}'
     download(url, place, sha256, offline=offline)
     try:
@@ -394,10 +395,10 @@ def _fill_in(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     return {'required': tuple(values['channels']), **values}
 
 
-def _check_merging(
+def _check_hidden(
     architecture: str, base: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> None:
-    """Make sure that somebody says how a SwinUNETR joins neighbours: its weights do not.
+    """Make sure that somebody says the options of a network that its weights do not show.
 
     Raises
     ------
@@ -405,14 +406,13 @@ def _check_merging(
         If neither the bundle nor the user does.
     """
     said = {**base.get('options', {}), **overrides.get('options', {})}
-    if architecture == 'swinunetr' and 'merging' not in said:
+    for key, hidden in hidden_options(architecture, said).items():
         raise UsageError(
-            'How this SwinUNETR joins neighbouring voxels is not known: its code changed, its '
+            f'Of this {architecture}, {hidden.meaning} is not known: its code changed, its '
             'weights look the same, and a wrong guess gives a wrong mask.',
-            'Say it when adding the file: mslesseg models add FILE --architecture swinunetr '
-            '--option merging=legacy (trained with the public research code or MONAI before 1.5), '
-            '--option merging=merging (with MONAI 1.5 or later) or --option merging=mergingv2 '
-            "(if its training says downsample='mergingv2').",
+            f'Say it when adding the file: mslesseg models add FILE --architecture {architecture} '
+            + hidden.ways(f'--option {key}={{value}}')
+            + '.',
         )
 
 

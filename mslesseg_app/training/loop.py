@@ -30,8 +30,8 @@ from torch.utils.data import DataLoader
 
 from mslesseg_app.core.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.core.files import atomic_path, write_json
-from mslesseg_app.models.networks import build
-from mslesseg_app.models.networks.unet import AUXILIARY
+from mslesseg_app.models.networks import build, get_spec
+from mslesseg_app.models.networks.spec import AUXILIARY
 from mslesseg_app.models.prediction.windows import free_memory, is_out_of_memory
 from mslesseg_app.training.distributed import World
 from mslesseg_app.training.objectives import Objective
@@ -266,7 +266,7 @@ class Trainer:
         return DistributedDataParallel(
             self.objective,
             device_ids=devices,
-            find_unused_parameters=self.plan.architecture not in ('mssegdiff', 'swinunetr'),
+            find_unused_parameters=not get_spec(self.plan.architecture).all_used,
         )
 
     def _loader(self, count: int) -> DataLoader[dict[str, Tensor]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from mslesseg_app.models.diffusion import STEPS, training_output
+from mslesseg_app.models.networks import get_spec
 from mslesseg_app.training.losses import deep_loss
 from mslesseg_app.training.plan import Plan
 
@@ -87,6 +88,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.plan = plan
+        self.diffusion = get_spec(plan.architecture).diffusion
         self.autocast = autocast
         self.loss = make_loss(plan)
 
@@ -103,16 +105,15 @@ class Objective(nn.Module):
 
     def _outputs(self, image: Tensor, target: Tensor) -> list[Tensor]:
         network: Any = self.network
-        if hasattr(network, 'denoise'):
+        if self.diffusion:
             # drawn on the CPU, so that the device does not decide what is drawn
             steps = self._steps(image.shape[0]).to(image.device)
             noise = torch.randn(target.shape).to(image.device)
             return [training_output(network, image, target, steps, noise)]
-        if self.plan.objective == 'tversky+ce' and hasattr(network, 'forward_all'):
+        if self.plan.objective == 'tversky+ce':
             found: list[Tensor] = network.forward_all(image)
             return found
-        forward = getattr(network, 'forward_classes', network)
-        return [forward(image)]
+        return [network.forward_classes(image)]
 
     def _steps(self, count: int) -> Tensor:
         """Draw diffusion steps."""

@@ -1,7 +1,7 @@
 """Named presets of training settings.
 
 ``paper``
-    What the public repositories behind the paper's four networks do by default. How those were
+    What the public repositories behind the paper's networks do by default. How those were
     trained on MSLesSeg is stated nowhere (epochs, patches, losses): these are the repositories'
     numbers, with their oddities, on this project's code. Where a repository cannot be followed,
     the choice is stated beside the number.
@@ -23,90 +23,9 @@ from dataclasses import replace
 from typing import Any
 
 from mslesseg_app.core.errors import UsageError
-from mslesseg_app.models.networks import BUILDERS
+from mslesseg_app.models.networks import NETWORKS, get_spec
 from mslesseg_app.models.registry import ModelEntry, list_entries
 from mslesseg_app.training.plan import Plan
-
-_VALIDATION = {'blending': 'constant', 'layout': 'stepped', 'margin': 0}
-
-PAPER: dict[str, dict[str, Any]] = {
-    'mssegdiff': {
-        'objective': 'dice+bce+mse',
-        'learning_rate': 1e-4,
-        'weight_decay': 1e-3,
-        'epochs': 500,
-        'batch': 2,
-        'warm_up': 50.0,
-        'on_lesion': None,
-        'statistics': 'patch',
-        'background': 'moved',
-        'precision': 'float32',
-        'validate_every': 10,
-        'margin': 0,
-        # its validation draws 50 steps of one chain, and its test 10 steps of 4
-        'validation': {
-            **_VALIDATION,
-            'overlap': 0.25,
-            'chains': 1,
-            'steps': 50,
-            'fusion': 'last',
-            'precision': 'float32',
-        },
-    },
-    'unetr': {
-        'objective': 'softmax-dice+ce',
-        'options': {'classes': 2},
-        'margin': 0,
-        'learning_rate': 1e-4,
-        'weight_decay': 1e-5,
-        'epochs': 5000,
-        'batch': 1,
-        'patches': 4,
-        'warm_up': 50.0,
-        'on_lesion': 0.5,
-        'statistics': 'volume',  # the window of CT values there means nothing in MRI
-        'background': 'moved',
-        'flip': 0.2,
-        'rotate': 0.2,
-        'jitter': 0.1,
-        'validate_every': 100,
-        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits'},
-    },
-    'swinunetr': {
-        'objective': 'dice',
-        'learning_rate': 1e-4,
-        'weight_decay': 1e-5,
-        'epochs': 300,
-        'batch': 1,
-        'warm_up': 50.0,
-        'on_lesion': None,
-        'statistics': 'patch',
-        'background': 'moved',
-        'validate_every': 100,
-        'crop': 'multiples',
-        'margin': 0,
-        'validation': {**_VALIDATION, 'overlap': 0.5, 'average': 'logits', 'crop': False},
-    },
-    'transbts': {
-        'objective': 'softmax-dice',
-        'options': {'classes': 2},
-        'crop': 'grid',
-        'optimizer': 'adam',
-        'learning_rate': 2e-4,
-        'weight_decay': 1e-5,
-        'epochs': 1000,
-        'batch': 8,
-        'schedule': 'poly',
-        'on_lesion': None,
-        'statistics': 'volume',
-        'background': 'moved',
-        'per_slice': True,
-        'precision': 'float32',
-        'validate_every': 0,
-        'keep': 'last',
-    },
-}
-"""Settings of the public repositories, by network."""
 
 DEFAULT: dict[str, Any] = {
     'objective': 'tversky+ce',
@@ -159,41 +78,9 @@ REDUCED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """Sizes of the reduced networks."""
 
-UNET: dict[str, Any] = {
-    'augment': 'strong',
-    'normalisation': 'clipped',
-    'required': ('FLAIR',),
-    'patch': (80, 80, 80),
-    'batch': 2,
-    'patches': 1,
-    'epochs': 60,
-    'learning_rate': 2e-3,
-    'warm_up': 1.0,
-    'ema': 0.99,
-    'sampler': {'overlap': 0.25, 'blending': 'gaussian', 'multiple': 16, 'fit': True},
-    'validate_every': 0,
-    'keep': 'last',
-    'least_white_matter': 0.25,
-}
-"""What the default model was trained with, beside `DEFAULT`."""
-
-OWN: dict[str, dict[str, Any]] = {
-    'unet': {'channels': [32, 64, 128, 192], 'fold': 2, 'blocks': 1, 'auxiliary': 1},
-}
-"""Options of the networks of ours."""
-
 
 def _base(network: str) -> Plan:
     """Return the network as its shipped entry describes it."""
-    if network in OWN:
-        return Plan(
-            network,
-            options=OWN[network],
-            required=('FLAIR',),
-            normalisation='robust',
-            sampler={'overlap': 0.25, 'blending': 'gaussian'},
-            drop=0.3,
-        )
     entry = _shipped(network)
     # one class for all, unless the preset asks for a softmax
     options = {**entry.options, **({'classes': 1} if 'classes' in entry.options else {})}
@@ -210,25 +97,27 @@ def _base(network: str) -> Plan:
 
 def _shipped(network: str) -> ModelEntry:
     entries = {
-        e.name: e for e in list_entries() if e.name == e.architecture and e.name in BUILDERS
+        e.name: e for e in list_entries() if e.name == e.architecture and e.name in NETWORKS
     }
-    if network not in entries or network in OWN:
-        known = ', '.join(sorted({*OWN, *entries}))
+    if network not in entries:
+        known = ', '.join(sorted(entries))
         raise UsageError(f'There is no network {network!r} to train.', f'Choose one of: {known}.')
     return entries[network]
 
 
 def _paper(network: str) -> Plan:
-    if network not in PAPER:
+    base, settings = _base(network), get_spec(network).paper
+    if settings is None:
+        known = ', '.join(name for name, spec in NETWORKS.items() if spec.paper)
         raise UsageError(
             f'The paper did not train {network!r}.',
-            f'--preset paper knows: {", ".join(PAPER)}; use --preset default.',
+            f'--preset paper knows: {known}; use --preset default.',
         )
-    return _with(_base(network), {**PAPER[network], 'clip': 0.0, 'ema': 0.0})
+    return _with(base, {**settings, 'clip': 0.0, 'ema': 0.0})
 
 
 def _default(network: str) -> Plan:
-    return _with(_base(network), {**DEFAULT, **(UNET if network == 'unet' else {})})
+    return _with(_base(network), {**DEFAULT, **get_spec(network).default})
 
 
 def _reduced(network: str) -> Plan:
@@ -262,7 +151,7 @@ def preset(name: str, network: str) -> Plan:
     name : str
         A key of `PRESETS`.
     network : str
-        ``unet``, ``mssegdiff``, ``unetr``, ``swinunetr`` or ``transbts``.
+        A key of `mslesseg_app.models.networks.NETWORKS`.
 
     Raises
     ------

@@ -13,8 +13,8 @@ from plain_networks import draw, mssegdiff_shapes, transbts_shapes
 from safetensors.torch import save_file
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.networks import build, fill
-from mslesseg_app.models.official import NAMES, convert, read_checkpoint, rename
+from mslesseg_app.models.networks import NETWORKS, build, fill
+from mslesseg_app.models.official import convert, read_checkpoint, rename
 
 OPTIONS = {
     'mssegdiff': {'features': [4, 6, 8, 10, 12, 4]},
@@ -47,7 +47,9 @@ def read(path, architecture='transbts', **more):
 # ---------------------------------------------------------------------------- what fits
 
 
-@pytest.mark.parametrize('architecture', sorted(NAMES))
+@pytest.mark.parametrize(
+    'architecture', [name for name, spec in NETWORKS.items() if spec.official]
+)
 def test_every_tensor_finds_its_place(path, architecture):
     weights = official(architecture)
     torch.save(weights, path)
@@ -55,7 +57,7 @@ def test_every_tensor_finds_its_place(path, architecture):
     network = build(architecture, 3, OPTIONS[architecture])
     assert list(found) == list(network.state_dict())
     network.load_state_dict(found)
-    rules = NAMES[architecture](OPTIONS[architecture])
+    rules = NETWORKS[architecture].official.names(OPTIONS[architecture])
     used = {rename(name, rules): value for name, value in weights.items()}
     assert len(used) == len(weights)
     assert all(torch.equal(used[name], value) for name, value in found.items())

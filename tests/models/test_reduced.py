@@ -11,7 +11,7 @@ import pytest
 
 from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.check import check_model
-from mslesseg_app.models.networks.edges import RULES
+from mslesseg_app.models.networks import NETWORKS as ALL
 from mslesseg_app.models.registry import get_entry, verified_weights
 
 PAGES = Path(__file__).parents[2] / 'docs' / 'models'
@@ -66,4 +66,4 @@ def test_an_error_about_missing_weights_names_it_and_the_training(network: str) 
 
 
 def test_there_is_one_for_each_network_of_the_paper() -> None:
-    assert set(NETWORKS) == set(RULES) - {'unet'}
+    assert set(NETWORKS) == set(ALL) - {'unet'}

@@ -8,13 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.networks import build, fill, load
-from mslesseg_app.models.networks.unet import (
-    AUXILIARY,
-    ResidualUNet,
-    fold_voxels,
-    unfold_voxels,
-)
+from mslesseg_app.models.networks import build, fill
+from mslesseg_app.models.networks.spec import AUXILIARY
+from mslesseg_app.models.networks.unet.layers import ResidualUNet, fold_voxels, unfold_voxels
+from mslesseg_app.models.prediction.predictor import load
 from mslesseg_app.models.registry import ModelEntry
 
 SMALL = {'channels': [4, 8, 12]}
@@ -40,14 +37,14 @@ def _entry(**changes: object) -> ModelEntry:
 
 def _weights(path: Path, half: bool = True) -> ResidualUNet:
     torch.manual_seed(1)
-    network = ResidualUNet(3, 1, (4, 8, 12))
+    network = build('unet', 3, {'channels': [4, 8, 12]})
     kept = {k: v for k, v in network.state_dict().items() if not k.startswith(AUXILIARY)}
     save_file({k: v.half() if half else v for k, v in kept.items()}, path)
     return network
 
 
 def test_shapes_and_outputs_of_training() -> None:
-    network = ResidualUNet(3, 1, (4, 8, 12))
+    network = build('unet', 3, {'channels': [4, 8, 12]})
     image = torch.randn(2, 3, 16, 24, 32)
     assert network.eval()(image).shape == (2, 1, 16, 24, 32)
     shapes = [tuple(o.shape[2:]) for o in network.train().forward_all(image)]
@@ -55,7 +52,7 @@ def test_shapes_and_outputs_of_training() -> None:
 
 
 def test_training_and_inference_compute_the_same() -> None:
-    network = ResidualUNet(3, 1, (4, 8, 12))
+    network = build('unet', 3, {'channels': [4, 8, 12]})
     image = torch.randn(1, 3, 16, 16, 16)
     trained = network.train().forward_all(image)[0]
     with torch.inference_mode():
@@ -64,19 +61,21 @@ def test_training_and_inference_compute_the_same() -> None:
 
 
 def test_gradients_reach_every_weight() -> None:
-    network = ResidualUNet(3, 1, (4, 8, 12)).train()
+    network = build('unet', 3, {'channels': [4, 8, 12]}).train()
     sum(o.square().mean() for o in network.forward_all(torch.randn(1, 3, 16, 16, 16))).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
 
 
 def test_fresh_network_expects_rare_lesions() -> None:
     with torch.inference_mode():
-        prob = torch.sigmoid(ResidualUNet(3, 1, (4, 8)).eval()(torch.randn(1, 3, 16, 16, 16)))
+        prob = torch.sigmoid(
+            build('unet', 3, {'channels': [4, 8]}).eval()(torch.randn(1, 3, 16, 16, 16))
+        )
     assert float(prob.mean()) < 0.1
 
 
 def test_default_network_fits_the_limit_of_size() -> None:
-    network = ResidualUNet(3, 1, (16, 32, 64, 128, 192))
+    network = build('unet', 3, {'channels': [16, 32, 64, 128, 192]})
     kept = (p for name, p in network.named_parameters() if not name.startswith(AUXILIARY))
     assert sum(p.numel() for p in kept) == 7_781_937
     assert 2 * 7_781_937 < 20e6
@@ -85,7 +84,7 @@ def test_default_network_fits_the_limit_of_size() -> None:
 @pytest.mark.parametrize('shape', [(16, 16, 18), (4, 16, 16)])
 def test_edges_that_do_not_fit_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match='multiples'):
-        ResidualUNet(3, 1, (4, 8, 12))(torch.zeros(1, 3, *shape))
+        build('unet', 3, {'channels': [4, 8, 12]})(torch.zeros(1, 3, *shape))
 
 
 def test_predictor_uses_the_weights(tmp_path: Path) -> None:
@@ -121,7 +120,7 @@ def test_bad_weights_are_refused(tmp_path: Path) -> None:
     _weights(path)
     with pytest.raises(ModelError, match='another network'):
         load(_entry(options={'channels': [4, 8]}), path, 'cpu', threads=1)
-    network = ResidualUNet(3, 1, (4, 8, 12))
+    network = build('unet', 3, {'channels': [4, 8, 12]})
     state = {k: v.clone() for k, v in network.state_dict().items()}
     state['head.bias'][:] = float('nan')
     save_file(state, path)
@@ -148,7 +147,7 @@ def test_folding_voxels_loses_nothing() -> None:
 
 
 def test_a_folded_network_gives_every_voxel() -> None:
-    network = ResidualUNet(3, 1, (8, 16), auxiliary=0, fold=2, blocks=1)
+    network = build('unet', 3, {'channels': [8, 16], 'auxiliary': 0, 'fold': 2, 'blocks': 1})
     assert network(torch.zeros(1, 3, 8, 12, 16)).shape == (1, 1, 8, 12, 16)
     with pytest.raises(ValueError, match='multiples of 4'):
         network(torch.zeros(1, 3, 10, 12, 16))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.networks import NETWORKS
+from mslesseg_app.models.networks.spec import InferenceCost
 from mslesseg_app.models.registry import get_entry
 
 #: Seconds of one exam without a network, on two cores: start of the program, alignment, brain
@@ -23,40 +25,15 @@ MEMORY_MARGIN = 1.3
 SHORTEST_MINUTES = 30
 
 
-@dataclass(frozen=True)
-class Figures:
-    """What a network adds to an exam.
-
-    Attributes
-    ----------
-    fast, exact : float
-        CPU seconds of the network on one brain, by preset.
-    memory : float
-        GiB of a process with the network at work.
-    measured : bool
-        False where a number is an assumption (of `mssegdiff`, the memory; of `unet`, all: those
-        are of a smaller network of the same kind; of `swinunetr` and `transbts`, the time, which
-        follows from one measured window).
-    """
-
-    fast: float
-    exact: float
-    memory: float
-    measured: bool
-
-
-#: From docs/performance.md, "Inference": passes counted, seconds a pass and memory measured.
-NETWORKS = {
-    'hyperintensity': Figures(0.0, 0.0, 0.0, True),
-    'unet': Figures(25.0, 25.0, 1.3, False),
-    'unetr': Figures(20.0, 60.0, 1.6, True),
-    'mssegdiff': Figures(1300.0, 24000.0, 4.0, False),
-    'swinunetr': Figures(300.0, 1600.0, 3.6, False),
-    'transbts': Figures(200.0, 1400.0, 1.5, False),
-    'nnunet': Figures(1300.0, 1300.0, 6.0, False),
-    'command': Figures(3600.0, 3600.0, 8.0, False),
+#: Of a brain, from docs/performance.md, "Inference": passes counted, seconds a pass and memory
+#: measured.
+COSTS = {
+    'hyperintensity': InferenceCost(0.0, 0.0, 0.0, measured=True),
+    'nnunet': InferenceCost(1300.0, 1300.0, 6.0),
+    'command': InferenceCost(3600.0, 3600.0, 8.0),
+    **{name: spec.cost for name, spec in NETWORKS.items()},
 }
-_UNKNOWN = Figures(1300.0, 3600.0, 6.0, False)
+_UNKNOWN = InferenceCost(1300.0, 3600.0, 6.0)
 
 
 @dataclass(frozen=True)
@@ -141,19 +118,19 @@ def estimate(
     >>> found.time, found.memory_mb
     ('0-00:30:00', 4096)
     """
-    figures = [NETWORKS.get(name, _UNKNOWN) for name in architectures]
-    network = sum(one.exact if preset == 'exact' else one.fast for one in figures)
+    costs = [COSTS.get(name, _UNKNOWN) for name in architectures]
+    network = sum(one.exact if preset == 'exact' else one.fast for one in costs)
     # two threads share a network's work; more were not measured
     seconds = exams * (EXAM_SECONDS * 2 / min(cpus, 2) + network / min(cpus, 2))
     minutes = max(SHORTEST_MINUTES, 30 * math.ceil(seconds * TIME_MARGIN / 1800))
-    memory = max([EXAM_MEMORY, *(one.memory + 1.0 for one in figures)])
+    memory = max([EXAM_MEMORY, *(one.memory + 1.0 for one in costs)])
     many = 's' if exams > 1 else ''
     why = [
         f'{exams} exam{many} of {seconds / exams:.0f} s at most, {memory:.1f} GiB, {cpus} cores.',
         f'Asked for: {TIME_MARGIN:g} times the time, {MEMORY_MARGIN:g} times the memory.',
     ]
     assumed = sorted(
-        name for name, one in zip(architectures, figures, strict=True) if not one.measured
+        name for name, one in zip(architectures, costs, strict=True) if not one.measured
     )
     if assumed:
         why.append(

@@ -1,84 +1,83 @@
-"""Trained networks behind the one predictor protocol.
+"""Networks: each is found by its `NetworkSpec`.
 
-PyTorch is imported when a network is loaded, not before.
+PyTorch is imported when a network is built, not before.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+import pkgutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.networks.edges import RULES
-from mslesseg_app.models.networks.edges import EdgeRule as EdgeRule
-from mslesseg_app.models.networks.edges import edge_rule as edge_rule
+from mslesseg_app.models.networks.edges import EdgeRule
+from mslesseg_app.models.networks.spec import AUXILIARY, NetworkSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mslesseg_app.models.registry import ModelEntry, Predictor
-
-_HERE = 'mslesseg_app.models.networks'
-BUILDERS = {name: f'{_HERE}.{name}' for name in RULES}
-"""Module of each network; it offers ``build(inputs, options) -> torch.nn.Module``."""
+_SHARED = ('edges', 'heads', 'spec')
 
 
-def load(
-    entry: ModelEntry,
-    weights: Path | tuple[Path, ...] | None,
-    device: str,
-    *,
-    threads: int,
-    seed: int = 1,
-) -> Predictor:
-    """Build the network of an entry, fill it with its weights and return its predictor.
+def _found() -> Iterator[tuple[str, NetworkSpec]]:
+    for module in pkgutil.iter_modules(__path__):
+        if module.name not in _SHARED:
+            yield module.name, importlib.import_module(f'{__name__}.{module.name}').SPEC
+
+
+NETWORKS: Mapping[str, NetworkSpec] = dict(_found())
+"""All networks, by the name of their modules."""
+
+
+def get_spec(architecture: str) -> NetworkSpec:
+    """Return what a network tells of itself; ModelError for an unknown one."""
+    if architecture not in NETWORKS:
+        raise ModelError(
+            f'The network {architecture!r} cannot be built by this version.',
+            f'Known: {", ".join(NETWORKS)}.',
+        )
+    return NETWORKS[architecture]
+
+
+def edge_rule(architecture: str, options: Mapping[str, Any]) -> EdgeRule:
+    """Return which window edges a network takes.
 
     Parameters
     ----------
-    entry : ModelEntry
-    weights : Path or tuple of Path
-        Safetensors file whose hash was checked; several are folds, whose mean is taken.
-    device : str
-        ``cpu`` or ``cuda:N``.
-    threads : int
-        CPU threads.
-    seed : int
-        Of diffusion chains; the other networks draw no random numbers.
+    architecture : str
+        A key of `NETWORKS`.
+    options : mapping
+        Those of the model's description; what is not there has the paper's value.
 
     Raises
     ------
     ModelError
-        If the architecture is unknown here, or the weights are no tensors or do not fit it.
+        For an unknown architecture, or options that say nothing sensible about edges.
     """
-    if weights is None:
-        raise ModelError(f'The model {entry.name!r} needs weights.', 'Train or fetch them.')
-    from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor
-
-    folds = []
-    for path in weights if isinstance(weights, tuple) else (weights,):
-        network = build(entry.architecture, len(entry.channels), entry.options)
-        fill(network, path)
-        folds.append(NetworkPredictor(network, entry, device, threads, seed))
-    return folds[0] if len(folds) == 1 else PooledPredictor(folds)
-
-
-def build(architecture: str, inputs: int, options: dict[str, Any]) -> nn.Module:
-    """Return an untrained network of this architecture."""
-    if architecture not in BUILDERS:
-        raise ModelError(
-            f'The network {architecture!r} cannot be built by this version.',
-            f'Known: {", ".join(sorted(BUILDERS))}.',
-        )
-    make: Callable[..., nn.Module] = importlib.import_module(BUILDERS[architecture]).build
     try:
-        return make(inputs, options)
+        return get_spec(architecture).edges(**options)
+    except (TypeError, ValueError) as error:
+        raise ModelError(
+            f'The options of {architecture!r} do not say which windows it takes: {error}.',
+            'Correct the options in its description.',
+        ) from error
+
+
+def build(architecture: str, inputs: int, options: Mapping[str, Any]) -> nn.Module:
+    """Return an untrained network of this architecture; ModelError for what makes none."""
+    spec = get_spec(architecture)
+    try:
+        network: Any = spec.build(inputs, options)
     except (TypeError, ValueError) as error:
         raise ModelError(
             f'The options of {architecture!r} do not make a network: {error}.',
             'Correct the options in its description.',
         ) from error
+    network.rule = edge_rule(architecture, options)
+    built: nn.Module = network
+    return built
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -124,7 +123,7 @@ def check_fit(
     ModelError
         If one is missing, unknown or of another shape.
     """
-    needed = {key for key in own if not key.startswith('auxiliary.')}
+    needed = {key for key in own if not key.startswith(AUXILIARY)}
     absent, strange = sorted(needed - set(found)), sorted(set(found) - set(own))
     wrong = [k for k in sorted(needed & set(found)) if tuple(own[k]) != tuple(found[k])]
     if absent or strange or wrong:

@@ -50,12 +50,14 @@ def check_head(classes: int, lesion: int | None) -> None:
 
 
 class LesionHead(nn.Module):
-    """One lesion logit for a network of MONAI's; stands before its class among the bases.
+    """What is the same of all `mslesseg_app.models.networks.spec.WindowNetwork`.
+
+    It stands before `torch.nn.Module`, or before a class of MONAI's, among the bases.
 
     Attributes
     ----------
     rule : EdgeRule
-        Which windows the network takes.
+        Which windows the network takes; `mslesseg_app.models.networks.build` sets it.
     lesion : int or None
         See `lesion_logit`.
     """
@@ -72,8 +74,16 @@ class LesionHead(nn.Module):
             If the edges do not fit the network.
         """
         self.rule.check(image.shape[2:])
+        return self.logits(image)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the logits of images whose edges fit: those of the class of MONAI's."""
         logits: Tensor = super().forward(image)
         return logits
+
+    def forward_all(self, image: Tensor) -> list[Tensor]:
+        """Return the logits of all outputs: one, where there are none at coarser resolutions."""
+        return [self.forward_classes(image)]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the lesion logit (N, 1, X, Y, Z)."""

@@ -1,4 +1,4 @@
-"""A trained network as a predictor of whole brains, whatever memory the device has.
+"""Trained networks as predictors of whole brains, whatever memory the device has.
 
 PyTorch is imported by this module: import it only when a network runs.
 """
@@ -9,6 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from mslesseg_app.core.errors import BusyError, ModelError
+from mslesseg_app.models.networks import build, fill, get_spec
+from mslesseg_app.models.networks.spec import DiffusionNetwork, WindowNetwork
 from mslesseg_app.models.prediction.prediction import Prediction, pool
 from mslesseg_app.models.prediction.presets import DIFFUSION_KEYS, resolve
 from mslesseg_app.models.prediction.windows import (
@@ -74,7 +77,7 @@ class NetworkPredictor(_Detailed):
     Parameters
     ----------
     network : torch.nn.Module
-        Takes (N, C, x, y, z), gives logits (N, 1, x, y, z); or encodes and denoises (diffusion).
+        A `WindowNetwork` or, where its architecture says so, a `DiffusionNetwork`.
     entry : ModelEntry
         Its patch and sampler say how windows are laid; of presets, the default one counts.
     device : str
@@ -100,11 +103,12 @@ class NetworkPredictor(_Detailed):
         self.name = entry.name
         self.windows = Windows.from_mapping(entry.patch, values)
         self.own_batch = 'batch' in values
-        _check_edges(network, self.windows, entry.name)
         self.network = network.eval().requires_grad_(False)
+        ready: Any = self.network
+        _check_edges(ready, self.windows, entry.name)
         self.threads = threads
         self.device = device
-        self.diffusion = hasattr(network, 'denoise')
+        self.diffusion = get_spec(entry.architecture).diffusion
         if self.diffusion and self.windows.average != 'probability':
             raise ModelError(
                 f'The chains of {entry.name!r} have no classes: their average cannot be '
@@ -118,9 +122,9 @@ class NetworkPredictor(_Detailed):
                 'Correct the sampler.',
             )
         self.sampler = (
-            ChainSampler(self.network, seed, **diffusion)
+            ChainSampler(ready, seed, **diffusion)
             if self.diffusion
-            else _sampler(self.network, self.windows.average, compiled)
+            else _sampler(ready, self.windows.average, compiled)
         )
         self._move_to(device)
 
@@ -214,8 +218,7 @@ class ChainSampler:
 
     Parameters
     ----------
-    network : torch.nn.Module
-        See `mslesseg_app.models.diffusion.Diffuser`.
+    network : DiffusionNetwork
     seed : int
         Noise follows from it, the window and the chain, not from the batch.
     chains, steps : int
@@ -233,7 +236,7 @@ class ChainSampler:
 
     def __init__(
         self,
-        network: Any,
+        network: DiffusionNetwork,
         seed: int,
         chains: int = 4,
         steps: int = 10,
@@ -295,10 +298,46 @@ _SCORE = (
 )
 
 
-def _check_edges(network: nn.Module, windows: Windows, name: str) -> None:
+def load(
+    entry: ModelEntry,
+    weights: Path | tuple[Path, ...] | None,
+    device: str,
+    *,
+    threads: int,
+    seed: int = 1,
+) -> NetworkPredictor | PooledPredictor:
+    """Build the network of an entry, fill it with its weights and return its predictor.
+
+    Parameters
+    ----------
+    entry : ModelEntry
+    weights : Path or tuple of Path
+        Safetensors file whose hash was checked; several are folds, whose mean is taken.
+    device : str
+        ``cpu`` or ``cuda:N``.
+    threads : int
+        CPU threads.
+    seed : int
+        Of diffusion chains; the other networks draw no random numbers.
+
+    Raises
+    ------
+    ModelError
+        If the architecture is unknown here, or the weights are no tensors or do not fit it.
+    """
+    if weights is None:
+        raise ModelError(f'The model {entry.name!r} needs weights.', 'Train or fetch them.')
+    folds = []
+    for path in weights if isinstance(weights, tuple) else (weights,):
+        network = build(entry.architecture, len(entry.channels), entry.options)
+        fill(network, path)
+        folds.append(NetworkPredictor(network, entry, device, threads, seed))
+    return folds[0] if len(folds) == 1 else PooledPredictor(folds)
+
+
+def _check_edges(network: WindowNetwork | DiffusionNetwork, windows: Windows, name: str) -> None:
     """Refuse windows that the network cannot take."""
-    rule: Any = getattr(network, 'rule', None)
-    problem = '' if rule is None or windows.fit else rule.problem(windows.size)
+    problem = '' if windows.fit else network.rule.problem(windows.size)
     if problem:
         raise ModelError(
             f'The model {name!r} does not take such windows: {problem}.',
@@ -306,13 +345,10 @@ def _check_edges(network: nn.Module, windows: Windows, name: str) -> None:
         )
 
 
-def _sampler(network: nn.Module, average: str, compiled: bool) -> Sampler:
+def _sampler(network: WindowNetwork, average: str, compiled: bool) -> Sampler:
     """Return a sampler of the network's lesion logit, or of the logits of its classes."""
-    run: Any = network
-    if average != 'probability':
-        run = getattr(network, 'forward_classes', network)
-    lesion: Any = getattr(network, 'lesion', None)
-    return as_sampler(_compiled(run) if compiled else run, average, lesion)
+    run = network if average == 'probability' else network.forward_classes
+    return as_sampler(_compiled(run) if compiled else run, average, network.lesion)
 
 
 def _compiled(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -326,6 +362,3 @@ def _compiled(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
             return ready(stack)
 
     return run
-
-
-__all__ = ['ChainSampler', 'NetworkPredictor', 'PooledPredictor', 'Sampler']

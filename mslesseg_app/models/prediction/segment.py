@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app.core.errors import DataError
+from mslesseg_app.models.networks import NETWORKS
 from mslesseg_app.models.prediction.device import choose_device
 from mslesseg_app.models.prediction.normalise import JOINT, check_shown, normalise
 from mslesseg_app.models.prediction.prediction import Prediction
@@ -140,7 +141,8 @@ def varies(entry: ModelEntry, preset: str = DEFAULT) -> bool:
     if entry.is_engine:
         return False
     sampler = resolve(entry, preset).sampler
-    chains = sampler.get('chains', 4) if entry.architecture == 'mssegdiff' else 1
+    spec = NETWORKS.get(entry.architecture)
+    chains = sampler.get('chains', 4) if spec and spec.diffusion else 1
     return len(entry.members) > 1 or bool(sampler.get('flips')) or chains > 1
 
 

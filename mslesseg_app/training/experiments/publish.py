@@ -12,17 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.networks import get_spec
 from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.models.store import add_model, own_entries, write_entry
 from mslesseg_app.training.description import overrides_of
 from mslesseg_app.training.plan import Plan
-
-CITATION = {
-    'mssegdiff': 'Guarnera, Rondinella et al.: MSLesSeg. Scientific Data (2025).',
-    'unetr': 'Hatamizadeh et al.: UNETR. WACV (2022).',
-    'swinunetr': 'Hatamizadeh et al.: Swin UNETR. BrainLes, MICCAI (2021).',
-    'transbts': 'Wang et al.: TransBTS. MICCAI (2021).',
-}
 
 
 def identity_digest(identity: Mapping[str, Any]) -> str:
@@ -112,8 +106,7 @@ def _counted(names: Sequence[str]) -> str:
 
 
 def _citations(plan: Plan) -> list[str]:
-    own = CITATION.get(plan.architecture)
-    return [own] if own else ['No publication.']
+    return [get_spec(plan.architecture).citation or 'No publication.']
 
 
 def combine_folds(

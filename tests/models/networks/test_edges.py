@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.networks import BUILDERS, EdgeRule, build, edge_rule
-from mslesseg_app.models.networks.edges import RULES, triple
+from mslesseg_app.models.networks import NETWORKS, build, edge_rule
+from mslesseg_app.models.networks.edges import EdgeRule, triple
 from mslesseg_app.models.networks.heads import lesion_logit
 
 
 def test_every_network_has_a_rule_of_its_defaults():
-    assert set(RULES) == set(BUILDERS)
-    rules = {name: edge_rule(name, {}) for name in BUILDERS}
+    rules = {name: edge_rule(name, {}) for name in NETWORKS}
     assert rules['unetr'].fixed == (96, 96, 96)
     assert rules['transbts'].fixed == (128, 128, 128)
     assert {name: rule.multiple for name, rule in rules.items() if not rule.fixed} == {
@@ -25,7 +24,7 @@ def test_every_network_has_a_rule_of_its_defaults():
         'unet': 16,
     }
     unet = build('unet', 1, {'channels': [4, 8, 12]})
-    assert unet.multiple == edge_rule('unet', {'channels': [4, 8, 12]}).multiple
+    assert unet.rule == edge_rule('unet', {'channels': [4, 8, 12]})
 
 
 def test_rules_judge_shapes():

@@ -9,8 +9,8 @@ from plain_networks import draw, plain_swinunetr, plain_unetr
 
 from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
-from mslesseg_app.models.networks.swinunetr import MERGING, SwinUnetr
-from mslesseg_app.models.networks.unetr import Unetr
+from mslesseg_app.models.networks.swinunetr.layers import MERGING, SwinUnetr
+from mslesseg_app.models.networks.unetr.layers import Unetr
 
 UNETR = {'edge': [32, 48, 32], 'feature_size': 4, 'hidden_size': 24, 'mlp_dim': 20, 'num_heads': 3}
 SWIN = {'feature_size': 12}

@@ -8,8 +8,9 @@ from plain_networks import draw, mssegdiff_shapes, plain_mssegdiff
 
 from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
-from mslesseg_app.models.networks.mssegdiff import MSSegDiff
-from mslesseg_app.models.official import NAMES, convert, rename
+from mslesseg_app.models.networks.mssegdiff import official_names
+from mslesseg_app.models.networks.mssegdiff.layers import MSSegDiff
+from mslesseg_app.models.official import convert, rename
 
 FEATURES = (4, 6, 8, 10, 12, 4)
 SMALL = {'features': list(FEATURES)}
@@ -61,7 +62,7 @@ def test_gradients_equal_those_of_the_plain_computation(tmp_path, training):
     (plain_mssegdiff(leaves, image, noisy, steps, 4, training) * target).sum().backward()
     (network(image, noisy, steps) * target).sum().backward()
     own = dict(network.named_parameters())
-    rules = NAMES['mssegdiff'](SMALL)
+    rules = official_names(SMALL)
     compared = 0
     for name, leaf in leaves.items():
         if leaf.requires_grad:

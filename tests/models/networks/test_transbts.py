@@ -9,8 +9,9 @@ from plain_networks import draw, plain_transbts, transbts_shapes
 
 from mslesseg_app.core.errors import ModelError
 from mslesseg_app.models.networks import build, edge_rule
-from mslesseg_app.models.networks.transbts import UNUSED, TransBTS
-from mslesseg_app.models.official import NAMES, convert, rename
+from mslesseg_app.models.networks.transbts import official_names
+from mslesseg_app.models.networks.transbts.layers import UNUSED, TransBTS
+from mslesseg_app.models.official import convert, rename
 
 SMALL = {'edge': 32, 'base': 4, 'groups': 2, 'width': 24, 'heads': 3, 'layers': 2, 'hidden': 20}
 
@@ -53,7 +54,7 @@ def test_gradients_equal_those_of_the_plain_computation(tmp_path):
     compared = 0
     for name, leaf in leaves.items():
         if leaf.requires_grad and leaf.grad is not None:
-            grad = own[rename(name, NAMES['transbts']({}))].grad
+            grad = own[rename(name, official_names({}))].grad
             scale = float(leaf.grad.abs().max()) + 1e-6
             torch.testing.assert_close(grad / scale, leaf.grad / scale, rtol=0, atol=1e-7)
             compared += 1

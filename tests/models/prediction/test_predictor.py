@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from mslesseg_app.core.errors import BusyError, ModelError
 from mslesseg_app.models.diffusion import DiffusionSampler
-from mslesseg_app.models.networks import build, load
-from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor
+from mslesseg_app.models.networks import build
+from mslesseg_app.models.networks.edges import EdgeRule
+from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor, load
 from mslesseg_app.models.prediction.windows import window_key
 from mslesseg_app.models.registry import ModelEntry
 
@@ -63,6 +64,7 @@ class First(nn.Module):
     def __init__(self, most: int = 10**9) -> None:
         super().__init__()
         self.most = most
+        self.rule, self.lesion = EdgeRule(1), None
 
     def forward(self, stack: Tensor) -> Tensor:
         if stack.shape[0] > self.most:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from monai.networks.nets.unetr import UNETR
 
-from mslesseg_app.models.networks.edges import triple, unetr_edges
+from mslesseg_app.models.networks.edges import triple
 from mslesseg_app.models.networks.heads import LesionHead, check_head
 
 TOKEN = 16
@@ -71,10 +70,4 @@ class Unetr(LesionHead, UNETR):
             dropout_rate=dropout_rate,
             qkv_bias=qkv_bias,
         )
-        self.rule = unetr_edges(edge)
         self.lesion = lesion
-
-
-def build(inputs: int, options: Mapping[str, Any]) -> Unetr:
-    """Return an untrained network; `options` are those of `Unetr`."""
-    return Unetr(inputs, **options)

@@ -8,7 +8,7 @@ which one its weights were trained with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,6 @@ import torch
 from monai.networks.nets.swin_unetr import PatchMergingV2, SwinUNETR
 from torch import Tensor
 
-from mslesseg_app.models.networks.edges import swinunetr_edges
 from mslesseg_app.models.networks.heads import LesionHead, check_head
 
 
@@ -137,10 +136,4 @@ class SwinUnetr(LesionHead, SwinUNETR):
         for part in parts:
             if hasattr(part, 'use_flash_attention'):
                 part.use_flash_attention = fused
-        self.rule = swinunetr_edges()
         self.lesion = lesion
-
-
-def build(inputs: int, options: Mapping[str, Any]) -> SwinUnetr:
-    """Return an untrained network; `options` are those of `SwinUnetr`."""
-    return SwinUnetr(inputs, **options)

@@ -10,15 +10,14 @@ instead of a softmax.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mslesseg_app.models.networks.edges import transbts_edges, triple
-from mslesseg_app.models.networks.heads import check_head, lesion_logit
+from mslesseg_app.models.networks.edges import triple
+from mslesseg_app.models.networks.heads import LesionHead, check_head
 
 UNUSED = {'linear_encoding': 262_656, 'pre_head_ln': 1_024}
 """Layers that the public code holds and never uses, and their parameters (4 input channels)."""
@@ -145,7 +144,7 @@ class Encoder(nn.Module):
         return maps
 
 
-class TransBTS(nn.Module):
+class TransBTS(LesionHead, nn.Module):
     """The network.
 
     Parameters
@@ -201,7 +200,7 @@ class TransBTS(nn.Module):
             raise ValueError(f'edge must hold multiples of {_DOWN}')
         if width % heads or base % groups:
             raise ValueError('heads must divide width, and groups must divide base')
-        self.rule = transbts_edges(edge, interpolate)
+        self.interpolate = interpolate
         self.grid = tuple(e // _DOWN for e in triple(edge))
         self.lesion = lesion
         self.encoder = Encoder(inputs, base, groups, stem_dropout)
@@ -229,6 +228,8 @@ class TransBTS(nn.Module):
         """Return the positions (1, tokens, width) for a grid of tokens."""
         if tuple(grid) == self.grid:
             return self.positions
+        if not self.interpolate:
+            raise ValueError(f'there are no positions for {tuple(grid)} tokens')
         volume = self.positions.transpose(1, 2).unflatten(2, self.grid)
         volume = F.interpolate(volume, tuple(grid), mode='trilinear')
         return volume.flatten(2).transpose(1, 2)
@@ -241,27 +242,11 @@ class TransBTS(nn.Module):
         tokens = self.layers(self.dropout(tokens + self.table(grid)))
         return tokens.transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
 
-    def forward_classes(self, image: Tensor) -> Tensor:
-        """Return the logits (N, classes, X, Y, Z) of images (N, inputs, X, Y, Z).
-
-        Raises
-        ------
-        ValueError
-            If the edges do not fit the network.
-        """
-        self.rule.check(image.shape[2:])
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the logits (N, classes, X, Y, Z) of images (N, inputs, X, Y, Z)."""
         *skips, y = self.encoder(image)
         y = self.narrow(self.transform(y))
         for up in self.up:
             y = up(y, skips.pop())
         logits: Tensor = self.head(y)
         return logits
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Return the lesion logit (N, 1, X, Y, Z)."""
-        return lesion_logit(self.forward_classes(image), self.lesion)
-
-
-def build(inputs: int, options: Mapping[str, Any]) -> TransBTS:
-    """Return an untrained network; `options` are those of `TransBTS`."""
-    return TransBTS(inputs, **options)

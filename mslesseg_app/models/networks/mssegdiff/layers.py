@@ -15,15 +15,14 @@ How masks are drawn with it is in `mslesseg_app.models.diffusion`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mslesseg_app.models.networks.edges import mssegdiff_edges
+from mslesseg_app.models.networks.edges import EdgeRule
 
 FEATURES = (64, 64, 128, 256, 512, 64)
 """Channels of the five levels, and of the last level up."""
@@ -237,6 +236,8 @@ class MSSegDiff(nn.Module):
         For numbers that make no network.
     """
 
+    rule: EdgeRule
+
     def __init__(
         self,
         inputs: int = 3,
@@ -249,7 +250,6 @@ class MSSegDiff(nn.Module):
         super().__init__()
         if len(features) < 3 or min(features) < 2:
             raise ValueError('features need two levels and the last level up, 2 or more each')
-        self.rule = mssegdiff_edges(features, attention)
         self.encoder = ImageEncoder(inputs, tuple(features[:-1]), slope)
         self.denoiser = Denoiser(inputs, features, attention, time_width, time_hidden, slope)
 
@@ -288,8 +288,3 @@ class MSSegDiff(nn.Module):
     def forward(self, image: Tensor, noisy: Tensor, steps: Tensor) -> Tensor:
         """Return the logits of the clean masks; see `denoise`."""
         return self.denoise(image, noisy, steps, self.encode(image))
-
-
-def build(inputs: int, options: Mapping[str, Any]) -> MSSegDiff:
-    """Return an untrained network; `options` are those of `MSSegDiff`."""
-    return MSSegDiff(inputs, **options)

@@ -12,17 +12,14 @@ decoder levels exist for training only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-AUXILIARY = 'auxiliary.'
-"""Prefix of the state-dict keys that only training needs."""
-
+from mslesseg_app.models.networks.heads import LesionHead
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     'instance': partial(nn.InstanceNorm3d, affine=True),
@@ -116,8 +113,8 @@ def unfold_voxels(x: Tensor, fold: int) -> Tensor:
     return joined.reshape(n, c // fold**3, x_ * fold, y_ * fold, z_ * fold)
 
 
-class ResidualUNet(nn.Module):
-    """Residual U-Net for volumes whose edges are multiples of :attr:`multiple`.
+class ResidualUNet(LesionHead, nn.Module):
+    """Residual U-Net.
 
     Parameters
     ----------
@@ -156,7 +153,7 @@ class ResidualUNet(nn.Module):
         if fold < 1 or blocks < 1:
             raise ValueError('fold and blocks are 1 or more')
         self.fold = fold
-        self.multiple = fold * 2 ** (len(channels) - 1)
+        self.lesion = None
         pairs = list(pairwise(channels))
         more = range(blocks - 1)
         self.stem = ConvBlock(inputs * fold**3, channels[0], norm)
@@ -199,30 +196,17 @@ class ResidualUNet(nn.Module):
                 decoded.append(y)
         return decoded[::-1] if self.training else [y]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def logits(self, image: Tensor) -> Tensor:
         """Return logits ``(N, outputs, X, Y, Z)`` for images ``(N, inputs, X, Y, Z)``."""
-        self.check_shape(tuple(x.shape[2:]))
-        return self._logits(self.decode(x)[0])
+        return self._unfolded(self.decode(image)[0])
 
-    def _logits(self, finest: Tensor) -> Tensor:
+    def _unfolded(self, finest: Tensor) -> Tensor:
         logits: Tensor = self.head(finest)
         return unfold_voxels(logits, self.fold) if self.fold > 1 else logits
 
-    def forward_all(self, x: Tensor) -> list[Tensor]:
+    def forward_all(self, image: Tensor) -> list[Tensor]:
         """Return the logits and, in training mode, those of the auxiliary outputs."""
-        self.check_shape(tuple(x.shape[2:]))
-        maps = self.decode(x)
+        self.rule.check(image.shape[2:])
+        maps = self.decode(image)
         coarse = zip(self.auxiliary, maps[1:], strict=False)
-        return [self._logits(maps[0]), *(head(level) for head, level in coarse)]
-
-    def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless each edge is a multiple of :attr:`multiple`, and two of them."""
-        if any(edge % self.multiple or edge < 2 * self.multiple for edge in shape):
-            raise ValueError(
-                f'edges {shape} are not multiples of {self.multiple} from {2 * self.multiple} up'
-            )
-
-
-def build(inputs: int, options: Mapping[str, Any]) -> ResidualUNet:
-    """Return an untrained network; `options` are those of `ResidualUNet`."""
-    return ResidualUNet(inputs, **options)
+        return [self._unfolded(maps[0]), *(head(level) for head, level in coarse)]
