@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.lesions.change import STATUS_CODES, Comparison
 from mslesseg_app.lesions.groups import Group, Status
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MM3, _YEARLY = 'mm^3', 'mm^3/year'
 _STATUSES = {
@@ -142,6 +145,27 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
         'Units': 'percent',
     },
 }
+
+
+def lesion_statuses(table: pd.DataFrame) -> dict[int, str]:
+    """Return the status of each lesion of the later session, from the table of a comparison.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `change_rows` was written: `lesions_after` are numbers with commas between them.
+
+    Returns
+    -------
+    dict
+        Of lesions that could not be judged, nothing.
+    """
+    rows = table[['status', 'lesions_after']].dropna().astype(str)
+    return {
+        int(float(number)): str(status)
+        for status, numbers in rows.itertuples(index=False)
+        for number in numbers.split(',')
+    }
 
 
 def change_rows(comparison: Comparison, years: float | None) -> list[dict[str, Any]]:

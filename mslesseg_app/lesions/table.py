@@ -105,20 +105,10 @@ LESION_COLUMNS: dict[str, dict[str, Any]] = {
     'flair_ratio': {'Description': _RATIO.format('FLAIR')},
     't1w_ratio': {'Description': _RATIO.format('T1w') + ' Below 1 is T1-hypointense.'},
     't2w_ratio': {'Description': _RATIO.format('T2w')},
-    'status': {
-        'Description': 'Change of the lesion since the previous session; n/a without an '
-        'earlier session, or where that cannot be judged.',
-        'Levels': {
-            'new': 'not there before',
-            'enlarging': 'grown',
-            'shrinking': 'smaller',
-            'stable': 'unchanged',
-        },
-    },
 }
 
 #: Columns of `LESION_COLUMNS` that hold words.
-TEXT_COLUMNS = ('region', 'status')
+TEXT_COLUMNS = ('region',)
 
 
 def feret_diameter(mask: npt.NDArray[np.bool_], affine: npt.NDArray[np.float64]) -> float:

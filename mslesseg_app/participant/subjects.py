@@ -212,7 +212,6 @@ class SubjectRun:
         def end(complete: bool) -> Iterable[WorkflowJob]:
             if complete:
                 base.keep_records(graph, settings, name)
-                self._note_again()
                 finished.note_finished(settings, name, key, self._change_files(visits))
                 self._discard(settings.work_dir / workflow.name / change_name(self.name))
             return self._report()
@@ -225,12 +224,6 @@ class SubjectRun:
         paths = [Path(one) for visit in visits for one in visit.files(out).values()]
         written = sorted((out / f'sub-{self.name}').glob('**/*change*'))
         return paths + [path for path in written if path.is_file() and 'log' not in path.parts]
-
-    def _note_again(self) -> None:
-        """Note finished exams again: a comparison writes into their tables and records."""
-        for unit in self.units:
-            if finished.note_path(self._settings, unit_name(unit), self._key(unit)).is_file():
-                self.note_exams(unit)
 
     def _report(self) -> Iterable[WorkflowJob]:
         """Return the job that writes the report, unless it is there already."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mslesseg_app.bids.sidecars import SMALLEST_KEY
 from mslesseg_app.bids.workflow_names import exam_name, stage_of
 from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.lesions.change_record import PairRecord
+from mslesseg_app.lesions.change_table import lesion_statuses
 from mslesseg_app.metrics.consensus import METHODS
 from mslesseg_app.metrics.members import member_masks
 from mslesseg_app.reports.comparison import (
@@ -239,13 +241,27 @@ def _measures(exam: ExamContent, subject: str, out_dir: Path) -> dict[str, Any]:
 
 def _table_rows(path: Path) -> tuple[dict[str, Any], ...]:
     """Read a table; nothing where it is missing or damaged."""
+    table = _read_table(path)
+    return () if table is None else table_rows(table)
+
+
+def _read_table(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
-        return ()
+        return None
     try:
-        table = pd.read_csv(path, sep='\t', na_values='n/a', keep_default_na=False)
+        return pd.read_csv(path, sep='\t', na_values='n/a', keep_default_na=False)
     except (OSError, ValueError):
-        return ()
-    return table_rows(table)
+        return None
+
+
+def with_statuses(exam: ExamContent, subject: str, out_dir: Path) -> ExamContent:
+    """Return the exam with the column ``status`` of its lesions, where it was compared."""
+    table = _read_table(_change_table(exam, subject, out_dir))
+    if table is None:
+        return exam
+    found = lesion_statuses(table)
+    rows = tuple({**row, 'status': found.get(row.get('lesion_id', 0))} for row in exam.lesions)
+    return replace(exam, lesions=rows)
 
 
 def _change_table(exam: ExamContent, subject: str, out_dir: Path) -> Path:

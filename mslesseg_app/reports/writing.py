@@ -20,7 +20,7 @@ from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.core.files import write_json, write_text
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.models.prediction.ensemble import AnyModel
-from mslesseg_app.reports.collect import gather_extras
+from mslesseg_app.reports.collect import gather_extras, with_statuses
 from mslesseg_app.reports.content import ExamContent, Figure, RunProvenance, SubjectContent
 from mslesseg_app.reports.participant_report import write_participant_report
 from mslesseg_app.reports.records import failed_content, read_record
@@ -164,6 +164,7 @@ def _with_figures(path: Path, subject: str, settings: Settings) -> ExamContent:
     for name in wanted:
         if (settings.out_dir / name).is_file():
             figures.append(read_figure(settings.out_dir / name).moved(name.as_posix()))
+    record = with_statuses(record, subject, settings.out_dir)
     return dataclasses.replace(record, figures=tuple(figures))
 
 

@@ -159,7 +159,6 @@ def _rows(images: Mapping[str, nb.Nifti1Image]) -> list[dict[str, Any]]:
                 'centroid_z': z,
                 'mean_uncertainty': 0.27,
                 'region': regions[value % 4],
-                'status': None,
             }
         )
     return rows

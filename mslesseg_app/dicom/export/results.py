@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app import __version__
-from mslesseg_app.bids.exam import named_exam
+from mslesseg_app.bids.exam import Exam, named_exam
 from mslesseg_app.bids.names import files_by_model, output_path
 from mslesseg_app.core.errors import DataError, NoInputError, UsageError
 from mslesseg_app.dicom.stack import Stack
+from mslesseg_app.lesions.change_table import lesion_statuses
 from mslesseg_app.spatial.checks import UNREADABLE
 
 _AGAIN = 'Run the participant level again.'
@@ -100,7 +101,7 @@ def read_result(out: Path, exam: str, model: str = '') -> Result:
         version=_model_version(out / output_path(named, 'exam', desc=name)),
         mask=_image(path),
         instances=_image(out / output_path(named, 'instances_native', desc=name)),
-        table=_table(out / output_path(named, 'lesions', desc=name)),
+        table=_lesions(out, named, name),
         flair=_image(flair) if flair.is_file() else None,
         brain=_image(brain) if brain.is_file() else None,
         path=path,
@@ -116,6 +117,15 @@ def _image(path: Path) -> Any:
     except UNREADABLE as error:
         raise DataError(f'{path} cannot be read: {error}') from error
     return nb.Nifti1Image(data, image.affine, dtype=data.dtype)
+
+
+def _lesions(out: Path, exam: Exam, model: str) -> Any:
+    """Read the table of lesions, with the column ``status`` of an exam that was compared."""
+    table = _table(out / output_path(exam, 'lesions', desc=model))
+    change = out / output_path(exam, 'change', desc=model)
+    if change.is_file():
+        table['status'] = table['lesion_id'].map(lesion_statuses(_table(change)))
+    return table
 
 
 def _table(path: Path) -> Any:

@@ -76,8 +76,6 @@ class _CompareInput(BaseInterfaceInputSpec):
     after_brain = File(mandatory=True, exists=True, desc='brain mask on the later FLAIR')
     before_labels = File(mandatory=True, exists=True, desc='instances on the earlier FLAIR')
     after_labels = File(mandatory=True, exists=True, desc='instances on the later FLAIR')
-    lesions = File(mandatory=True, exists=True, desc='lesion table of the later session')
-    record = File(mandatory=True, exists=True, desc='record of the later exam, JSON')
     seed = traits.Float(5.0, usedefault=True, desc='difference that a change reaches, SD')
     extent = traits.Float(3.0, usedefault=True, desc='difference at the edge of a change, SD')
     min_volume = traits.Float(15.0, usedefault=True, desc='smallest change, mm3')
@@ -96,8 +94,6 @@ class _CompareOutput(TraitedSpec):
     table = File(desc='one row per lesion, TSV')
     metadata = traits.Dict(desc='numbers of the pair')
     summary = traits.Dict(desc='row of the table of pairs')
-    lesions = File(desc='the lesion table with the column status filled')
-    record = File(desc='the record with the same column filled')
 
 
 @dataclass(frozen=True)
@@ -130,17 +126,12 @@ class CompareSessions(GuardedInterface):
         table = cwd / 'change.tsv'
         rows = change_rows(comparison, years)
         write_tsv(pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)), table)
-        statuses: dict[int, str] = {
-            number: status or 'n/a' for number, status in comparison.statuses().items()
-        }
         return {
             **self._images(result, cwd),
             **self._pulls(result, cwd),
             'table': str(table),
             'metadata': PairRecord.from_row(summary).to_metadata(),
             'summary': summary,
-            'lesions': self._fill_table(statuses, cwd),
-            'record': self._fill_record(statuses, cwd),
         }
 
     def _compare(self) -> _Result:
@@ -246,24 +237,6 @@ class CompareSessions(GuardedInterface):
             'edited': ', '.join(pair.get('edited') or ()) or None,
         }
         return {name: _json_number(row.get(name)) for name in SUMMARY_COLUMNS}
-
-    def _fill_table(self, statuses: dict[int, str], cwd: Path) -> str:
-        import pandas as pd
-
-        table = pd.read_csv(self.inputs.lesions, sep='\t', dtype=str, keep_default_na=False)
-        table['status'] = [statuses.get(int(number), 'n/a') for number in table['lesion_id']]
-        out = cwd / 'lesions.tsv'
-        write_tsv(table, out)
-        return str(out)
-
-    def _fill_record(self, statuses: dict[int, str], cwd: Path) -> str:
-        content = json.loads(Path(self.inputs.record).read_text(encoding='utf-8'))
-        for row in content.get('lesions', ()):
-            status = statuses.get(int(row['lesion_id']), 'n/a')
-            row['status'] = None if status == 'n/a' else status
-        out = cwd / 'exam.json'
-        out.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-        return str(out)
 
 
 def _session(path: str) -> Session:

@@ -76,8 +76,6 @@ class Visit:
             'xfm': self.path('to_mni', **{'from': 'FLAIR'}),
             'brain': self.path('brain_native'),
             'labels': self.path('instances_native', desc=self.model),
-            'lesions': self.path('lesions', desc=self.model),
-            'record': self.path('exam', desc=self.model),
         }
         return {key: str(out_dir / path) for key, path in found.items()}
 
@@ -207,8 +205,6 @@ def _add_pair(
         CompareSessions(
             **{f'before_{key}': old[key] for key in ('flair', 'brain', 'labels')},
             **{f'after_{key}': new[key] for key in ('flair', 'brain', 'labels')},
-            lesions=new['lesions'],
-            record=new['record'],
             seed=settings.change_threshold,
             extent=settings.change_extent,
             min_volume=settings.min_change_volume,
@@ -290,14 +286,11 @@ def _add_sinks(
         'difference_native': ('difference', after, texts | units),
         'difference_next_native': ('before_difference', before, earlier | units),
         'change': ('table', after, texts | CHANGE_COLUMNS),
-        'lesions': ('lesions', after, {}),
-        'exam': ('record', after, {}),
     }
     for key, (field, visit, metadata) in wanted.items():
         sink = _sink([visit], settings, key, metadata, desc=visit.model)
         workflow.connect(compare, field, sink, 'in_file')
-        if metadata:
-            workflow.connect(compare, 'metadata', sink, 'meta_dict')
+        workflow.connect(compare, 'metadata', sink, 'meta_dict')
 
 
 def _sink(

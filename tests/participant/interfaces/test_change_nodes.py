@@ -8,10 +8,12 @@ from pathlib import Path
 
 import nibabel as nb
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import ndimage
 
 from mslesseg_app.core.errors import AlignmentError
+from mslesseg_app.lesions.change_table import lesion_statuses
 from mslesseg_app.participant.interfaces.change import AlignPair, CompareSessions, WriteChanges
 from mslesseg_app.spatial.affines import write_itk
 
@@ -62,16 +64,9 @@ def inputs(tmp_path):
     """A session with a lesion and one that will be gone; then with that one and a new one."""
     files = write_session(tmp_path, 'before', [OLD, GONE], 1)
     files |= write_session(tmp_path, 'after', [OLD, NEW], 2)
-    table = tmp_path / 'lesions.tsv'
-    table.write_text('lesion_id\tvolume_mm3\tstatus\n1\t400.5\tn/a\n2\t0.001\tn/a\n')
-    record = tmp_path / 'exam.json'
-    lesions = [{'lesion_id': 1, 'status': None}, {'lesion_id': 2, 'status': None}]
-    record.write_text(json.dumps({'session': '2', 'lesions': lesions, 'notes': ['é']}))
     move = tmp_path / 'move.json'
     move.write_text(json.dumps({'after_from_before': np.eye(4).tolist()}))
     return files | {
-        'lesions': str(table),
-        'record': str(record),
         'move': str(move),
         'pair': PAIR,
     }
@@ -92,6 +87,8 @@ def test_everything_that_follows(inputs, tmp_path):
     table = rows(found.table)
     assert [row['status'] for row in table] == ['stable', 'new', 'resolved']
     assert [row['lesions_before'] for row in table] == ['1', 'n/a', '2']
+    read = pd.read_csv(found.table, sep='\t', na_values='n/a', keep_default_na=False)
+    assert lesion_statuses(read) == {1: 'stable', 2: 'new'}
     new = float(table[1]['volume_after_mm3'])
     assert new == pytest.approx(NEW.sum() * 1.5)
     assert float(table[1]['rate_mm3_per_year']) == pytest.approx(2 * new, rel=1e-5)
@@ -115,19 +112,6 @@ def test_everything_that_follows(inputs, tmp_path):
     assert found.metadata['Counts']['new'] == 1
     assert found.summary['n_resolved'] == 1
     json.dumps(found.metadata, allow_nan=False)
-
-
-def test_status_goes_into_table_and_record_and_nothing_else_changes(inputs, tmp_path):
-    found = compare(inputs, tmp_path / 'a')
-    assert Path(found.lesions).read_text() == (
-        'lesion_id\tvolume_mm3\tstatus\n1\t400.5\tstable\n2\t0.001\tnew\n'
-    )
-    record = json.loads(Path(found.record).read_text(encoding='utf-8'))
-    assert [row['status'] for row in record['lesions']] == ['stable', 'new']
-    assert record['notes'] == ['é']
-    again = compare(inputs, tmp_path / 'b', lesions=str(found.lesions), record=str(found.record))
-    assert Path(again.lesions).read_bytes() == Path(found.lesions).read_bytes()
-    assert Path(again.record).read_bytes() == Path(found.record).read_bytes()
 
 
 def test_the_same_session_twice(inputs, tmp_path):
@@ -167,7 +151,6 @@ def test_sessions_that_cannot_be_compared(inputs, tmp_path, kind):
     assert found.metadata['Guard']['Status'] == 'fail'
     assert found.metadata['Guard']['Reason']
     assert found.metadata['Counts']['new'] == 'n/a'
-    assert [row['status'] for row in rows(found.lesions)] == ['n/a', 'n/a']
 
 
 def test_without_dates_there_are_no_rates(inputs, tmp_path):
@@ -178,7 +161,7 @@ def test_without_dates_there_are_no_rates(inputs, tmp_path):
 
 def test_same_bytes(inputs, tmp_path):
     one, two = (compare(inputs, tmp_path / name) for name in 'ab')
-    for field in ('image', 'before_image', 'difference', 'table', 'lesions', 'record'):
+    for field in ('image', 'before_image', 'difference', 'table'):
         first, second = (Path(getattr(found, field)).read_bytes() for found in (one, two))
         assert first == second
 

@@ -73,7 +73,6 @@ def test_regions_of_three_lesions(files, tmp_path):
     assert {(row['flair_ratio'], row['t2w_ratio'], row['t1w_ratio']) for row in rows} == {
         ('1', '1', 'n/a')
     }
-    assert {row['status'] for row in rows} == {'n/a'}
     image, labels = nb.load(done.regions_file), nb.load(tmp_path / 'labels.nii.gz')
     assert image.get_data_dtype() == np.uint8
     assert image.affine.tobytes() == labels.affine.tobytes()

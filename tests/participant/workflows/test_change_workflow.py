@@ -30,7 +30,6 @@ def finish(settings: Settings, session: str | None, status='ok', edited=False, s
         ('to_mni', {'from': 'FLAIR'}),
         ('brain_native', {}),
         ('instances_native', {'desc': MODEL}),
-        ('lesions', {'desc': MODEL}),
     ):
         path = settings.out_dir / output_path(exam, key, **extra)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +64,7 @@ def test_each_session_is_compared_with_the_one_before_and_the_last_with_the_firs
         'compare_1_10', 'compare_1_2', 'compare_2_10',
     ]  # fmt: skip
     written = [n for n in found if n.startswith('ds_')]
-    later = ('change', 'change_native', 'difference_native', 'exam', 'lesions')
+    later = ('change', 'change_native', 'difference_native')
     earlier = ('change_next_native', 'difference_next_native')
     expected = ['ds_changes', *(f'ds_{k}_{s}' for k in later for s in ('2', '10'))]
     expected += [f'ds_{k}_{s}' for k in earlier for s in ('1', '2')]
@@ -80,13 +79,13 @@ def test_dates_give_the_order(settings):
     assert 'compare_2_1' in nodes(settings)
 
 
-@pytest.mark.parametrize('what', ['failed', 'no table', 'damaged record', 'other model'])
+@pytest.mark.parametrize('what', ['failed', 'no instances', 'damaged record', 'other model'])
 def test_sessions_without_a_result_are_left_out(settings, what):
     finish(settings, '1')
     exam = finish(settings, '2', status='failed' if what == 'failed' else 'ok')
     record = settings.out_dir / output_path(exam, 'exam', desc=MODEL)
-    if what == 'no table':
-        (settings.out_dir / output_path(exam, 'lesions', desc=MODEL)).unlink()
+    if what == 'no instances':
+        (settings.out_dir / output_path(exam, 'instances_native', desc=MODEL)).unlink()
     if what == 'damaged record':
         record.write_text('{')
     if what == 'other model':
