@@ -1,11 +1,8 @@
 """Inference of the paper's four networks: presets against the published procedures, in one run.
 
-    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts reduced passes memory \
-        precision]
+    .venv/bin/python benchmarks/inference.py --data DATA [--parts counts passes memory precision]
 
 - ``counts``: windows and network passes of one real brain (P18 of MSLesSeg): counted.
-- ``reduced``: whole exams of small trained networks (``benchmarks/reduced.py --train``): measured.
-  The published procedure is written out here, with MONAI's SlidingWindowInferer.
 - ``passes``: one pass of the full networks (random weights), and windows by MONAI and by us
   side by side: measured. Times of whole exams follow from the counts: estimated.
 - ``memory``: most memory of a process with a full network on the whole 182 x 218 x 182 grid, and
@@ -37,11 +34,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-sys.path.insert(0, str(Path(__file__).parent))
-import reduced
-
 from mslesseg_app.core.settings import MODALITIES
-from mslesseg_app.models.diffusion import chain_noise
 from mslesseg_app.models.networks import build
 from mslesseg_app.models.prediction.device import choose_device, cpu_has_bfloat16
 from mslesseg_app.models.prediction.normalise import normalise
@@ -54,7 +47,6 @@ from mslesseg_app.models.prediction.windows import (
     brain_box,
     plan,
     torch_threads,
-    window_key,
 )
 from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
 from mslesseg_app.spatial.brain import brain_mask
@@ -63,71 +55,6 @@ NETWORKS = ('mssegdiff', 'swinunetr', 'unetr', 'transbts')
 PRESENT = (True, True, True)
 ENCODER_SHARE = 286 / 1655
 """Cost of an encoder pass of mssegdiff in denoiser passes (floating-point operations)."""
-
-
-# ------------------------------------------------------------------- published procedures
-
-
-def published(
-    architecture: str, network: Any, channels: np.ndarray, brain: np.ndarray, entry: ModelEntry
-) -> np.ndarray:
-    """Return the mask that the public code of a network would give.
-
-    Crop to the foreground, MONAI's inferer, one window at a time, constant blending. What TransBTS
-    and SwinUNETR do otherwise is compared in `tests/models/prediction/test_procedures.py`.
-    """
-    from monai.inferers import SlidingWindowInferer
-
-    box = brain_box(brain)
-    size, overlap = entry.patch, entry.sampler['overlap']
-    ask = (
-        sequential_chains(network, brain[box].shape, entry)
-        if architecture == 'mssegdiff'
-        else network
-    )
-    inferer = SlidingWindowInferer(size, sw_batch_size=1, overlap=overlap, mode='constant')
-    with torch.inference_mode():
-        result = inferer(torch.from_numpy(channels[(slice(None), *box)][None]), ask)
-    mask = np.zeros(brain.shape, bool)
-    mask[box] = (torch.sigmoid(result)[0, 0] > 0.5).numpy()
-    return mask & brain
-
-
-def sequential_chains(network: Any, shape: tuple[int, ...], entry: ModelEntry) -> Callable:
-    """Return a function that draws four chains of ten steps, each after the other, and fuses them.
-
-    Noise is that of `mslesseg_app.models.diffusion`, so that masks can be compared.
-    """
-    kept = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-    steps = [round(i * 999 / 9) for i in range(10)]
-    windows = Windows.from_mapping(entry.patch, {**_only_windows(entry.sampler), 'batch': 1})
-    corners = iter(plan(np.ones(shape, bool), windows)[1])
-
-    def draw(stack: torch.Tensor) -> torch.Tensor:
-        key = window_key(next(corners))
-        maps = network.encode(stack)
-        logits, clamped = [], []
-        for chain in range(4):
-            noisy = chain_noise(1, key, chain, stack.shape[2:])[None, None]
-            logits.append([])
-            clamped.append([])
-            for i in reversed(range(10)):
-                out = network.denoise(stack, noisy, torch.tensor([steps[i]]), maps)
-                x0 = out.clamp(-1, 1)
-                logits[-1].append(out)
-                clamped[-1].append(x0)
-                now, before = kept[steps[i]], kept[steps[i - 1]] if i else 1.0
-                noise = (noisy - now**0.5 * x0) / (1 - now) ** 0.5
-                noisy = before**0.5 * x0 + (1 - before) ** 0.5 * noise
-        total = torch.zeros_like(noisy)
-        for i in range(10):
-            prob = torch.sigmoid(sum(chain[i] for chain in logits) / 4).clamp(min=0.001)
-            entropy = -prob * prob.log()
-            weight = torch.exp(1 / (1 + np.exp(-(i + 1) / 10)) * (1 - entropy))
-            total += weight * sum(chain[i] for chain in clamped)
-        return total
-
-    return draw
 
 
 def _only_windows(sampler: dict[str, Any]) -> dict[str, Any]:
@@ -169,115 +96,12 @@ def counts(brain: np.ndarray) -> None:
             print(f'| `{name}` | {preset} | {edges} | {count} | {passes} | 1 / {share:.1f} |')
 
 
-# -------------------------------------------------------------------------------- reduced
-
-
-def reduced_entry(name: str, preset: str) -> ModelEntry:
-    """Return a shipped model's sampler with the window of its reduced relative."""
-    recipe = reduced.RECIPES[name]
-    entry = resolve(get_entry(name), preset)
-    sampler = dict(entry.sampler)
-    if 'margin' not in sampler:
-        sampler['margin'] = round(4 / recipe.spacing_mm)
-    return replace(entry, sampler=sampler, patch=(recipe.edge,) * 3)
-
-
-def cropped(head: reduced.Head, edge: int) -> reduced.Head:
-    """Cut the middle of a head: two windows of `exact` along each axis."""
-    wanted = (edge + int(0.4 * edge),) * 3
-    box = tuple(
-        slice(max(0, (n - w) // 2), max(0, (n - w) // 2) + w)
-        for n, w in zip(head.mask.shape, wanted, strict=True)
-    )
-    brain = head.brain[box]
-    return reduced.Head(head.channels[(slice(None), *box)] * brain, brain, head.mask[box])
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    total = int(first.sum() + second.sum())
-    return 2 * int((first & second).sum()) / total if total else 1.0
+# --------------------------------------------------------------------------------- passes
 
 
 def timed(run: Callable[[], Any]) -> tuple[Any, float]:
     began = time.process_time()
     return run(), time.process_time() - began
-
-
-def reduced_exams(names: list[str], heads: int, full: bool) -> None:
-    part = 'whole brains' if full else 'the middle of the brain'
-    print(f'\n### The reduced networks, {part} of {heads} head(s) (measured)\n')
-    print(
-        '| reduced network | procedure | CPU seconds | times faster | Dice to the published mask |'
-        ' Dice to `exact` | Dice to the true lesions |'
-    )
-    print('|---|---|---|---|---|---|---|')
-    for name in names:
-        network = reduced.load(name)
-        if network is None:
-            print(f'| `{name}` | not trained | | | | | |')
-            continue
-        for row in exam_rows(name, network, heads, full):
-            print(f'| `{name}` | ' + ' | '.join(row) + ' |', flush=True)
-
-
-def exam_rows(name: str, network: Any, count: int, full: bool) -> list[list[str]]:
-    """Run all procedures on each test head, one head after the other."""
-    spacing = reduced.RECIPES[name].spacing_mm
-    found: dict[str, list[tuple[float, ...]]] = {}
-    for whole in reduced.heads(reduced.TEST_SEEDS[:count], spacing):
-        head = whole if full else cropped(whole, reduced.RECIPES[name].edge)
-        masks = {}
-        for procedure in ('published', 'exact', 'fast'):
-            preset = 'exact' if procedure == 'published' else procedure
-            entry = reduced_entry(name, preset)
-            if procedure == 'published':
-                ask = lambda e=entry, h=head: published(name, network, h.channels, h.brain, e)  # noqa: E731
-            else:
-                predictor = NetworkPredictor(network, entry, 'cpu', torch.get_num_threads())
-                ask = lambda p=predictor, h=head: (  # noqa: E731
-                    (p(h.channels, h.brain, PRESENT) > 0.5) & h.brain
-                )
-            masks[procedure], seconds = timed(ask)
-            scores = (
-                dice(masks[procedure], masks['published']),
-                dice(masks[procedure], masks.get('exact', masks['published'])),
-                dice(masks[procedure], head.mask),
-            )
-            found.setdefault(procedure, []).append((seconds, *scores))
-    rows = []
-    base = np.mean([values[0] for values in found['published']])
-    for procedure, values in found.items():
-        mean = np.mean(values, axis=0)
-        ratio = f'{base / mean[0]:.2f}'
-        rows.append([procedure, f'{mean[0]:.1f}', ratio, *(f'{v:.4f}' for v in mean[1:])])
-    return rows
-
-
-def try_fast(name: str, choices: list[dict[str, Any]]) -> None:
-    """Compare samplers with `exact`: how the numbers of `fast` were chosen."""
-    network = reduced.load(name)
-    recipe = reduced.RECIPES[name]
-    if network is None:
-        return
-    for whole in reduced.heads(reduced.TEST_SEEDS[:1], recipe.spacing_mm):
-        head = cropped(whole, recipe.edge)
-        exact = NetworkPredictor(network, reduced_entry(name, 'exact'), 'cpu', 1)
-        target = (exact(head.channels, head.brain, PRESENT) > 0.5) & head.brain
-        for choice in choices:
-            sampler = {'margin': 1, **choice}
-            entry = replace(reduced_entry(name, 'fast'), sampler=sampler)
-            predictor = NetworkPredictor(network, entry, 'cpu', 1)
-            prob, seconds = timed(lambda p=predictor, h=head: p(h.channels, h.brain, PRESENT))
-            mask = (prob > 0.5) & head.brain
-            size, count = windows_of(entry, head.brain)
-            print(
-                f'| `{name}` | {choice} | {size} x {count} | {seconds:.1f} | '
-                f'{dice(mask, target):.4f} | {dice(mask, head.mask):.4f} |',
-                flush=True,
-            )
-
-
-# --------------------------------------------------------------------------------- passes
 
 
 def full_network(name: str) -> Any:
@@ -529,15 +353,13 @@ def read_exam(data: Path) -> tuple[np.ndarray, np.ndarray]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
-    everything = ['counts', 'reduced', 'passes', 'memory', 'precision']
+    everything = ['counts', 'passes', 'memory', 'precision']
     parser.add_argument('--parts', nargs='+', default=everything, choices=everything)
     parser.add_argument('--networks', nargs='+', default=list(NETWORKS), choices=NETWORKS)
     parser.add_argument('--exams', nargs='+', default=[], help='those of the part precision')
     parser.add_argument('--model', default='unet', help='that of the part precision')
     parser.add_argument('--model-dir', type=Path)
     parser.add_argument('--repeats', type=int, default=2)
-    parser.add_argument('--heads', type=int, default=1, choices=(1, 2))
-    parser.add_argument('--whole', action='store_true', help='reduced networks on whole brains')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument('--child', choices=NETWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -551,8 +373,6 @@ def main() -> int:
     if 'counts' in options.parts:
         counts(brain)
     with torch_threads(options.threads):
-        if 'reduced' in options.parts:
-            reduced_exams(options.networks, options.heads, options.whole)
         if 'passes' in options.parts:
             passes(channels, options.repeats, options.networks)
             on_gpu(channels, brain, options.networks)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from datetime import datetime
 from pathlib import Path
 
 from mslesseg_app.core.files import read_any_text
+from mslesseg_app.core.text import natural_key
 
 _DAYS_OF_A_YEAR = 365.25
 
@@ -57,12 +57,6 @@ def in_order(dates: dict[str, datetime | None]) -> list[str]:
     names = sorted(dates, key=natural_key)
     known = {name: when for name, when in dates.items() if when is not None}
     return sorted(names, key=known.__getitem__) if len(known) == len(names) else names
-
-
-def natural_key(text: str) -> list[tuple[int, int, str]]:
-    """Return a key by which ``2`` comes before ``10``."""
-    parts = re.findall(r'\d+|\D+', text)
-    return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in parts]
 
 
 def _time(text: str | None) -> datetime | None:

@@ -1,8 +1,9 @@
-"""Text for a terminal: aligned tables, and what a mistyped word probably meant."""
+"""Words: aligned tables, what a mistyped one probably meant, and their natural order."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -48,3 +49,9 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def natural_key(text: str) -> list[tuple[int, int, str]]:
+    """Return a key by which ``2`` comes before ``10``."""
+    parts = re.findall(r'\d+|\D+', text)
+    return [(0, int(p), '') if p.isdigit() else (1, 0, p) for p in parts]

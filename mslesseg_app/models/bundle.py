@@ -8,22 +8,19 @@ where one stands for a number that is needed, the bundle is refused.
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.archives import FileTree
 from mslesseg_app.models.networks import NETWORKS, edge_rule
 from mslesseg_app.models.networks.spec import MonaiClass
 
 _CONFIGS = ('inference.json', 'inference.yaml', 'inference.yml')
 _WEIGHTS = ('model.safetensors', 'model.pt')
-_LARGEST_TEXT = 10_000_000
 
 _IGNORED = {
     '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels',
@@ -50,7 +47,7 @@ _MODALITY = (
 
 def is_bundle(path: Path) -> bool:
     """Whether a folder or zip holds the configuration of a bundle."""
-    return any(name in _CONFIGS for name in _Files(path).configs)
+    return any(name in _CONFIGS for name in _in_folder(FileTree(path), 'configs'))
 
 
 def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
@@ -75,10 +72,12 @@ def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
     ModelError
         If something is missing or damaged, or the network is not one of ours.
     """
-    files = _Files(path)
-    config_name = next(name for name in _CONFIGS if name in files.configs)
-    config = _Config(files.read_config(config_name), path)
-    metadata = files.read_config('metadata.json') if 'metadata.json' in files.configs else {}
+    tree = FileTree(path)
+    configs = _in_folder(tree, 'configs')
+    config_name = next(name for name in _CONFIGS if name in configs)
+    config = _Config(tree.read_table(configs[config_name]), path)
+    about = configs.get('metadata.json')
+    metadata = tree.read_table(about) if about else {}
     definition = config.table('network_def')
     if not definition:
         raise ModelError(
@@ -103,83 +102,25 @@ def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
         fields['licence'] = metadata['license']
     if _normalises(config):
         fields['normalisation'] = 'zscore'
-    return fields, files.weights(staging)
+    return fields, _weights(tree, staging)
 
 
-@dataclass(frozen=True)
-class _Files:
-    """The files of a bundle, whether it is a folder or a zip."""
-
-    path: Path
-
-    @property
-    def configs(self) -> dict[str, str]:
-        """Names of the files in ``configs``, and where they are."""
-        return self._in_folder('configs')
-
-    def _in_folder(self, folder: str) -> dict[str, str]:
-        if self.path.is_dir():
-            found = sorted((self.path / folder).glob('*'))
-            return {item.name: str(item) for item in found if item.is_file()}
-        with zipfile.ZipFile(self.path) as archive:
-            parts = [PurePosixPath(name) for name in archive.namelist()]
-        return {p.name: str(p) for p in parts if p.parent.name == folder and len(p.parts) <= 3}
-
-    def read_config(self, name: str) -> dict[str, Any]:
-        """Read a JSON or YAML file as plain values."""
-        place = self.configs[name]
-        try:
-            content = self._bytes(place).decode('utf-8')
-            values = json.loads(content) if name.endswith('.json') else _yaml(content)
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
-            raise ModelError(
-                f'{self.path}: configs/{name} cannot be read: {error}', 'Download it again.'
-            ) from error
-        if not isinstance(values, dict):
-            raise ModelError(f'{self.path}: configs/{name} is not a table.', 'Download it again.')
-        return values
-
-    def _bytes(self, place: str) -> bytes:
-        if self.path.is_dir():
-            if Path(place).stat().st_size > _LARGEST_TEXT:
-                raise ValueError('it is too large for a text')
-            return Path(place).read_bytes()
-        with zipfile.ZipFile(self.path) as archive:
-            if archive.getinfo(place).file_size > _LARGEST_TEXT:
-                raise ValueError('it is too large for a text')
-            return archive.read(place)
-
-    def weights(self, staging: Path) -> Path:
-        """Return the file of the weights, unpacked where need be."""
-        found = self._in_folder('models')
-        name = next((one for one in _WEIGHTS if one in found), None)
-        if name is None:
-            raise ModelError(
-                f'{self.path} holds neither models/{" nor models/".join(_WEIGHTS)}.',
-                'A TorchScript file (model.ts) is not enough; download the whole bundle.',
-            )
-        if self.path.is_dir():
-            return Path(found[name])
-        target = staging / f'bundle-{name}'
-        try:
-            with (
-                zipfile.ZipFile(self.path) as archive,
-                archive.open(found[name]) as stream,
-                target.open('wb') as out,
-            ):
-                shutil.copyfileobj(stream, out)
-        except zipfile.BadZipFile as error:
-            raise ModelError(f'{self.path} is damaged: {error}', 'Download it again.') from error
-        return target
+def _in_folder(tree: FileTree, folder: str) -> dict[str, PurePosixPath]:
+    """Return the files of a folder of the bundle by their names."""
+    found = (n for n in tree.names if n.parent.name == folder and len(n.parts) <= 3)
+    return {name.name: name for name in found}
 
 
-def _yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+def _weights(tree: FileTree, staging: Path) -> Path:
+    """Return the file of the weights, unpacked where need be."""
+    found = _in_folder(tree, 'models')
+    name = next((one for one in _WEIGHTS if one in found), None)
+    if name is None:
+        raise ModelError(
+            f'{tree.path} holds neither models/{" nor models/".join(_WEIGHTS)}.',
+            'A TorchScript file (model.ts) is not enough; download the whole bundle.',
+        )
+    return tree.unpacked(found[name], staging / f'bundle-{name}')
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,9 @@ it in its header.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import re
-import shutil
-import stat
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.models.archives import FileTree
 from mslesseg_app.models.registry import INPUT_OPTIONS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_LARGEST_TEXT = 50_000_000
 _HEADER = 'nnunet'
 EXPORT_KEY = 'mslesseg'
 """In ``dataset.json``: how `mslesseg_app.training.experiments.nnunet_export` made the images."""
@@ -60,7 +57,7 @@ class NnunetFold:
 def is_nnunet(path: Path) -> bool:
     """Whether a folder or zip looks like a model of nnU-Net, of version 2 or 1."""
     try:
-        names = _Tree(path).names
+        names = FileTree(path).names
     except (zipfile.BadZipFile, OSError):
         return False
     return any(
@@ -110,10 +107,10 @@ def _read_model(
 ) -> tuple[dict[str, Any], list[Path]]:
     """Read a model whose JSON files may hold anything."""
     given = dict(overrides.get('options', {}))
-    tree = _Tree(path)
+    tree = FileTree(path)
     tree.check_paths()
     folder = _trainer_folder(tree, given.get('configuration'))
-    plans, dataset = (tree.read_json(folder / name) for name in ('plans.json', 'dataset.json'))
+    plans, dataset = (tree.read_table(folder / name) for name in ('plans.json', 'dataset.json'))
     _check_dataset(path, dataset)
     options = _as_exported(dataset) | given
     folds = _folds(tree, folder, options)
@@ -215,86 +212,7 @@ def lesion_names(dataset: Mapping[str, Any], wanted: Any) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------- files
 
 
-@dataclass(frozen=True)
-class _Tree:
-    """The files of a model, whether it is a folder or a zip."""
-
-    path: Path
-
-    @property
-    def names(self) -> list[PurePosixPath]:
-        """All files, relative to the top."""
-        if self.path.is_dir():
-            found = (item for item in self.path.rglob('*') if item.is_file())
-            return sorted(PurePosixPath(item.relative_to(self.path).as_posix()) for item in found)
-        with zipfile.ZipFile(self.path) as archive:
-            return sorted(
-                PurePosixPath(item.filename) for item in archive.infolist() if not item.is_dir()
-            )
-
-    def check_paths(self) -> None:
-        """Refuse an archive in which a path leaves its folder, or is a link."""
-        if self.path.is_dir():
-            return
-        with _opened(self.path) as archive:
-            for item in archive.infolist():
-                name = PurePosixPath(item.filename.replace('\\', '/'))
-                link = stat.S_ISLNK(item.external_attr >> 16)
-                drive = ':' in name.parts[0] if name.parts else False
-                if link or drive or name.is_absolute() or '..' in name.parts:
-                    what = 'a link' if link else 'a path that leaves its folder'
-                    raise ModelError(
-                        f'{self.path} holds {what}: {item.filename}', 'Do not use this archive.'
-                    )
-
-    def read_json(self, name: PurePosixPath) -> dict[str, Any]:
-        """Read a JSON file as a table."""
-        try:
-            content = json.loads(self._read_text(name))
-        except (ValueError, OSError, RecursionError) as error:
-            raise ModelError(
-                f'{self.path}: {name} cannot be read: {error}', 'Download it again.'
-            ) from error
-        if not isinstance(content, dict):
-            raise ModelError(f'{self.path}: {name} is not a table.', 'Download it again.')
-        return content
-
-    def _read_text(self, name: PurePosixPath) -> bytes:
-        if self.path.is_dir():
-            place = self.path / name
-            if place.stat().st_size > _LARGEST_TEXT:
-                raise ValueError('it is too large for a text')
-            return place.read_bytes()
-        with _opened(self.path) as archive:
-            if archive.getinfo(str(name)).file_size > _LARGEST_TEXT:
-                raise ValueError('it is too large for a text')
-            return archive.read(str(name))
-
-    def unpacked(self, name: PurePosixPath, staging: Path) -> Path:
-        """Return the path of a file, in `staging` if it comes from an archive."""
-        if self.path.is_dir():
-            return self.path / name
-        target = staging / 'checkpoint.pth'
-        with (
-            _opened(self.path) as archive,
-            archive.open(str(name)) as stream,
-            target.open('wb') as out,
-        ):
-            shutil.copyfileobj(stream, out)
-        return target
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a zip; damage, or a compression that Python lacks, is reported as such."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-        raise ModelError(f'{path} is damaged: {error}', 'Download it again.') from error
-
-
-def _trainer_folder(tree: _Tree, wanted: str | None) -> PurePosixPath:
+def _trainer_folder(tree: FileTree, wanted: str | None) -> PurePosixPath:
     """Return the folder with ``plans.json`` and ``dataset.json``, of one 3D configuration."""
     names = set(tree.names)
     found = sorted({n.parent for n in names if n.name == 'plans.json'})
@@ -329,7 +247,7 @@ def _no_model(path: Path, names: set[PurePosixPath]) -> ModelError:
 
 
 def _folds(
-    tree: _Tree, folder: PurePosixPath, options: Mapping[str, Any]
+    tree: FileTree, folder: PurePosixPath, options: Mapping[str, Any]
 ) -> dict[str, PurePosixPath]:
     """Return the checkpoint of each fold that is wanted: all, unless the user says which."""
     kind = str(options.get('checkpoint', 'final'))
@@ -374,7 +292,7 @@ _UNREADABLE = (
 )  # fmt: skip
 
 
-def _read_checkpoint(tree: _Tree, name: PurePosixPath, staging: Path) -> dict[str, Any]:
+def _read_checkpoint(tree: FileTree, name: PurePosixPath, staging: Path) -> dict[str, Any]:
     """Open a checkpoint without running anything in it.
 
     Raises
@@ -384,7 +302,7 @@ def _read_checkpoint(tree: _Tree, name: PurePosixPath, staging: Path) -> dict[st
     """
     import torch
 
-    place = tree.unpacked(name, staging)
+    place = tree.unpacked(name, staging / 'checkpoint.pth')
     allowed: list[Any] = [(_Passed, scalar) for scalar in _SCALARS]
     try:
         with torch.serialization.safe_globals(allowed), warnings.catch_warnings():

@@ -17,6 +17,7 @@ from mslesseg_app.bids.names import group_path
 from mslesseg_app.bids.public import acquisition
 from mslesseg_app.bids.public.clinical import Cohort, Scan, read_cohort
 from mslesseg_app.core.errors import DataError, MSLesSegError, NoInputError
+from mslesseg_app.core.text import natural_key
 from mslesseg_app.paper import published as paper
 from mslesseg_app.paper.rater_tables import consensus_from
 from mslesseg_app.paper.sources import Sources, frozen, mean, mean_sd, number, read_rows
@@ -334,7 +335,7 @@ def folds_table(
             'Table 6 needs the fold of each row.',
             'Give files with a column "fold", or with fold-<n> in their names.',
         )
-    folds = sorted({row['fold'] for row in rows if row.get('fold')}, key=_natural)
+    folds = sorted({row['fold'] for row in rows if row.get('fold')}, key=natural_key)
     columns = [Column('model', 'model')]
     columns += [Column(f'fold_{fold}', f'fold {fold}', digits=4) for fold in folds]
     cells: list[list[Cell]] = []
@@ -350,10 +351,6 @@ def folds_table(
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[6]]
     title = f'Table 6. {metric} by fold'
     return Table('table-6', title, tuple(columns), frozen(cells), tuple(notes))
-
-
-def _natural(text: str) -> tuple[int, str]:
-    return (int(text), '') if text.isdigit() else (10**9, text)
 
 
 def _grouped(rows: Sequence[Mapping[str, str]], key: str) -> dict[str, list[Mapping[str, str]]]:

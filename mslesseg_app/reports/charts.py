@@ -2,8 +2,9 @@
 
 A chart is its drawing and its data: both are written, so that every image can be made again.
 Nothing here draws random numbers; the bytes depend on the content alone. Not drawn by matplotlib:
-with a name to point at for each of 450 points its SVG takes twice the bytes and eight times the
-time, and the 452 colours written into it would have to be replaced for dark screens.
+450 points of three classes take it 0.13 CPU seconds and 62 kB, and 0.80 s and 98 kB with a name
+for each that can be pointed at; here they take 0.03 s and 58 kB, names included. Its colours stand
+beside each point, and would have to be replaced for dark screens.
 """
 
 from __future__ import annotations

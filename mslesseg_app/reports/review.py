@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mslesseg_app.bids.dates import natural_key
+from mslesseg_app.core.text import natural_key
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from mslesseg_app import __version__
 from mslesseg_app.bids.dataset import CITATION
-from mslesseg_app.bids.dates import in_order, natural_key, session_date
+from mslesseg_app.bids.dates import in_order, session_date
 from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.names import group_path, output_path
 from mslesseg_app.bids.review import current_review
 from mslesseg_app.core.errors import MSLesSegError
 from mslesseg_app.core.files import write_json, write_text
 from mslesseg_app.core.settings import Settings
+from mslesseg_app.core.text import natural_key
 from mslesseg_app.models.prediction.ensemble import AnyModel
 from mslesseg_app.reports.collect import gather_extras, with_statuses
 from mslesseg_app.reports.content import ExamContent, Figure, RunProvenance, SubjectContent

@@ -50,34 +50,6 @@ DEFAULT: dict[str, Any] = {
     'patience': 0,
 }
 
-REDUCED: dict[str, dict[str, Any]] = {
-    'unet': {'options': {'channels': [8, 16]}, 'patch': 32},
-    'mssegdiff': {
-        'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
-        'patch': 32,
-        'sampler': {
-            'overlap': 0.0, 'margin': 0, 'chains': 1, 'steps': 1, 'fusion': 'probability',
-        },
-    },
-    'unetr': {
-        'options': {'edge': 32, 'feature_size': 4, 'hidden_size': 96, 'mlp_dim': 192,
-                    'num_heads': 4},
-        'patch': 32,
-    },
-    'swinunetr': {
-        'options': {'feature_size': 12, 'depths': [1, 1, 1, 1], 'num_heads': [1, 2, 3, 6],
-                    'window_size': 4},
-        'patch': 64,
-        'patches': 1,
-    },
-    'transbts': {
-        'options': {'edge': 32, 'base': 4, 'groups': 2, 'width': 64, 'heads': 4, 'layers': 2,
-                    'hidden': 128, 'interpolate': True},
-        'patch': 32,
-    },
-}  # fmt: skip
-"""Sizes of the reduced networks."""
-
 
 def _base(network: str) -> Plan:
     """Return the network as its shipped entry describes it."""
@@ -131,7 +103,7 @@ def _reduced(network: str) -> Plan:
         'sampler': {'overlap': 0.0, 'margin': 0},
         'validate_every': 2,
         'batch': 1,
-        **REDUCED[network],
+        **get_spec(network).reduced,
     }
     return _with(_default(network), few, replace_sampler=True)
 

@@ -1,4 +1,4 @@
-"""``python -m mslesseg_app.deploy.container``: check the surroundings, then be ``mslesseg``."""
+"""``python -m mslesseg_app.deploy.container``: check the environment, then be ``mslesseg``."""
 
 from __future__ import annotations
 
@@ -12,18 +12,13 @@ from pathlib import Path
 
 from mslesseg_app.cli.main import VERBS, guarded, meant_command
 from mslesseg_app.cli.main import main as command_line
-from mslesseg_app.deploy.container import environment as surroundings
+from mslesseg_app.deploy.container import environment
 from mslesseg_app.deploy.container.mounts import read_mounts
 from mslesseg_app.deploy.container.paths import ROLES, check_paths, named_paths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check the surroundings and run the command line.
-
-    Parameters
-    ----------
-    argv : sequence of str, optional
-        Arguments without the program's name; default: those of the process.
+    """Check the environment and run the command line, with the same arguments.
 
     Returns
     -------
@@ -49,11 +44,11 @@ def check(arguments: list[str]) -> int:
     NoInputError, OutputError, UsageError
         If the work could not be done, or its results would be lost.
     """
-    notes = surroundings.prepare(os.environ)
+    notes = environment.prepare(os.environ)
     verb, options = _parsed(arguments)
     if options is not None:
         notes += check_paths(named_paths(verb, options), read_mounts(), os.environ)
-        notes += surroundings.notes(verb, options)
+        notes += environment.notes(verb, options)
     notes += _notice()
     if not getattr(options, 'quiet', '-q' in arguments):
         for note in notes:

@@ -167,6 +167,8 @@ class NetworkSpec:
         Whether each step of a training gives each parameter a gradient.
     default : mapping
         Settings of its training, on top of those that are the same for every network.
+    reduced : mapping
+        On top of `default`: a network of a few channels, for two CPU cores.
     paper : mapping or None
         Settings of the public repository; None for a network that the paper did not train.
     citation : str
@@ -183,6 +185,7 @@ class NetworkSpec:
     diffusion: bool = False
     all_used: bool = False
     default: Mapping[str, Any] = field(default_factory=dict)
+    reduced: Mapping[str, Any] = field(default_factory=dict)
     paper: Mapping[str, Any] | None = None
     citation: str = ''
     official: OfficialWeights | None = None

@@ -67,6 +67,13 @@ SPEC = NetworkSpec(
     InferenceCost(1300.0, 24000.0, 4.0),  # the memory is assumed
     diffusion=True,
     all_used=True,
+    reduced={
+        'options': {'features': [4, 8, 16, 16, 4], 'time_width': 32, 'time_hidden': 64},
+        'patch': 32,
+        'sampler': {
+            'overlap': 0.0, 'margin': 0, 'chains': 1, 'steps': 1, 'fusion': 'probability',
+        },
+    },
     paper={
         'objective': 'dice+bce+mse',
         'learning_rate': 1e-4,
@@ -94,4 +101,4 @@ SPEC = NetworkSpec(
     official=OfficialWeights(
         official_names, stem='encoder.levels.0.0.conv.weight', head='denoiser.head.'
     ),
-)
+)  # fmt: skip

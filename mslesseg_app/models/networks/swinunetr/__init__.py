@@ -36,6 +36,14 @@ SPEC = NetworkSpec(
     edges,
     InferenceCost(300.0, 1600.0, 3.6),  # the time follows from one measured window
     all_used=True,
+    reduced={
+        'options': {
+            'feature_size': 12, 'depths': [1, 1, 1, 1], 'num_heads': [1, 2, 3, 6],
+            'window_size': 4,
+        },
+        'patch': 64,
+        'patches': 1,
+    },
     paper={
         'objective': 'dice',
         'learning_rate': 1e-4,

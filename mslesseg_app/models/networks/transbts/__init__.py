@@ -69,6 +69,13 @@ SPEC = NetworkSpec(
     build,
     edges,
     InferenceCost(200.0, 1400.0, 1.5),  # the time follows from one measured window
+    reduced={
+        'options': {
+            'edge': 32, 'base': 4, 'groups': 2, 'width': 64, 'heads': 4, 'layers': 2,
+            'hidden': 128, 'interpolate': True,
+        },
+        'patch': 32,
+    },
     paper={
         'objective': 'softmax-dice',
         'options': {'classes': 2},
@@ -95,4 +102,4 @@ SPEC = NetworkSpec(
         dropped=r'^(linear_encoding|pre_head_ln)\.',
         positions='positions',
     ),
-)
+)  # fmt: skip

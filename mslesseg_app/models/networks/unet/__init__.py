@@ -43,4 +43,5 @@ SPEC = NetworkSpec(
         'keep': 'last',
         'least_white_matter': 0.25,
     },
+    reduced={'options': {'channels': [8, 16]}, 'patch': 32},
 )

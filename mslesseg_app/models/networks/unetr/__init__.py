@@ -34,6 +34,12 @@ SPEC = NetworkSpec(
     build,
     edges,
     InferenceCost(20.0, 60.0, 1.6, measured=True),
+    reduced={
+        'options': {
+            'edge': 32, 'feature_size': 4, 'hidden_size': 96, 'mlp_dim': 192, 'num_heads': 4,
+        },
+        'patch': 32,
+    },
     paper={
         'objective': 'softmax-dice+ce',
         'options': {'classes': 2},

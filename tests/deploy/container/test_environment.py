@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mslesseg_app.core.errors import OutputError, UsageError
-from mslesseg_app.deploy.container import environment as surroundings
+from mslesseg_app.deploy.container import environment as container
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_a_home_that_works_is_kept(temporary: Path) -> None:
     home = temporary / 'home'
     home.mkdir()
     environment = {'HOME': str(home), 'USER': 'me', 'XDG_CACHE_HOME': str(home)}
-    assert surroundings.prepare(environment) == []
+    assert container.prepare(environment) == []
     assert environment['HOME'] == environment['XDG_CACHE_HOME'] == str(home)
     assert environment['USER'] == 'me'
     assert 'MPLCONFIGDIR' not in environment
@@ -39,14 +39,14 @@ def test_a_user_without_home_and_name_gets_both(
 
     monkeypatch.setattr(pwd, 'getpwuid', unknown)
     environment = {'HOME': '/nowhere/at/all', 'MPLCONFIGDIR': '/nowhere'}
-    said = surroundings.prepare(environment)
+    said = container.prepare(environment)
     home = Path(environment['HOME'])
     assert home.parent == temporary
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
     assert '/nowhere/at/all' in said[0]
     assert environment['USER'] == environment['LOGNAME'] == f'user{os.getuid()}'
     assert Path(environment['MPLCONFIGDIR']).parent == home
-    assert surroundings.prepare({'HOME': ''}), 'a second time'
+    assert container.prepare({'HOME': ''}), 'a second time'
 
 
 def test_a_folder_that_another_put_there_is_not_trusted(temporary: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_folder_that_another_put_there_is_not_trusted(temporary: Path) -> None
     trap.mkdir()
     (temporary / f'mslesseg-{os.getuid()}').symlink_to(trap)
     environment: dict[str, str] = {}
-    surroundings.prepare(environment)
+    container.prepare(environment)
     assert Path(environment['HOME']).resolve() != trap
     assert not list(trap.iterdir())
 
@@ -65,7 +65,7 @@ def test_nothing_to_write_to_is_an_error(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(tempfile, 'gettempdir', none)
     with pytest.raises(OutputError) as caught:
-        surroundings.prepare({})
+        container.prepare({})
     assert caught.value.exit_code == 73
     assert '--tmpfs /tmp' in caught.value.hint
 
@@ -81,7 +81,7 @@ def machine(tmp_path: Path) -> Path:
 
 
 def about(machine: Path, **options: object) -> list[str]:
-    said = surroundings.notes('bids_app', Namespace(**options), machine)
+    said = container.notes('bids_app', Namespace(**options), machine)
     return [note for note in said if 'root' not in note]
 
 
@@ -116,12 +116,12 @@ def test_a_gpu_that_computes_is_not_mentioned(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (machine / 'dev' / 'nvidia0').touch()
-    monkeypatch.setattr(surroundings, '_PROBE', 'print()')
+    monkeypatch.setattr(container, '_PROBE', 'print()')
     assert about(machine, device='auto') == about(machine, device='cuda:1') == []
 
 
 def test_a_test_that_dies_is_no_success(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, '_PROBE', 'import os; os.abort()')
+    monkeypatch.setattr(container, '_PROBE', 'import os; os.abort()')
     with pytest.raises(UsageError, match='ended with -6'):
         about(machine, device='cuda')
 
@@ -132,7 +132,7 @@ def test_a_test_that_dies_is_no_success(machine: Path, monkeypatch: pytest.Monke
 def test_little_shared_memory_is_said_where_loaders_need_it(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(surroundings, 'SHARED', 10**20)
+    monkeypatch.setattr(container, 'SHARED', 10**20)
     assert about(machine, loaders=0) == []
     (note,) = about(machine, loaders=2)
     assert '--shm-size' in note
