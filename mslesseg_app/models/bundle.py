@@ -23,7 +23,7 @@ _CONFIGS = ('inference.json', 'inference.yaml', 'inference.yml')
 _WEIGHTS = ('model.safetensors', 'model.pt')
 
 _IGNORED = {
-    '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels',
+    '_target_', '_disabled_', '_requires_', '_desc_', '_mode_', 'in_channels', 'img_size',
     'spatial_dims', 'use_checkpoint', 'norm_name', 'normalize', 'save_attn', 'res_block',
     'patch_size', 'out_channels', 'drop_rate', 'attn_drop_rate',
     'dropout_path_rate', 'dropout_rate',

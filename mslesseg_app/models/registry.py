@@ -560,7 +560,7 @@ def _problem_of_weights(entry: ModelEntry) -> str:
         key, hidden = next(iter(unsaid.items()))
         return (
             f'options.{key} does not say {hidden.meaning}, and weights of each way look the same: '
-            + hidden.ways("'{value}'")
+            + hidden.ways(f"{key} = '{{value}}'")
         )
     return _problem_of_files(names, digests)
 

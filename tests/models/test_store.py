@@ -190,7 +190,7 @@ def test_how_a_swinunetr_joins_neighbours_must_be_said(tmp_path, folder):
         add_model(path, folder, {**overrides('swinunetr'), 'options': options})
     for merging in ('merging', 'legacy', 'mergingv2'):
         assert f'--option merging={merging}' in caught.value.hint
-    with pytest.raises(UsageError, match='joins neighbouring voxels'):
+    with pytest.raises(UsageError, match='how neighbouring voxels are joined'):
         fetch_model(get_entry('swinunetr'), folder, url=path.as_uri(), sha256=file_sha256(path))
     assert files(folder) == []
     for merging in ('legacy', 'merging'):

@@ -14,17 +14,17 @@ from mslesseg_app.cli import parsing
 from mslesseg_app.core.errors import InvalidBIDSError, NoInputError, NothingSelectedError
 from mslesseg_app.deploy.hpc.participants import Participant, find_participants
 from mslesseg_app.deploy.hpc.resources import (
+    COSTS,
     EXAM_MEMORY,
     EXAM_SECONDS,
     MEMORY_MARGIN,
-    NETWORKS,
     TIME_MARGIN,
     JobResources,
     estimate,
 )
 from mslesseg_app.models.registry import list_entries
 
-NAMES = st.lists(st.sampled_from([*NETWORKS, 'unheard of']), min_size=1, max_size=4)
+NAMES = st.lists(st.sampled_from([*COSTS, 'unheard of']), min_size=1, max_size=4)
 
 
 @given(
@@ -52,7 +52,7 @@ def test_what_is_assumed_is_said() -> None:
 
 
 def test_every_built_in_architecture_has_figures() -> None:
-    assert {entry.architecture for entry in list_entries()} <= set(NETWORKS)
+    assert {entry.architecture for entry in list_entries()} <= set(COSTS)
 
 
 def test_measured_figures_are_those_of_the_page(project_root: Path) -> None:
@@ -65,7 +65,7 @@ def test_measured_figures_are_those_of_the_page(project_root: Path) -> None:
     for name in ('unetr', 'swinunetr'):
         row = re.search(rf'^\| `{name}` \| ([\d.]+) \| [\d.]+ \| 0\.000 \|', page, re.M)
         assert row is not None
-        assert float(row[1]) <= NETWORKS[name].memory + 0.1
+        assert float(row[1]) <= COSTS[name].memory + 0.1
 
 
 @given(st.integers(1, 20 * 1440))
