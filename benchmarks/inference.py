@@ -35,20 +35,17 @@ import torch
 from scipy import ndimage
 
 from mslesseg_app.core.settings import MODALITIES
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import build
 from mslesseg_app.models.prediction.device import choose_device, cpu_has_bfloat16
+from mslesseg_app.models.prediction.layout import Windows, brain_box, plan
 from mslesseg_app.models.prediction.normalise import normalise
 from mslesseg_app.models.prediction.predictor import NetworkPredictor
 from mslesseg_app.models.prediction.presets import resolve
 from mslesseg_app.models.prediction.segment import stack_channels
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
-from mslesseg_app.models.prediction.windows import (
-    Windows,
-    brain_box,
-    plan,
-    torch_threads,
-)
-from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
+from mslesseg_app.models.prediction.windows import torch_threads
+from mslesseg_app.models.registry import get_entry, load_predictor
 from mslesseg_app.spatial.brain import brain_mask
 
 NETWORKS = ('mssegdiff', 'swinunetr', 'unetr', 'transbts')

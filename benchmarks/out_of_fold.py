@@ -37,12 +37,14 @@ import numpy as np
 import pandas as pd
 
 from mslesseg_app.metrics.evaluation import evaluate
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.segment import stack_channels
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
-from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
-from mslesseg_app.training.augmentation import LesionShapes, Patch, make_volume, plant, whole_brain
+from mslesseg_app.models.registry import get_entry, load_predictor
+from mslesseg_app.training.augmentation import Patch, make_volume, plant, whole_brain
 from mslesseg_app.training.cases import LabelledCase, RawCase, read_case
 from mslesseg_app.training.experiments.labelled_exams import find_cases
+from mslesseg_app.training.lesion_shapes import LesionShapes
 from mslesseg_app.training.random_fields import RandomStream
 
 ROOT = Path(__file__).parents[1]

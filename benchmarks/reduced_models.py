@@ -30,9 +30,10 @@ import pandas as pd
 from out_of_fold import METRICS, ROOT, TABLE, cases_of, check, left_out, source_of
 
 from mslesseg_app.metrics.evaluation import evaluate
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.segment import stack_channels
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
-from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
+from mslesseg_app.models.registry import get_entry, load_predictor
 from mslesseg_app.paper.figures import models_side_by_side
 from mslesseg_app.paper.tables import models_table, read_rows
 from mslesseg_app.reports.tabular import to_markdown

@@ -27,8 +27,9 @@ from PIL import Image
 from scipy import ndimage
 
 from mslesseg_app.metrics.exam import voxel_agreement
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.segment import stack_channels
-from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
+from mslesseg_app.models.registry import get_entry, load_predictor
 
 SLICES = (
     '105006', '105008', '109010', '113019', '114016', '115017', '119003', '119009', '120012',

@@ -17,7 +17,8 @@ from mslesseg_app.core import errors
 from mslesseg_app.dicom.convert.bids_files import SERIES_COLUMNS
 from mslesseg_app.lesions.table import LESION_COLUMNS
 from mslesseg_app.metrics.exam import METRIC_COLUMNS
-from mslesseg_app.models.registry import ModelEntry, list_entries
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.registry import list_entries
 
 PAGES = ('README.md', 'docs/*.md')
 

@@ -13,18 +13,9 @@ LINES_OF_A_MODULE = 450
 
 LONG_FUNCTIONS = {
     'participant/api.py:segment',
-    'participant/workflows/exam.py:init_exam_wf',
-    'participant/workflows/exam.py:init_lesion_wf',
 }
 LONG_MODULES = {
-    'group/content.py',
-    'group/run.py',
-    'models/nnunet.py',
-    'models/prediction/windows.py',
-    'models/registry.py',
-    'models/store.py',
     'spatial/tissues.py',
-    'training/augmentation.py',
     'training/loop.py',
 }
 

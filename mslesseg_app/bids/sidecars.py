@@ -7,6 +7,7 @@ from typing import Any
 from mslesseg_app.bids.exam import Exam
 from mslesseg_app.core.settings import Settings
 from mslesseg_app.lesions.topography import region_rule
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.ensemble import (
     AnyModel,
     Ensemble,
@@ -14,7 +15,6 @@ from mslesseg_app.models.prediction.ensemble import (
     model_thresholds,
 )
 from mslesseg_app.models.prediction.presets import has_presets
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.spatial.template import TEMPLATE_NAME, template_origin
 
 #: Keys of the rules that made a mask, for those who write and who read them.

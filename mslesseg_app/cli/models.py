@@ -192,8 +192,8 @@ def _option(text: str) -> tuple[str, Any]:
 
 def _fetch(options: argparse.Namespace) -> int:
     from mslesseg_app.models.check import check_model
+    from mslesseg_app.models.download_weights import fetch_model
     from mslesseg_app.models.registry import get_entry
-    from mslesseg_app.models.store import fetch_model
 
     folder = _folder(options)
     entry = get_entry(options.name, folder if folder.is_dir() else None)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +21,6 @@ from mslesseg_app.core.settings import Settings
 from mslesseg_app.group import (
     change,
     content,
-    models,
     quality,
     regions,
     summaries,
@@ -33,6 +30,13 @@ from mslesseg_app.group import (
 )
 from mslesseg_app.group import (
     longitudinal as progress,
+)
+from mslesseg_app.group.accuracy import (
+    compare_models,
+    evaluate_masks,
+    exam_of,
+    show_models,
+    with_agreement,
 )
 from mslesseg_app.group.collect import (
     STATES,
@@ -46,14 +50,10 @@ from mslesseg_app.group.collect import (
 )
 from mslesseg_app.group.evaluation import (
     CONSENSUS,
-    RATER_COLUMNS,
-    EvaluationOutcome,
-    EvaluationTask,
-    evaluate_all,
-    evaluation_dictionary,
 )
 from mslesseg_app.group.frequency import FrequencySum, write_frequency
 from mslesseg_app.group.references import find_references
+from mslesseg_app.group.report_parts import ReportParts
 from mslesseg_app.group.review_rows import Looked, review_rows
 from mslesseg_app.group.thumbnails import Thumbnail, make_views, shown_model, view_tasks
 from mslesseg_app.lesions.change_table import SUMMARY_COLUMNS
@@ -61,7 +61,7 @@ from mslesseg_app.metrics.columns import metric_columns
 from mslesseg_app.metrics.rules import get_rules
 from mslesseg_app.reports.charts import Chart, ChartSeries
 from mslesseg_app.reports.group_report import Fact, Section, write_group_report
-from mslesseg_app.reports.tabular import Table, to_latex, to_markdown, write_records
+from mslesseg_app.reports.tabular import Table, to_latex, to_markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,26 +74,6 @@ _EXAM_COLUMNS: dict[str, dict[str, Any]] = {
     'reason': {'Description': 'Why the last run failed, or what to do.'},
     'reference': {'Description': 'Reference mask, relative to its dataset; n/a without one.'},
 }
-
-
-@dataclass
-class _Report:
-    """What has been made so far."""
-
-    settings: Settings
-    sections: list[Section] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    codes: list[int] = field(default_factory=list)
-
-    def path(self, key: str) -> Path:
-        """Return where a file of the group level goes."""
-        return self.settings.out_dir / group_path(key)
-
-    def records(
-        self, key: str, rows: Sequence[dict[str, Any]], columns: dict[str, dict[str, Any]]
-    ) -> None:
-        """Write rows and the dictionary of their columns."""
-        write_records(self.path(key), rows, columns)
 
 
 def run_group(settings: Settings, *, quiet: bool = False) -> int:
@@ -135,10 +115,10 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
             'The review excludes every exam that has metrics.',
             f'Change the marks in {group_path("review")} or in the file of --review.',
         )
-    report = _Report(settings)
+    report = ReportParts(settings)
     volumes, people, source = _volumes(report, holdings)
     references = find_references(
-        {_exam(key) for key in holdings.metrics | holdings.masks}, settings
+        {exam_of(key) for key in holdings.metrics | holdings.masks}, settings
     )
     _exams(report, everything, references, review)
     _change(report)
@@ -147,10 +127,10 @@ def run_group(settings: Settings, *, quiet: bool = False) -> int:
     _frequency(report, total)
     _regions(report, volumes)
     _progress(report, volumes, review)
-    pairs = _pairs(report, holdings)
-    outliers = _outliers(report, _with_agreement(volumes, pairs))
-    means = _accuracy(report, holdings, references)
-    _models(report, means, pairs)
+    pairs = compare_models(report, holdings)
+    outliers = _outliers(report, with_agreement(volumes, pairs))
+    means = evaluate_masks(report, holdings, references)
+    show_models(report, means, pairs)
     shown = Looked(everything, review, views, outliers, settings.out_dir)
     _write_texts(report, volumes, holdings, len(references), shown)
     if not quiet:
@@ -171,14 +151,10 @@ def _raise_nothing(settings: Settings, holdings: Holdings) -> None:
     )
 
 
-def _exam(key: Key) -> Key:
-    return Key(key.subject, key.session)
-
-
 # ------------------------------------------------------------------- tables of the exams
 
 
-def _volumes(report: _Report, holdings: Holdings) -> tuple[pd.DataFrame, list[str], str]:
+def _volumes(report: ReportParts, holdings: Holdings) -> tuple[pd.DataFrame, list[str], str]:
     """Write the merged metrics tables; return them, the participants' columns and their file."""
     table = gather(holdings.metrics.values())
     before = list(table)
@@ -198,7 +174,7 @@ def _volumes(report: _Report, holdings: Holdings) -> tuple[pd.DataFrame, list[st
 
 
 def _exams(
-    report: _Report, holdings: Holdings, references: dict[Key, Path], review: Review
+    report: ReportParts, holdings: Holdings, references: dict[Key, Path], review: Review
 ) -> None:
     rows = exam_states(holdings)
     left_out = excluded_exams(review)
@@ -216,7 +192,7 @@ def _exams(
             report.said.append(_state_words(row))
 
 
-def _change(report: _Report) -> None:
+def _change(report: ReportParts) -> None:
     """Merge the tables of change of all subjects, where there are any."""
     rows = change.gather_changes(report.settings)
     if rows:
@@ -236,7 +212,7 @@ def _state_words(row: dict[str, Any]) -> str:
     return f'{name} {words[row["state"]]}'
 
 
-def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: str) -> None:
+def _cohort(report: ReportParts, volumes: pd.DataFrame, people: list[str], source: str) -> None:
     rows = summaries.cohort(volumes, people)
     report.records('cohort', rows, summaries.COHORT_COLUMNS)
     charts = plots.cohort_charts(volumes, _colours(volumes))
@@ -244,7 +220,7 @@ def _cohort(report: _Report, volumes: pd.DataFrame, people: list[str], source: s
 
 
 def _views(
-    report: _Report, holdings: Holdings, review: Review
+    report: ReportParts, holdings: Holdings, review: Review
 ) -> tuple[list[Thumbnail], FrequencySum]:
     """Draw the exams; those of other models than the shown one only give their lesions."""
     settings = report.settings
@@ -262,7 +238,7 @@ def _views(
     return views, total
 
 
-def _frequency(report: _Report, total: FrequencySum) -> None:
+def _frequency(report: ReportParts, total: FrequencySum) -> None:
     drawn = []
     for found in total.maps():
         image, figure = write_frequency(found, report.path('frequency'))
@@ -270,7 +246,7 @@ def _frequency(report: _Report, total: FrequencySum) -> None:
     report.sections.append(content.frequency_section(drawn, report.settings.out_dir))
 
 
-def _regions(report: _Report, volumes: pd.DataFrame) -> None:
+def _regions(report: ReportParts, volumes: pd.DataFrame) -> None:
     rows = regions.region_rows(volumes)
     if rows:
         report.records('regions', rows, regions.REGION_COLUMNS)
@@ -278,7 +254,7 @@ def _regions(report: _Report, volumes: pd.DataFrame) -> None:
     report.sections.append(content.region_section(rows, charts, regions.dissemination(volumes)))
 
 
-def _progress(report: _Report, volumes: pd.DataFrame, review: Review) -> None:
+def _progress(report: ReportParts, volumes: pd.DataFrame, review: Review) -> None:
     table = progress.read_changes(report.settings.out_dir / 'group_change.tsv')
     if table is None or not len(table):
         report.sections.append(content.progress_section([], []))
@@ -290,7 +266,7 @@ def _progress(report: _Report, volumes: pd.DataFrame, review: Review) -> None:
     report.sections.append(content.progress_section(rows, charts))
 
 
-def _outliers(report: _Report, volumes: pd.DataFrame) -> list[dict[str, Any]]:
+def _outliers(report: ReportParts, volumes: pd.DataFrame) -> list[dict[str, Any]]:
     rows = quality.outliers(volumes)
     report.records('outliers', rows, quality.OUTLIER_COLUMNS)
     chart = plots.outlier_chart(rows, _scores(volumes))
@@ -324,156 +300,14 @@ def _colours(volumes: pd.DataFrame) -> dict[str, int]:
 # ------------------------------------------------------------------------- accuracy
 
 
-def _accuracy(
-    report: _Report, holdings: Holdings, references: dict[Key, Path]
-) -> list[dict[str, Any]]:
-    """Evaluate all masks of exams with a reference; return one row per model and metric."""
-    named = 'manual' in report.settings.derivatives
-    if not references:
-        words = (
-            'No exam has a reference mask. Give --derivatives manual=PATH to evaluate the masks.'
-        )
-        if named:
-            words = f'No exam has a mask in {report.settings.derivatives["manual"]}.'
-            report.codes.append(NoInputError.exit_code)
-        report.said.append(words)
-        report.sections.append(
-            Section('accuracy', 'Agreement with the reference', warnings=(words,))
-        )
-        return []
-    settings = report.settings
-    tasks = _tasks(settings, holdings, references)
-    outcomes = evaluate_all(tasks, settings.nprocs, settings.work_dir)
-    problems = _problems(report, outcomes, references)
-    rows = [row for outcome in outcomes for row in outcome.rows]
-    if not rows:
-        reasons = ('No mask could be evaluated.', *problems)
-        report.sections.append(
-            Section('accuracy', 'Agreement with the reference', warnings=reasons)
-        )
-        return []
-    return _write_accuracy(
-        report, rows, [row for outcome in outcomes for row in outcome.raters], problems
-    )
-
-
-def _tasks(
-    settings: Settings, holdings: Holdings, references: dict[Key, Path]
-) -> list[EvaluationTask]:
-    tasks = []
-    by_exam: dict[Key, dict[str, dict[str, Path]]] = {}
-    for key, files in sorted(holdings.masks.items()):
-        by_exam.setdefault(_exam(key), {})[key.model] = files
-    for exam, reference in sorted(references.items()):
-        masks = by_exam.get(exam, {})
-        row = {key: value for key, value in exam.row().items() if key != 'model'}
-        soft = {model: _probabilities(files) for model, files in masks.items()}
-        tasks.append(EvaluationTask(row, reference, masks, soft, settings.rules))
-    return tasks
-
-
-def _probabilities(files: dict[str, Path]) -> dict[str, Path]:
-    """Return the probability maps beside lesion masks."""
-    found = {
-        space: path.with_name(path.name.replace('_mask.nii', '_probseg.nii'))
-        for space, path in files.items()
-    }
-    return {space: path for space, path in found.items() if path.is_file()}
-
-
-def _problems(
-    report: _Report, outcomes: Sequence[EvaluationOutcome], references: dict[Key, Path]
-) -> list[str]:
-    problems = []
-    for exam, outcome in zip(sorted(references), outcomes, strict=True):
-        for model, (text, code) in outcome.problems.items():
-            what = f'{exam.exam} ({model})' if model else exam.exam
-            problems.append(f'{what} was not evaluated: {text}')
-            report.codes.append(code)
-        if not outcome.rows and not outcome.problems:
-            problems.append(f'{exam.exam} was not evaluated: it has a reference, but no mask.')
-    report.said += problems
-    return problems
-
-
-def _write_accuracy(
-    report: _Report,
-    rows: list[dict[str, Any]],
-    raters: list[dict[str, Any]],
-    problems: list[str],
-) -> list[dict[str, Any]]:
-    import pandas as pd
-
-    seed = report.settings.random_seed
-    columns = evaluation_dictionary(report.settings.rules)
-    report.records('evaluation', rows, columns)
-    table = pd.DataFrame(rows, columns=list(columns))
-    colours = plots.palette(
-        [*sorted(set(table['model']) - set(CONSENSUS.values())), *CONSENSUS.values()]
-    )
-    means = summaries.summary(table, seed)
-    report.records('summary', means, summaries.SUMMARY_COLUMNS)
-    charts = plots.metric_charts(table, means, colours)
-    report.sections.append(content.evaluation_section(table, means, charts, problems))
-    chosen = summaries.compared(dict.fromkeys(row['metric'] for row in means))
-    compared = summaries.comparison(table, chosen, seed)
-    if compared:
-        report.records('comparison', compared, summaries.COMPARISON_COLUMNS)
-        report.sections.append(content.comparison_section(compared))
-    agreed = summaries.agreement(table, seed)
-    report.records('agreement', agreed, summaries.AGREEMENT_COLUMNS)
-    drawn = plots.volume_charts(table, agreed, colours)
-    report.sections.append(content.agreement_section(agreed, drawn))
-    sized = summaries.sizes(table, seed)
-    report.records('sizes', sized, summaries.SIZE_COLUMNS)
-    drawn = plots.size_charts(table, sized, colours)
-    report.sections.append(content.size_section(sized, drawn, columns))
-    if raters:
-        report.records('raters', raters, RATER_COLUMNS)
-        report.sections.append(content.consensus_section(raters))
-    return means
-
-
 # -------------------------------------------------------------------- models side by side
-
-
-def _pairs(report: _Report, holdings: Holdings) -> list[dict[str, Any]]:
-    """Compare the models of each exam with each other."""
-    rows, problems = models.pair_rows(holdings)
-    report.said += problems
-    if rows:
-        report.records('model_pairs', rows, models.PAIR_COLUMNS)
-    return rows
-
-
-def _with_agreement(volumes: pd.DataFrame, pairs: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Add the agreement of the models to the rows of the exams that have several."""
-    exams = list(zip(volumes['participant_id'], volumes['session_id'], strict=True))
-    known = zip(exams, quality.numbers(volumes, 'model_agreement'), strict=True)
-    agreed = {exam: float(value) for exam, value in known if math.isfinite(value)}
-    agreed |= models.exam_agreement(pairs)
-    return volumes.assign(model_agreement=[agreed.get(exam, math.nan) for exam in exams])
-
-
-def _models(
-    report: _Report, means: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]
-) -> None:
-    """Show all models side by side: accuracy and cost, and how far they agree."""
-    rows = models.model_rows(means, models.costs(report.settings.out_dir))
-    if rows:
-        report.records('models', rows, models.MODEL_COLUMNS)
-    summary = models.pair_summary(pairs, report.settings.random_seed)
-    if summary:
-        report.records('model_agreement', summary, models.PAIR_SUMMARY_COLUMNS)
-    if rows or summary:
-        report.sections.append(content.models_section(rows, summary))
 
 
 # ---------------------------------------------------------------------------- texts
 
 
 def _write_texts(
-    report: _Report, volumes: pd.DataFrame, holdings: Holdings, references: int, shown: Looked
+    report: ReportParts, volumes: pd.DataFrame, holdings: Holdings, references: int, shown: Looked
 ) -> None:
     """Write figures with their data, Markdown, LaTeX and the report."""
     charts = [chart for section in report.sections for chart in section.charts]
@@ -527,7 +361,7 @@ def _files_section(charts: Sequence[Chart]) -> Section:
     return Section('files', 'Files', words)
 
 
-def _tell(report: _Report, volumes: pd.DataFrame, holdings: Holdings) -> None:
+def _tell(report: ReportParts, volumes: pd.DataFrame, holdings: Holdings) -> None:
     people = volumes['participant_id'].nunique()
     print(f'{len(volumes)} exams of {people} participants: {report.path("volumes")}')
     for text in report.said:

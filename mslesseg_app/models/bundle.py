@@ -63,7 +63,7 @@ def read_bundle(path: Path, staging: Path) -> tuple[dict[str, Any], Path]:
     Returns
     -------
     fields : dict
-        Of `mslesseg_app.models.registry.ModelEntry`, as far as the bundle says them. The option
+        Of `mslesseg_app.models.entry.ModelEntry`, as far as the bundle says them. The option
         ``lesion`` is None where one of several sigmoids has to be named.
     weights : Path
 

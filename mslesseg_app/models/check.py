@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.registry import ModelEntry, load_engine, load_predictor, verified_files
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.registry import load_engine, load_predictor, verified_files
 
 
 def check_model(entry: ModelEntry, *, thorough: bool = False) -> None:

@@ -79,7 +79,7 @@ def unpack(source: Path, staging: Path) -> tuple[dict[str, Any], Path]:
     Returns
     -------
     fields : dict
-        Fields of `mslesseg_app.models.registry.ModelEntry`; empty unless it is a bundle.
+        Fields of `mslesseg_app.models.entry.ModelEntry`; empty unless it is a bundle.
     raw : Path
         Safetensors file or checkpoint.
     """

@@ -41,7 +41,8 @@ from mslesseg_app.spatial.tissues import (
 )
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry, Predictor
+    from mslesseg_app.models.entry import ModelEntry
+    from mslesseg_app.models.registry import Predictor
 
 MIDPLANE = 90.0
 """Index of the plane between the hemispheres on the template grid."""

@@ -10,7 +10,7 @@ from mslesseg_app.core.errors import ModelError
 from mslesseg_app.core.text import aligned
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 HEADER = ('name', 'weights', 'size', 'sequences', 'DSC', 'exams')
 NOTHING = '–'

@@ -12,7 +12,7 @@ from mslesseg_app.models.networks.spec import AUXILIARY
 if TYPE_CHECKING:
     from torch import nn
 
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 
 def parameter_count(entry: ModelEntry) -> int:

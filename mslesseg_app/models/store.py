@@ -22,19 +22,16 @@ from mslesseg_app.core.files import atomic_path, explain_os_error, file_sha256, 
 from mslesseg_app.core.settings import plain_name
 from mslesseg_app.models.check import check_model
 from mslesseg_app.models.convert import to_safetensors, unpack
-from mslesseg_app.models.fetch import download
-from mslesseg_app.models.nnunet import is_nnunet, read_nnunet
-from mslesseg_app.models.registry import (
+from mslesseg_app.models.entry import (
     ENGINES,
     INPUT_OPTIONS,
     LOADERS,
     WITHOUT_WEIGHTS,
     ModelEntry,
     hidden_options,
-    list_entries,
-    read_entry,
-    verified_files,
 )
+from mslesseg_app.models.nnunet import is_nnunet, read_nnunet
+from mslesseg_app.models.registry import list_entries, read_entry
 
 UNKNOWN_LICENCE = 'NOASSERTION'
 """SPDX's word for a licence that nobody stated."""
@@ -80,7 +77,7 @@ def add_model(
             return _add_nnunet(source, folder, overrides, Path(staging), force)
         base, raw = unpack(source, Path(staging))
         values = _fill_in(base, overrides)
-        _check_hidden(values['architecture'], base, overrides)
+        check_hidden(values['architecture'], base, overrides)
         _check_lesion(values['options'])
         name = str(values['name'])
         place = _description_file(name, folder, force)
@@ -143,98 +140,6 @@ def add_command(
         check_model(entry, thorough=True)
         write_entry(entry, place)
     return replace(entry, folders=(folder,))
-
-
-def fetch_model(
-    entry: ModelEntry,
-    folder: Path,
-    *,
-    url: str | None = None,
-    sha256: str | None = None,
-    offline: bool = False,
-) -> list[Path]:
-    """Download the weights of an entry into a folder of models.
-
-    An entry that names no weights (the shipped networks) takes those of `url` and `sha256`: a
-    description of that name, with them, is written beside them.
-
-    Parameters
-    ----------
-    entry : ModelEntry
-    folder : Path
-        The ``--model-dir``.
-    url, sha256 : str, optional
-        Instead of what the entry says; for one file only.
-    offline : bool
-        Refuse the network.
-
-    Returns
-    -------
-    list of Path
-        The weights files.
-
-    Raises
-    ------
-    UsageError
-        If nothing says where from or with which SHA256; the others are those of
-        `mslesseg_app.models.fetch.download`.
-    """
-    if not entry.needs_weights:
-        raise UsageError(f'The model {entry.name!r} has no weights: there is nothing to fetch.')
-    if not entry.files:
-        return [_fetch_new(entry, folder, url, sha256, offline)]
-    if (url or sha256) and len(entry.files) > 1:
-        raise UsageError(
-            f'The model {entry.name!r} has {len(entry.files)} weights files.',
-            'Write their addresses into its description (url).',
-        )
-    if sha256 and sha256 != entry.files[0][1]:
-        raise UsageError(
-            f'The description of {entry.name!r} has another SHA256 than --sha256.',
-            'Leave --sha256 away, or describe the new weights by: mslesseg models add',
-        )
-    sources = [(name, digest, url or own) for name, digest, own in entry.files]
-    if not all(source for _, _, source in sources):
-        raise UsageError(
-            f'The description of {entry.name!r} does not say where its weights are.',
-            'Give their address: --url',
-        )
-    for name, digest, source in sources:
-        download(str(source), folder / name, digest, offline=offline)
-    return [folder / name for name, _, _ in sources]
-
-
-def _fetch_new(
-    entry: ModelEntry, folder: Path, url: str | None, sha256: str | None, offline: bool
-) -> Path:
-    if not url or not sha256:
-        raise UsageError(
-            f'The model {entry.name!r} is described without weights.',
-            'Say where they are and which SHA256 they have: --url URL --sha256 HEX',
-        )
-    own = folder.is_dir() and entry.name in own_entries(folder)
-    _check_hidden(entry.architecture, {'options': entry.options} if own else {}, {})
-    place = folder / f'.{entry.name}-{sha256[:12]}'
-    download(url, place, sha256, offline=offline)
-    try:
-        if entry.is_engine:
-            found = {'name': entry.name, 'card': {'source': url, 'source_sha256': sha256}}
-            return verified_files(add_model(place, folder, found, force=True))[0]
-        kept = {k: v for k, v in entry.description.items() if k not in ('weights', 'sha256')}
-        overrides = kept | {
-            'licence': entry.licence if own else UNKNOWN_LICENCE,
-            'url': url,
-            'card': {
-                **(entry.card if own else {}),
-                'title': f'Weights from {url}',
-                'source': url,
-                'source_sha256': sha256,
-            },
-        }
-        made = add_model(place, folder, overrides, force=True)
-    finally:
-        place.unlink(missing_ok=True)
-    return verified_files(made)[0]
 
 
 def _plainly_named(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -395,9 +300,7 @@ def _fill_in(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     return {'required': tuple(values['channels']), **values}
 
 
-def _check_hidden(
-    architecture: str, base: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> None:
+def check_hidden(architecture: str, base: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
     """Make sure that somebody says the options of a network that its weights do not show.
 
     Raises

@@ -34,10 +34,10 @@ from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, is_te
 if TYPE_CHECKING:
     import pandas as pd
 
+    from mslesseg_app.models.entry import ModelEntry
     from mslesseg_app.models.prediction.ensemble import AnyModel, Method
     from mslesseg_app.models.prediction.prediction import Prediction, Uncertainty
     from mslesseg_app.models.prediction.presets import Preset
-    from mslesseg_app.models.registry import ModelEntry
 
 Image = str | os.PathLike[str] | Any
 """Path of a NIfTI file, or a nibabel image."""

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mslesseg_app.core.errors import DataError, MSLesSegError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.segment import check_modalities, stack_channels
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.spatial.brain import brain_mask
 from mslesseg_app.spatial.checks import check_image
 from mslesseg_app.spatial.masks import on_grid_of, read_mask

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import edge_rule
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.plan import Plan
 
 

@@ -33,8 +33,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from mslesseg_app.core.errors import MSLesSegError
-from mslesseg_app.models.prediction.windows import brain_box
-from mslesseg_app.models.registry import ModelEntry
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.prediction.layout import brain_box
 from mslesseg_app.training.cases import LabelledCase, load_case
 from mslesseg_app.training.plan import Plan, Triple
 

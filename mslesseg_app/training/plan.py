@@ -64,7 +64,7 @@ class Plan:
     Attributes
     ----------
     architecture, options, channels, normalisation, sampler, threshold, least_white_matter
-        As in `mslesseg_app.models.registry.ModelEntry`.
+        As in `mslesseg_app.models.entry.ModelEntry`.
     validation : dict
         Sampler by which exams are judged during training; without one, that of the preset
         ``fast``.

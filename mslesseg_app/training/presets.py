@@ -23,8 +23,9 @@ from dataclasses import replace
 from typing import Any
 
 from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import NETWORKS, get_spec
-from mslesseg_app.models.registry import ModelEntry, list_entries
+from mslesseg_app.models.registry import list_entries
 from mslesseg_app.training.plan import Plan
 
 DEFAULT: dict[str, Any] = {

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.predictor import NetworkPredictor
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.training.patches import CaseDataset
 
 

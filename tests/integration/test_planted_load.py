@@ -27,14 +27,9 @@ to 2.5 in seven exams of MSLesSeg, 1.75 to 2.5 in the four of these with 20 ml a
 def planted_exam(data: Path, bids: Path, load_ml: float) -> np.ndarray:
     """Write an exam with planted lesions on the template grid, and return their mask."""
     from mslesseg_app.models.registry import get_entry
-    from mslesseg_app.training.augmentation import (
-        LesionShapes,
-        Patch,
-        make_volume,
-        plant,
-        whole_brain,
-    )
+    from mslesseg_app.training.augmentation import Patch, make_volume, plant, whole_brain
     from mslesseg_app.training.cases import LabelledCase, read_case
+    from mslesseg_app.training.lesion_shapes import LesionShapes
     from mslesseg_app.training.random_fields import RandomStream
 
     folder = data / 'mslesseg-more/sub-Dtest/anat'

@@ -19,7 +19,7 @@ from mslesseg_app.models.diffusion import (
     training_output,
 )
 from mslesseg_app.models.networks import build
-from mslesseg_app.models.prediction.windows import window_key
+from mslesseg_app.models.prediction.layout import window_key
 
 SMALL = {'features': [4, 6, 8, 10, 12, 4], 'time_width': 8, 'time_hidden': 16}
 EDGES = (32, 32, 32)

@@ -15,7 +15,8 @@ import torch
 from tiny_nnunet import dataset, export, plans, some_tensors, write_model
 
 from mslesseg_app.core.errors import ModelError, UsageError
-from mslesseg_app.models.nnunet import is_nnunet, lesion_names, read_fold, read_nnunet
+from mslesseg_app.models.nnunet import is_nnunet, read_fold, read_nnunet
+from mslesseg_app.models.nnunet_plans import lesion_names
 from mslesseg_app.models.store import add_model
 
 

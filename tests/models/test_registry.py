@@ -9,14 +9,8 @@ import pytest
 
 from mslesseg_app.core.errors import ModelError, UsageError
 from mslesseg_app.models import registry
-from mslesseg_app.models.registry import (
-    LOADERS,
-    ModelEntry,
-    get_entry,
-    list_entries,
-    load_predictor,
-    read_entry,
-)
+from mslesseg_app.models.entry import LOADERS, ModelEntry
+from mslesseg_app.models.registry import get_entry, list_entries, load_predictor, read_entry
 
 TEXT = """
 name = 'mine'

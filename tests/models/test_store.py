@@ -23,6 +23,7 @@ from tiny_models import (
 from mslesseg_app.core.errors import ModelError, NoInputError, UsageError
 from mslesseg_app.core.files import file_sha256
 from mslesseg_app.models.check import check_model
+from mslesseg_app.models.download_weights import fetch_model
 from mslesseg_app.models.registry import (
     get_entry,
     list_entries,
@@ -33,7 +34,7 @@ from mslesseg_app.models.registry import (
     verified_weights,
 )
 from mslesseg_app.models.size import empty_network, parameter_count
-from mslesseg_app.models.store import add_model, fetch_model, remove_model, write_entry
+from mslesseg_app.models.store import add_model, remove_model, write_entry
 
 
 def files(folder: Path) -> list[str]:

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from mslesseg_app.core.errors import ModelError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import build, fill
 from mslesseg_app.models.networks.spec import AUXILIARY
 from mslesseg_app.models.networks.unet.layers import ResidualUNet, fold_voxels, unfold_voxels
 from mslesseg_app.models.prediction.predictor import load
-from mslesseg_app.models.registry import ModelEntry
 
 SMALL = {'channels': [4, 8, 12]}
 

@@ -14,7 +14,6 @@ from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 from mslesseg_app.training.augmentation import (
     AugmentedDataset,
-    LesionShapes,
     Patch,
     change_brain,
     change_lesions,
@@ -24,6 +23,7 @@ from mslesseg_app.training.augmentation import (
 )
 from mslesseg_app.training.cases import LabelledCase, read_case
 from mslesseg_app.training.description import entry_of
+from mslesseg_app.training.lesion_shapes import LesionShapes
 from mslesseg_app.training.plan import Augmentation, Plan, changed
 from mslesseg_app.training.presets import preset
 from mslesseg_app.training.random_fields import RandomStream

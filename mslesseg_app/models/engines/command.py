@@ -1,6 +1,6 @@
 """An engine in an environment of its own: a command line that reads images and writes one.
 
-Options of its entries, besides those of every engine (`mslesseg_app.models.registry.ModelEntry`):
+Options of its entries, besides those of every engine (`mslesseg_app.models.entry.ModelEntry`):
 
 =========== ===================================================================================
 ``command`` Words as in a shell; ``{flair} {t1w} {t2w}`` are NIfTI files on one grid, ``{folder}``
@@ -34,7 +34,7 @@ from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.spatial.checks import UNREADABLE
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 _OUTPUT = 'lesions.nii.gz'
 _PLACES = ('flair', 't1w', 't2w', 'folder', 'output', 'device', 'gpu', 'threads')

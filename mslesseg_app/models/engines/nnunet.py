@@ -25,12 +25,13 @@ import numpy.typing as npt
 from nibabel.affines import voxel_sizes
 
 from mslesseg_app.core.errors import BusyError, DataError, ModelError
-from mslesseg_app.models.nnunet import lesion_names, read_fold
+from mslesseg_app.models.nnunet import read_fold
+from mslesseg_app.models.nnunet_plans import lesion_names
 from mslesseg_app.models.prediction.prediction import Prediction
 from mslesseg_app.spatial import grids
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 LOGGER = logging.getLogger(__name__)
 

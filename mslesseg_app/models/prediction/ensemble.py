@@ -15,8 +15,8 @@ from mslesseg_app.core.errors import DataError, UsageError
 from mslesseg_app.core.settings import MODALITIES
 from mslesseg_app.metrics.consensus import Consensus, consensus
 from mslesseg_app.metrics.exam import voxel_agreement
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.prediction import Prediction, pool
-from mslesseg_app.models.registry import ModelEntry
 
 Method = Literal['mean', 'majority', 'staple']
 METHODS: tuple[str, ...] = get_args(Method)

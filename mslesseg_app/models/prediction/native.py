@@ -18,7 +18,7 @@ from mslesseg_app.spatial.resample import resample, restore
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from mslesseg_app.core.errors import BusyError, ModelError
 from mslesseg_app.models.networks import build, fill, get_spec
 from mslesseg_app.models.networks.spec import DiffusionNetwork, WindowNetwork
+from mslesseg_app.models.prediction.layout import Windows
 from mslesseg_app.models.prediction.prediction import Prediction, pool
 from mslesseg_app.models.prediction.presets import DIFFUSION_KEYS, resolve
 from mslesseg_app.models.prediction.windows import (
     Sampler,
-    Windows,
     as_sampler,
     free_memory,
     is_out_of_memory,
@@ -34,7 +34,7 @@ from mslesseg_app.models.prediction.windows import (
 
 if TYPE_CHECKING:
     from mslesseg_app.models.diffusion import DiffusionSampler
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 LOGGER = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mslesseg_app.core.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import ModelEntry
+    from mslesseg_app.models.entry import ModelEntry
 
 Preset = Literal['fast', 'exact']
 PRESETS: tuple[str, ...] = get_args(Preset)

@@ -23,7 +23,8 @@ from mslesseg_app.spatial.grids import rounded_share
 from mslesseg_app.spatial.template import TEMPLATE_AFFINE
 
 if TYPE_CHECKING:
-    from mslesseg_app.models.registry import Engine, ModelEntry, Predictor
+    from mslesseg_app.models.entry import ModelEntry
+    from mslesseg_app.models.registry import Engine, Predictor
 
 _KEPT = 4
 """Models that a process keeps: those of one ensemble, whose exams come one after the other."""

@@ -9,6 +9,7 @@ from niworkflows.engine.workflows import LiterateWorkflow as Workflow
 from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.workflow_names import exam_name
 from mslesseg_app.core.settings import Settings
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.ensemble import (
     AnyModel,
     Ensemble,
@@ -17,7 +18,6 @@ from mslesseg_app.models.prediction.ensemble import (
     models_of,
 )
 from mslesseg_app.models.prediction.presets import has_presets
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.participant.interfaces.images import PrepareImage, RestoreToNative, ToTemplate
 from mslesseg_app.participant.interfaces.lesions import (
     CombineModels,
@@ -63,12 +63,7 @@ def init_exam_wf(
     workflow = Workflow(name=exam_name(exam))
     modalities = tuple(exam.images)
     prepare = _init_prepare_wf(exam, settings, shared)
-    if engine == 'fsl' and not exam.registered:
-        align = init_fsl_align_wf(modalities=modalities, settings=settings, registered=False)
-    else:
-        align = init_builtin_align_wf(
-            modalities=modalities, settings=settings, registered=exam.registered, shared=shared
-        )
+    align = _init_align_wf(exam, settings, engine, shared)
     if shared:
         inputnode = Node(IdentityInterface(fields=['flair', 'place']), name='inputnode')
         workflow.connect([
@@ -81,15 +76,8 @@ def init_exam_wf(
     for item in (name.lower() for name in modalities):
         if native:
             _connect_native(workflow, (prepare, align, lesions), item)
-        workflow.connect([
-            (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
-            (prepare, outputs, [(f'outputnode.{item}', f'inputnode.{item}_native')]),
-            (align, lesions, [(f'outputnode.{item}_mni', f'inputnode.{item}_mni')]),
-            (align, outputs, [
-                (f'outputnode.{item}_mni', f'inputnode.{item}_mni'),
-                (f'outputnode.{item}_xfm', f'inputnode.{item}_xfm'),
-            ]),
-        ])  # fmt: skip
+        _connect_image(workflow, (prepare, align, lesions, outputs), item)
+    fields = lesion_fields(settings, exam, entry)
     workflow.connect([
         (align, lesions, [
             ('outputnode.brain_mask', 'inputnode.brain_mask'),
@@ -101,12 +89,32 @@ def init_exam_wf(
             ('outputnode.quality', 'inputnode.quality'),
             ('outputnode.subject_reference', 'inputnode.subject_reference'),
         ]),
-        (lesions, outputs, [
-            (f'outputnode.{field}', f'inputnode.{field}')
-            for field in lesion_fields(settings, exam, entry)
-        ]),
+        (lesions, outputs, [(f'outputnode.{name}', f'inputnode.{name}') for name in fields]),
     ])  # fmt: skip
     return workflow
+
+
+def _init_align_wf(exam: Exam, settings: Settings, engine: str, shared: bool) -> Workflow:
+    names, registered = tuple(exam.images), exam.registered
+    if engine == 'fsl' and not registered:
+        return init_fsl_align_wf(modalities=names, settings=settings, registered=False)
+    return init_builtin_align_wf(
+        modalities=names, settings=settings, registered=registered, shared=shared
+    )
+
+
+def _connect_image(workflow: Workflow, parts: tuple[Workflow, ...], item: str) -> None:
+    """Hand an image, and where it lies on the template, from part to part."""
+    prepare, align, lesions, outputs = parts
+    workflow.connect([
+        (prepare, align, [(f'outputnode.{item}', f'inputnode.{item}')]),
+        (prepare, outputs, [(f'outputnode.{item}', f'inputnode.{item}_native')]),
+        (align, lesions, [(f'outputnode.{item}_mni', f'inputnode.{item}_mni')]),
+        (align, outputs, [
+            (f'outputnode.{item}_mni', f'inputnode.{item}_mni'),
+            (f'outputnode.{item}_xfm', f'inputnode.{item}_xfm'),
+        ]),
+    ])  # fmt: skip
 
 
 def _connect_native(workflow: Workflow, parts: tuple[Workflow, ...], item: str) -> None:
@@ -175,30 +183,20 @@ def lesion_fields(settings: Settings, exam: Exam, entry: AnyModel) -> tuple[str,
     return (*fields, 'uncertainty_native', 'uncertainty_mni')
 
 
-def init_lesion_wf(
-    *, exam: Exam, settings: Settings, entry: AnyModel, name: str = 'lesion_wf'
-) -> Workflow:
+def init_lesion_wf(*, exam: Exam, settings: Settings, entry: AnyModel) -> Workflow:
     """Run the model, restore its probability, make masks, instances, table and numbers."""
-    workflow = Workflow(name=name)
+    workflow = Workflow(name='lesion_wf')
     threshold = final_threshold(entry, settings.threshold)
     workflow.__desc__ = _describe_lesions(settings, entry, threshold)
     names = [modality.lower() for modality in exam.images]
-    inputnode = Node(
-        IdentityInterface(
-            fields=[f'{item}_{kind}' for item in names for kind in ('mni', 'native', 'xfm')]
-            + ['brain_mask', 'quality']
-        ),
-        name='inputnode',
-    )
+    ports = [f'{item}_{kind}' for item in names for kind in ('mni', 'native', 'xfm')]
+    inputnode = Node(IdentityInterface(fields=[*ports, 'brain_mask', 'quality']), name='inputnode')
     outputnode = Node(
         IdentityInterface(fields=list(lesion_fields(settings, exam, entry))), name='outputnode'
     )
     flair = str(exam.images['FLAIR'])
     segment = _add_models(workflow, inputnode, names, settings, entry)
     prob, prob_field = _restore_to_native(workflow, inputnode, segment, entry, flair)
-    restore_brain = Node(
-        RestoreToNative(original=flair, threshold=0.5), name='restore_brain', mem_gb=1.0
-    )
     find = Node(
         FindLesions(
             threshold=threshold,
@@ -208,46 +206,19 @@ def init_lesion_wf(
         name='find',
         mem_gb=1.0,
     )
-    labels_mni = Node(ToTemplate(interpolation='nearest'), name='labels_mni', mem_gb=0.5)
-    mask_mni = Node(LabelsToMask(), name='labels_mask_mni', mem_gb=0.5)
-    regions = Node(DescribeLesions(), name='regions', mem_gb=1.5)
-    selfcheck = Node(CheckSegmentation(), name='selfcheck', mem_gb=0.5)
-    measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
     workflow.connect([
-        (inputnode, restore_brain, [('flair_xfm', 'transform'), ('brain_mask', 'in_file')]),
         (inputnode, find, [('flair_xfm', 'transform')]),
-        (inputnode, labels_mni, [('flair_xfm', 'transform')]),
-        (inputnode, measure, [('quality', 'quality'), ('brain_mask', 'brain_mni'),
-                              ('flair_mni', 'flair_mni'), ('flair_xfm', 'transform')]),
         (segment, find, [('info', 'info')]),
         (prob, find, [(prob_field, 'prob_file')]),
-        (find, labels_mni, [('labels_file', 'in_file')]),
-        (inputnode, regions, [('flair_xfm', 'transform'), ('brain_mask', 'brain_mask')]
-                             + [(f'{item}_mni', item) for item in names]),
-        (find, regions, [('labels_file', 'labels_file'), ('table_file', 'table_file')]),
-        (regions, measure, [('columns', 'regions')]),
-        (labels_mni, mask_mni, [('out_file', 'in_file')]),
-        (inputnode, selfcheck, [('flair_mni', 'flair'), ('brain_mask', 'brain_mask'),
-                                ('flair_xfm', 'transform')]),
-        (mask_mni, selfcheck, [('out_file', 'mask')]),
-        (selfcheck, measure, [('columns', 'selfcheck')]),
-        (selfcheck, outputnode, [('record', 'selfcheck'), ('metadata', 'selfcheck_metadata')]),
-        (find, measure, [('mask_file', 'mask_native'), ('summary', 'summary')]),
-        (mask_mni, measure, [('out_file', 'mask_mni')]),
-        (restore_brain, measure, [('out_file', 'brain_native')]),
-        (segment, measure, [('info', 'info')]),
         (segment, outputnode, [('prob_file', 'prob_mni'), ('info', 'info')]),
         (prob, outputnode, [(prob_field, 'prob_native')]),
-        (restore_brain, outputnode, [('out_file', 'brain_native')]),
         (find, outputnode, [('mask_file', 'lesion_native'), ('labels_file', 'instances_native'),
                             ('summary', 'summary'), ('metadata', 'metadata')]),
-        (regions, outputnode, [('table_file', 'lesions'), ('regions_file', 'regions_native'),
-                               ('metadata', 'regions')]),
-        (labels_mni, outputnode, [('out_file', 'instances_mni')]),
-        (mask_mni, outputnode, [('out_file', 'lesion_mni')]),
-        (measure, outputnode, [('out_file', 'metrics'), ('qc', 'qc'),
-                               ('reference_info', 'reference')]),
     ])  # fmt: skip
+    ends = (inputnode, find, outputnode)
+    measure = _add_measure(workflow, ends, exam, entry)
+    workflow.connect(segment, 'info', measure, 'info')
+    _add_description(workflow, ends, measure, names)
     if exam.edited:
         find.inputs.edited_file = str(exam.edited)
         workflow.connect(find, 'edit', outputnode, 'edit')
@@ -257,6 +228,60 @@ def init_lesion_wf(
     if settings.uncertainty != 'none':
         _add_uncertainty(workflow, (inputnode, segment, find, outputnode), flair)
     return workflow
+
+
+def _add_measure(
+    workflow: Workflow, ends: tuple[Node, Node, Node], exam: Exam, entry: AnyModel
+) -> Node:
+    """Add the numbers of the exam, and the brain mask in native space, which they need."""
+    inputnode, find, outputnode = ends
+    restore = Node(
+        RestoreToNative(original=str(exam.images['FLAIR']), threshold=0.5),
+        name='restore_brain',
+        mem_gb=1.0,
+    )
+    measure = Node(_measure(exam, entry), name='measure', mem_gb=1.0)
+    workflow.connect([
+        (inputnode, restore, [('flair_xfm', 'transform'), ('brain_mask', 'in_file')]),
+        (inputnode, measure, [('quality', 'quality'), ('brain_mask', 'brain_mni'),
+                              ('flair_mni', 'flair_mni'), ('flair_xfm', 'transform')]),
+        (find, measure, [('mask_file', 'mask_native'), ('summary', 'summary')]),
+        (restore, measure, [('out_file', 'brain_native')]),
+        (restore, outputnode, [('out_file', 'brain_native')]),
+        (measure, outputnode, [('out_file', 'metrics'), ('qc', 'qc'),
+                               ('reference_info', 'reference')]),
+    ])  # fmt: skip
+    return measure
+
+
+def _add_description(
+    workflow: Workflow, ends: tuple[Node, Node, Node], measure: Node, names: list[str]
+) -> None:
+    """Add the lesions on the template, their regions, and the self-check of the mask."""
+    inputnode, find, outputnode = ends
+    labels_mni = Node(ToTemplate(interpolation='nearest'), name='labels_mni', mem_gb=0.5)
+    mask_mni = Node(LabelsToMask(), name='labels_mask_mni', mem_gb=0.5)
+    regions = Node(DescribeLesions(), name='regions', mem_gb=1.5)
+    selfcheck = Node(CheckSegmentation(), name='selfcheck', mem_gb=0.5)
+    workflow.connect([
+        (inputnode, labels_mni, [('flair_xfm', 'transform')]),
+        (find, labels_mni, [('labels_file', 'in_file')]),
+        (labels_mni, mask_mni, [('out_file', 'in_file')]),
+        (inputnode, regions, [('flair_xfm', 'transform'), ('brain_mask', 'brain_mask')]
+                             + [(f'{item}_mni', item) for item in names]),
+        (find, regions, [('labels_file', 'labels_file'), ('table_file', 'table_file')]),
+        (regions, measure, [('columns', 'regions')]),
+        (inputnode, selfcheck, [('flair_mni', 'flair'), ('brain_mask', 'brain_mask'),
+                                ('flair_xfm', 'transform')]),
+        (mask_mni, selfcheck, [('out_file', 'mask')]),
+        (selfcheck, measure, [('columns', 'selfcheck')]),
+        (mask_mni, measure, [('out_file', 'mask_mni')]),
+        (selfcheck, outputnode, [('record', 'selfcheck'), ('metadata', 'selfcheck_metadata')]),
+        (regions, outputnode, [('table_file', 'lesions'), ('regions_file', 'regions_native'),
+                               ('metadata', 'regions')]),
+        (labels_mni, outputnode, [('out_file', 'instances_mni')]),
+        (mask_mni, outputnode, [('out_file', 'lesion_mni')]),
+    ])  # fmt: skip
 
 
 def _restore_to_native(

@@ -19,8 +19,9 @@ from typing import Any
 
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.core.files import write_json
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.presets import DEFAULT
-from mslesseg_app.models.registry import ModelEntry, read_entry
+from mslesseg_app.models.registry import read_entry
 from mslesseg_app.paper.published import METRICS
 from mslesseg_app.paper.sources import read_rows
 from mslesseg_app.paper.tables import folds_table, models_table

@@ -22,7 +22,7 @@ from mslesseg_app import __version__
 from mslesseg_app.core.errors import DataError, OutputError, UsageError
 from mslesseg_app.core.files import explain_os_error, write_bytes, write_text
 from mslesseg_app.core.settings import MODALITIES
-from mslesseg_app.models.nnunet import EXPORT_KEY
+from mslesseg_app.models.nnunet_plans import EXPORT_KEY
 from mslesseg_app.spatial.grids import compressed, like
 from mslesseg_app.spatial.reading import open_image
 from mslesseg_app.spatial.template import is_template_grid

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import UsageError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import get_spec
-from mslesseg_app.models.registry import ModelEntry
 from mslesseg_app.models.store import add_model, own_entries, write_entry
 from mslesseg_app.training.description import overrides_of
 from mslesseg_app.training.plan import Plan

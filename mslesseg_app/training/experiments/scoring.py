@@ -8,9 +8,10 @@ from pathlib import Path
 
 from mslesseg_app.core.files import write_text
 from mslesseg_app.metrics.evaluation import evaluate
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.presets import DEFAULT, resolve
 from mslesseg_app.models.prediction.white_matter import only_in_white_matter
-from mslesseg_app.models.registry import ModelEntry, load_predictor
+from mslesseg_app.models.registry import load_predictor
 from mslesseg_app.paper.published import METRICS
 from mslesseg_app.training.cases import LabelledCase, load_case
 

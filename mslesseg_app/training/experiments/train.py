@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mslesseg_app.core.errors import UsageError
-from mslesseg_app.models.registry import ModelEntry
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.training.cases import LabelledCase, Split, check_leaks
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.experiments.labelled_exams import scan_digests
@@ -151,7 +151,8 @@ def train_cases(plan: Plan, split: Split, job: TrainingJob) -> Trained:
 def _dataset(plan: Plan, split: Split, entry: ModelEntry, job: TrainingJob) -> TrainingDataset:
     """Return where patches come from."""
     if plan.augment == 'strong':
-        from mslesseg_app.training.augmentation import AugmentedDataset, LesionShapes
+        from mslesseg_app.training.augmentation import AugmentedDataset
+        from mslesseg_app.training.lesion_shapes import LesionShapes
 
         shapes = None if job.lesion_shapes is None else LesionShapes(job.lesion_shapes)
         return AugmentedDataset(split.train, plan, entry, shapes)

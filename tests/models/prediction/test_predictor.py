@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mslesseg_app.core.errors import BusyError, ModelError
 from mslesseg_app.models.diffusion import DiffusionSampler
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import build
 from mslesseg_app.models.networks.edges import EdgeRule
+from mslesseg_app.models.prediction.layout import window_key
 from mslesseg_app.models.prediction.predictor import NetworkPredictor, PooledPredictor, load
-from mslesseg_app.models.prediction.windows import window_key
-from mslesseg_app.models.registry import ModelEntry
 
 TINY: dict[str, Any] = {
     'features': [2, 2, 4, 4, 8, 2],

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from mslesseg_app.core.errors import ModelError, UsageError
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.prediction.layout import Windows
 from mslesseg_app.models.prediction.presets import DIFFUSION_KEYS, KEYS, has_presets, resolve
 from mslesseg_app.models.prediction.segment import varies
-from mslesseg_app.models.prediction.windows import Windows
-from mslesseg_app.models.registry import ModelEntry, get_entry
+from mslesseg_app.models.registry import get_entry
 
 
 def entry(architecture: str = 'unet', **sampler: Any) -> ModelEntry:

@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from mslesseg_app.models.diffusion import chain_noise
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.networks import build
+from mslesseg_app.models.prediction.layout import window_key
 from mslesseg_app.models.prediction.predictor import NetworkPredictor
 from mslesseg_app.models.prediction.presets import resolve
-from mslesseg_app.models.prediction.windows import window_key
-from mslesseg_app.models.registry import ModelEntry, get_entry
+from mslesseg_app.models.registry import get_entry
 
 OPTIONS: dict[str, dict[str, Any]] = {
     'mssegdiff': {'features': [2, 2, 4, 4, 8, 2], 'time_width': 8, 'time_hidden': 16},

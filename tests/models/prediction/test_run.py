@@ -9,9 +9,9 @@ import pytest
 from probability import segment_exam
 
 from mslesseg_app.core.errors import DataError, UsageError
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction import segment as run
 from mslesseg_app.models.prediction.normalise import normalise
-from mslesseg_app.models.registry import ModelEntry
 
 SHAPE = (6, 7, 8)
 BRAIN = np.zeros(SHAPE, bool)

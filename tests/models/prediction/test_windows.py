@@ -13,16 +13,15 @@ from probability import predict
 from torch import Tensor
 
 from mslesseg_app.core.errors import ModelError
-from mslesseg_app.models.prediction.windows import (
+from mslesseg_app.models.prediction.layout import (
     Windows,
-    as_sampler,
     brain_box,
     fit_edge,
     importance,
     plan,
-    predict_detailed,
     starts,
 )
+from mslesseg_app.models.prediction.windows import as_sampler, predict_detailed
 
 
 def _first(stack: Tensor) -> Tensor:

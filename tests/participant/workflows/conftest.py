@@ -14,7 +14,8 @@ from skeleton import write_dataset
 from mslesseg_app.bids.exam import Exam
 from mslesseg_app.bids.exams import find_exams
 from mslesseg_app.core.settings import Settings
-from mslesseg_app.models.registry import ModelEntry, get_entry
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.registry import get_entry
 
 
 @dataclass(frozen=True)

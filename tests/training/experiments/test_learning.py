@@ -17,7 +17,8 @@ from mslesseg_app.bids.names import output_path
 from mslesseg_app.cli.main import main
 from mslesseg_app.core.errors import DataError, ModelError, NoInputError, UsageError
 from mslesseg_app.models.check import check_model
-from mslesseg_app.models.registry import ModelEntry, get_entry, load_predictor
+from mslesseg_app.models.entry import ModelEntry
+from mslesseg_app.models.registry import get_entry, load_predictor
 from mslesseg_app.models.store import add_model
 from mslesseg_app.spatial.affines import write_itk
 from mslesseg_app.training.cases import LabelledCase, Split
