@@ -31,9 +31,7 @@ INTENSITIES: dict[str, dict[Modality, float]] = {
 LESION: dict[Modality, float] = {'T1w': 76, 'T2w': 205, 'FLAIR': 172}
 
 
-def healthy_volumes(
-    brain: Brain, rng: np.random.Generator, modalities: tuple[Modality, ...] = MODALITIES
-) -> dict[Modality, Float]:
+def healthy_volumes(brain: Brain, rng: np.random.Generator) -> dict[Modality, Float]:
     """Noise-free images of the head without lesions, on the head grid.
 
     Parameters
@@ -42,15 +40,13 @@ def healthy_volumes(
         The subject.
     rng : numpy.random.Generator
         Varies skull and scalp, and the slight unevenness that real tissue has.
-    modalities : tuple of str
-        Which contrasts to make.
 
     Returns
     -------
     dict
         For each modality a float32 volume, white matter about 100.
     """
-    volumes = {name: np.zeros(brain.grid.shape, np.float32) for name in modalities}
+    volumes = {name: np.zeros(brain.grid.shape, np.float32) for name in MODALITIES}
     for layer in paint(brain, rng):
         for name, volume in volumes.items():
             part = volume[layer.box]

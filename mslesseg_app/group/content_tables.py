@@ -59,7 +59,6 @@ def plain_table(
     rows: Sequence[dict[str, Any]],
     columns: dict[str, dict[str, Any]],
     chosen: Iterable[str] = (),
-    notes: tuple[str, ...] = (),
 ) -> Table:
     """Show rows as they are, all columns or those chosen."""
     names = list(chosen) or list(columns)
@@ -73,7 +72,7 @@ def plain_table(
         for name in names
     )
     cells = tuple(tuple(cell(row.get(name)) for name in names) for row in rows)
-    return Table(key, title, heads, cells, notes)
+    return Table(key, title, heads, cells)
 
 
 def cell(value: Any) -> Cell:

@@ -58,50 +58,36 @@ _FLOOR = 0.001
 # ---------------------------------------------------------------------------- schedule
 
 
-def kept_signal(
-    steps: int = STEPS, first: float = 1e-4, last: float = 0.02
-) -> npt.NDArray[np.float64]:
-    """Return a_t, the share of the mask's variance that is left after each step.
-
-    Parameters
-    ----------
-    steps : int
-        Number of steps.
-    first, last : float
-        Variances of the first and the last step; those between lie on a line.
-
-    Returns
-    -------
-    float64 array (steps,)
-    """
-    variances = np.linspace(first, last, steps, dtype=np.float64)
+def kept_signal() -> npt.NDArray[np.float64]:
+    """Return a_t, the share (steps,) of the mask's variance that is left after each step."""
+    variances = np.linspace(1e-4, 0.02, STEPS, dtype=np.float64)
     return np.cumprod(1.0 - variances, dtype=np.float64)
 
 
-def respaced(count: int, total: int = STEPS) -> tuple[int, ...]:
-    """Return `count` of the steps 0 … total - 1, evenly spread, both ends among them.
+def respaced(count: int) -> tuple[int, ...]:
+    """Return `count` of the steps 0 … 999, evenly spread, both ends among them.
 
-    The rule is that of the public code ("sections"): multiples of (total - 1) / (count - 1),
+    The rule is that of the public code ("sections"): multiples of 999 / (count - 1),
     rounded to whole steps. A single step is the last one, because drawing starts from pure noise
     (the public rule would give step 0 there).
 
     Raises
     ------
     ModelError
-        Unless 1 <= count <= total.
+        Unless 1 <= count <= 1000.
 
     Examples
     --------
     >>> respaced(10)
     (0, 111, 222, 333, 444, 555, 666, 777, 888, 999)
     """
-    if not 1 <= count <= total:
+    if not 1 <= count <= STEPS:
         raise ModelError(
-            f'{count} diffusion steps cannot be taken.', f'Choose 1 to {total} steps.'
+            f'{count} diffusion steps cannot be taken.', f'Choose 1 to {STEPS} steps.'
         )
     if count == 1:
-        return (total - 1,)
-    stride = (total - 1) / (count - 1)
+        return (STEPS - 1,)
+    stride = (STEPS - 1) / (count - 1)
     return tuple(round(stride * n) for n in range(count))
 
 

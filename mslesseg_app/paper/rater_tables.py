@@ -10,7 +10,7 @@ import numpy as np
 
 from mslesseg_app.bids.names import group_path
 from mslesseg_app.core.errors import NoInputError
-from mslesseg_app.metrics.consensus import Method, consensus
+from mslesseg_app.metrics.consensus import consensus
 from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.metrics.pairs import find_pairs
 from mslesseg_app.paper import published as paper
@@ -70,13 +70,10 @@ def consensus_table(
 
 def rater_experiments(
     cases: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]],
-    *,
-    best: int = 5,
-    method: Method = 'staple',
 ) -> list[dict[str, Any]]:
-    """Run the paper's two experiments over several scans.
+    """Run the paper's two experiments over several scans, by STAPLE.
 
-    The raters of C2 are the best over all scans by mean Dice against the reference, the same
+    The raters of C2 are the five best over all scans by mean Dice against the reference, the same
     for every scan.
 
     Parameters
@@ -95,11 +92,12 @@ def rater_experiments(
         for name in names
     }
     ranked = sorted(names, key=lambda name: (-scores[name], name))
+    best = ranked[:5]
     against: dict[str, dict[str, list[float]]] = {}
     for raters, truth in cases:
-        chosen = [raters[name] for name in ranked[:best] if name in raters]
-        joint = {'DSC_C1': consensus([*raters.values(), truth], method).mask}
-        joint['DSC_C2'] = consensus(chosen, method).mask if chosen else np.zeros_like(truth)
+        chosen = [raters[name] for name in best if name in raters]
+        joint = {'DSC_C1': consensus([*raters.values(), truth], 'staple').mask}
+        joint['DSC_C2'] = consensus(chosen, 'staple').mask if chosen else np.zeros_like(truth)
         for name, mask in {**raters, 'reference': truth}.items():
             for key, mask_of in joint.items():
                 against.setdefault(name, {}).setdefault(key, []).append(_dice(mask, mask_of))
@@ -108,7 +106,7 @@ def rater_experiments(
             'rater': name,
             'DSC_reference': scores.get(name, 1.0),
             **{key: mean(values) for key, values in against[name].items()},
-            'in_C2': name in ranked[:best],
+            'in_C2': name in best,
         }
         for name in ['reference', *ranked]
     ]

@@ -326,10 +326,8 @@ def _undefined_note(rows: Sequence[Mapping[str, str]], names: Sequence[str]) -> 
     return [f'Of {len(rows)} scans, not defined and left out: {", ".join(open_ones)}.']
 
 
-def folds_table(
-    rows: Sequence[Mapping[str, str]], *, metric: str = 'DSC', beside: bool = False
-) -> Table:
-    """Return Table 6: models × folds, the mean of one metric over the scans of each fold."""
+def folds_table(rows: Sequence[Mapping[str, str]], *, beside: bool = False) -> Table:
+    """Return Table 6: models × folds, the mean DSC over the scans of each fold."""
     if not any(row.get('fold') for row in rows):
         raise NoInputError(
             'Table 6 needs the fold of each row.',
@@ -341,16 +339,15 @@ def folds_table(
     cells: list[list[Cell]] = []
     for model, part in _grouped(rows, 'model').items():
         by_fold = _grouped(part, 'fold')
-        means = [mean(number(row.get(metric)) for row in by_fold.get(f, ())) for f in folds]
+        means = [mean(number(row.get('DSC')) for row in by_fold.get(f, ())) for f in folds]
         cells.append([model, *means])
-    notes = [f'Mean {metric} over the scans of each fold.']
+    notes = ['Mean DSC over the scans of each fold.']
     if beside:
         for model, values in paper.FOLDS.items():
             by_name = {str(place): value for place, value in enumerate(values, 1)}
             cells.append([f'{model} ({_PAPER})', *(by_name.get(fold) for fold in folds)])
         notes += [f'Paper: {paper.CITED}.', *paper.CAUTIONS[6]]
-    title = f'Table 6. {metric} by fold'
-    return Table('table-6', title, tuple(columns), frozen(cells), tuple(notes))
+    return Table('table-6', 'Table 6. DSC by fold', tuple(columns), frozen(cells), tuple(notes))
 
 
 def _grouped(rows: Sequence[Mapping[str, str]], key: str) -> dict[str, list[Mapping[str, str]]]:

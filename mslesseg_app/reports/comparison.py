@@ -432,5 +432,5 @@ def _panel(
         svg.contour(
             drawn.element, lines, colours.get(int(value), LESION_COLOUR), _class='msl-line'
         )
-    svg.mark_sides(drawn, sides(axis, stage.convention))
+    svg.mark_sides(drawn, sides(axis))
     return drawn

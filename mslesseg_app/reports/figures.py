@@ -26,7 +26,6 @@ from mslesseg_app.reports.slices import (
     PLANES,
     WORLD_AXES,
     Box,
-    Convention,
     OrientedVolume,
     bounding_box,
     demand_grid,
@@ -43,6 +42,7 @@ from mslesseg_app.reports.slices import (
     to_grey,
 )
 from mslesseg_app.spatial.shapes import fill_holes
+from mslesseg_app.spatial.template import TEMPLATE_NAME
 
 #: Colours that stay apart for colour-blind eyes and on grey.
 POSSIBLE_COLOUR = '#4dd2ff'
@@ -65,11 +65,10 @@ class Stage:
     volume: OrientedVolume
     box: Box
     window: tuple[float, float]
-    convention: Convention
 
     def cut(self, data: NDArray[np.generic], axis: int, index: int) -> NDArray[np.generic]:
         """One slice of ``data`` as it is shown."""
-        return slice_plane(data, axis, index, self.box, self.convention)
+        return slice_plane(data, axis, index, self.box)
 
     def grey(self, axis: int, index: int) -> NDArray[np.uint8]:
         """One slice of the image itself in grey."""
@@ -84,7 +83,6 @@ def lesion_contours(
     prob: SpatialImage | None = None,
     brain: SpatialImage | None = None,
     possible: float = 0.25,
-    convention: Convention = 'radiological',
     most_slices: int = MOST_SLICES,
 ) -> Figure:
     """Draw the outlines of all lesions on every slice of the FLAIR that has one.
@@ -112,7 +110,7 @@ def lesion_contours(
     ids = np.asarray(oriented_like(labels, volume, 'The lesion map').data).astype(np.int32)
     soft = None if prob is None else oriented_like(prob, volume, 'The probability').data
     inside = _inside(volume, brain)
-    stage = stage_of(volume, inside | (ids > 0), inside, convention)
+    stage = stage_of(volume, inside | (ids > 0), inside)
     axis = volume.thick_axis
     if not ids.any():
         return _no_lesion(stage, axis, Path(out))
@@ -140,7 +138,6 @@ def brain_mask_overlay(
     out: str | PathLike[str],
     *,
     modality: str = '',
-    convention: Convention = 'radiological',
 ) -> Figure:
     """Draw the outline of the brain mask in seven slices of each of the three planes.
 
@@ -156,20 +153,20 @@ def brain_mask_overlay(
     """
     volume = oriented(image)
     brain = _filled(oriented_like(mask, volume, 'The brain mask'), 'brain mask')
-    stage = stage_of(volume, foreground(volume.data) | brain, brain, convention)
+    stage = stage_of(volume, foreground(volume.data) | brain, brain)
     panels = []
     for axis, index in _three_planes(brain):
         drawn, pixel = _open_panel(stage, axis, index)
         svg.place_image(drawn.element, stage.grey(axis, index), pixel)
         svg.contour(drawn.element, outlines(stage.cut(brain, axis, index), pixel), MASK_COLOUR)
-        svg.mark_sides(drawn, sides(axis, convention))
+        svg.mark_sides(drawn, sides(axis))
         panels.append(drawn)
     name = modality or 'image'
     figure = Figure(
         kind='brain',
         path=str(out),
         title=f'Brain mask on the {name}',
-        caption=f'Red line: edge of the brain mask. {_side_words(convention)}',
+        caption=f'Red line: edge of the brain mask. {_SIDES}',
         alt=f'{len(panels)} axial, coronal and sagittal slices of the {name} with the outline '
         'of the brain mask.',
         modality=modality,
@@ -185,8 +182,6 @@ def alignment_flicker(
     out: str | PathLike[str],
     *,
     modality: str = '',
-    template_name: str = 'MNI152NLin6Asym',
-    convention: Convention = 'radiological',
 ) -> Figure:
     """Draw an aligned image that changes into the template while it is pointed at.
 
@@ -206,8 +201,8 @@ def alignment_flicker(
     volume = oriented(moving_on_template)
     target, brain, fluid = _template_side(template_brain, mask)
     demand_grid(target, volume, 'The template')
-    stage = stage_of(volume, brain, brain, convention)
-    other = stage_of(target, brain, brain, convention)
+    stage = stage_of(volume, brain, brain)
+    other = stage_of(target, brain, brain)
     panels = [
         _flicker_panel(stage, other, axis, index, brain, fluid)
         for axis, index in _three_planes(brain)
@@ -218,11 +213,11 @@ def alignment_flicker(
         path=str(out),
         title=f'Alignment of the {name} with the template',
         caption=f'The {name} on the template grid; pointing at it (or focus by keyboard) '
-        f'changes between it and the template {template_name}. Red line: edge of the '
+        f'changes between it and the template {TEMPLATE_NAME}. Red line: edge of the '
         f"template's brain; blue line: its ventricles, midline and deep cisterns. "
-        f'{_side_words(convention)}',
+        f'{_SIDES}',
         alt=f'{len(panels)} axial, coronal and sagittal slices of the {name} with outlines of '
-        f'the template {template_name}.',
+        f'the template {TEMPLATE_NAME}.',
         modality=modality,
     )
     svg.save(svg.mosaic(panels, columns=_CUTS, panel_px=170), figure, flicker=True)
@@ -251,11 +246,10 @@ def stage_of(
     volume: OrientedVolume,
     shown: NDArray[np.bool_],
     inside: NDArray[np.bool_],
-    convention: Convention = 'radiological',
 ) -> Stage:
     """Frame what is ``shown``, in the grey scale of what is ``inside``."""
     box = bounding_box(shown, volume.spacing, _MARGIN_MM)
-    return Stage(volume, box, grey_window(volume.data, inside), convention)
+    return Stage(volume, box, grey_window(volume.data, inside))
 
 
 def _three_planes(brain: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -285,12 +279,7 @@ def _where(volume: OrientedVolume, axis: int, index: int) -> str:
     return f'{WORLD_AXES[axis]} = {sign}{abs(position):.1f} mm'
 
 
-def _side_words(convention: Convention) -> str:
-    side = 'right' if convention == 'radiological' else 'left'
-    return (
-        f"{convention.capitalize()} convention: the patient's left (L) is on the {side} of the "
-        'image.'
-    )
+_SIDES = "Radiological convention: the patient's left (L) is on the right of the image."
 
 
 @lru_cache(maxsize=1)
@@ -332,7 +321,7 @@ def _flicker_panel(
     svg.contour(drawn.element, inner, INNER_COLOUR, stroke_width='0.7', _class='msl-line')
     edge = outlines(stage.cut(brain, axis, index), pixel)
     svg.contour(drawn.element, edge, MASK_COLOUR, stroke_width='1', _class='msl-line')
-    svg.mark_sides(drawn, sides(axis, stage.convention))
+    svg.mark_sides(drawn, sides(axis))
     return drawn
 
 
@@ -359,7 +348,7 @@ def _lesion_panel(
             _class='msl-line',
         )
     _draw_lesions(drawn, {value: outlines(plane == value, pixel) for value in present})
-    svg.mark_sides(drawn, sides(axis, stage.convention))
+    svg.mark_sides(drawn, sides(axis))
     return drawn
 
 
@@ -391,7 +380,7 @@ def _no_lesion(stage: Stage, axis: int, out: Path) -> Figure:
     for index in spread(extent.start, extent.stop - 1, 4):
         drawn, pixel = _open_panel(stage, axis, index)
         svg.place_image(drawn.element, stage.grey(axis, index), pixel)
-        svg.mark_sides(drawn, sides(axis, stage.convention))
+        svg.mark_sides(drawn, sides(axis))
         size = svg.text_size(drawn.width)
         bottom = drawn.height - 1.6 * size - 0.5 * size
         svg.write(drawn.element, 'no lesion detected', drawn.width / 2, bottom, size, 'middle')
@@ -401,7 +390,7 @@ def _no_lesion(stage: Stage, axis: int, out: Path) -> Figure:
         path=str(out),
         title='No lesion detected on the FLAIR',
         caption=f'No lesion detected: confirm. A few {PLANES[axis]} slices for orientation. '
-        f'{_side_words(stage.convention)}',
+        f'{_SIDES}',
         alt=f'{len(panels)} {PLANES[axis]} FLAIR slices without any outline: no lesion detected.',
         modality='FLAIR',
     )
@@ -433,7 +422,7 @@ def _lesion_caption(
         words.append(f'Dashed blue line: probability of {possible:g} and more.')
     words += [
         f'{WORLD_AXES[axis]}: position of the middle of the slice in scanner coordinates (RAS+).',
-        _side_words(stage.convention),
+        _SIDES,
     ]
     if stage.volume.tilt > _TILTED_DEGREES:
         words.append(

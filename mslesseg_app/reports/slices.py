@@ -7,7 +7,6 @@ interpolated.  Image coordinates are millimetres from the upper left corner.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import nibabel as nb
 import numpy as np
@@ -18,7 +17,6 @@ from skimage.measure import find_contours
 
 from mslesseg_app.core.errors import DataError
 
-Convention = Literal['radiological', 'neurological']
 Box = tuple[slice, slice, slice]
 
 PLANES = ('sagittal', 'coronal', 'axial')
@@ -110,7 +108,6 @@ def slice_plane(
     axis: int,
     index: int,
     box: Box,
-    convention: Convention = 'radiological',
 ) -> NDArray[np.generic]:
     """Cut one slice and turn it as it is shown.
 
@@ -124,13 +121,12 @@ def slice_plane(
     Returns
     -------
     ndarray (rows, columns)
-        Top is superior (anterior in axial slices).  Radiological: the left side of the image
-        is the patient's right (anterior in sagittal slices); neurological: mirrored.
+        Top is superior (anterior in axial slices). The left side of the image is the patient's
+        right (anterior in sagittal slices).
     """
     cut: list[slice | int] = list(box)
     cut[axis] = index
-    plane = data[tuple(cut)].T[::-1]
-    return plane[:, ::-1] if convention == 'radiological' else plane
+    return data[tuple(cut)].T[::-1, ::-1]
 
 
 def pixel_size(volume: OrientedVolume, axis: int) -> tuple[float, float]:
@@ -139,10 +135,9 @@ def pixel_size(volume: OrientedVolume, axis: int) -> tuple[float, float]:
     return float(width), float(height)
 
 
-def sides(axis: int, convention: Convention = 'radiological') -> tuple[str, str]:
+def sides(axis: int) -> tuple[str, str]:
     """Letters for the left and the right edge of an image."""
-    marks = ('A', 'P') if axis == 0 else ('R', 'L')
-    return marks if convention == 'radiological' else (marks[1], marks[0])
+    return ('A', 'P') if axis == 0 else ('R', 'L')
 
 
 def outlines(

@@ -27,7 +27,6 @@ def init_builtin_align_wf(
     settings: Settings,
     registered: bool,
     shared: bool = False,
-    name: str = 'align_wf',
 ) -> Workflow:
     """Align and extract the brain without FSL.
 
@@ -43,7 +42,7 @@ def init_builtin_align_wf(
         The session shares a within-subject template with others: one more input, ``place``,
         says where it lies in it.
     """
-    workflow = Workflow(name=name)
+    workflow = Workflow(name='align_wf')
     workflow.__desc__ = _methods_text(modalities, settings, registered, shared)
     names = [modality.lower() for modality in modalities]
     fields = [*names, 'place'] if shared else names

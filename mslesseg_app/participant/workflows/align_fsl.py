@@ -33,9 +33,7 @@ def template_path(name: str) -> str:
     return str(Path(os.environ['FSLDIR']) / 'data' / 'standard' / name)
 
 
-def init_fsl_align_wf(
-    *, modalities: tuple[str, ...], settings: Settings, registered: bool, name: str = 'align_wf'
-) -> Workflow:
+def init_fsl_align_wf(*, modalities: tuple[str, ...], settings: Settings) -> Workflow:
     """Align with FLIRT and extract the brain with BET.
 
     ``independent`` is the procedure of the MSLesSeg paper: FLIRT with 12 degrees of freedom and
@@ -54,13 +52,9 @@ def init_fsl_align_wf(
     modalities : tuple of str
         The images of the exam; the FLAIR is among them.
     settings : Settings
-    registered : bool
-        Must be False: registered images need no engine.
     """
-    if registered:
-        raise ValueError('registered images are not aligned again')
     independent = settings.strategy == 'independent'
-    workflow = Workflow(name=name)
+    workflow = Workflow(name='align_wf')
     workflow.__desc__ = _INDEPENDENT if independent else _ANCHORED
     names = [modality.lower() for modality in modalities]
     inputnode = Node(IdentityInterface(fields=names), name='inputnode')

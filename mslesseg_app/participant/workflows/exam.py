@@ -97,7 +97,7 @@ def init_exam_wf(
 def _init_align_wf(exam: Exam, settings: Settings, engine: str, shared: bool) -> Workflow:
     names, registered = tuple(exam.images), exam.registered
     if engine == 'fsl' and not registered:
-        return init_fsl_align_wf(modalities=names, settings=settings, registered=False)
+        return init_fsl_align_wf(modalities=names, settings=settings)
     return init_builtin_align_wf(
         modalities=names, settings=settings, registered=registered, shared=shared
     )

@@ -24,14 +24,12 @@ from mslesseg_app.participant.interfaces.sink import DerivativesDataSink
 from mslesseg_app.participant.interfaces.spatial import InvertTransform
 
 
-def init_outputs_wf(
-    *, exam: Exam, settings: Settings, engine: str, entry: AnyModel, name: str = 'outputs_wf'
-) -> Workflow:
+def init_outputs_wf(*, exam: Exam, settings: Settings, engine: str, entry: AnyModel) -> Workflow:
     """Write everything that one exam leaves behind.
 
     The inputs are those of the alignment and lesion workflows; there are no outputs but files.
     """
-    workflow = Workflow(name=name)
+    workflow = Workflow(name='outputs_wf')
     names = [modality.lower() for modality in exam.images]
     fields = [f'{item}_{kind}' for item in names for kind in ('native', 'mni', 'xfm')]
     fields += ['brain_native', 'brain_mni', 'prob_native', 'prob_mni', 'summary']

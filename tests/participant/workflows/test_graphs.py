@@ -485,24 +485,14 @@ def test_engines_share_inputs_and_outputs(build, fsl):
 
     settings = build(ALL).settings
     for strategy in ('anchored', 'independent'):
-        made = [
-            init(
-                modalities=('FLAIR', 'T1w', 'T2w'),
-                settings=dataclasses.replace(settings, strategy=strategy),
-                registered=False,
-            )
-            for init in (init_builtin_align_wf, init_fsl_align_wf)
-        ]
+        given = {
+            'modalities': ('FLAIR', 'T1w', 'T2w'),
+            'settings': dataclasses.replace(settings, strategy=strategy),
+        }
+        made = [init_builtin_align_wf(**given, registered=False), init_fsl_align_wf(**given)]
         for node in ('inputnode', 'outputnode'):
             first, second = (set(wf.get_node(node).inputs.copyable_trait_names()) for wf in made)
             assert first == second
-
-
-def test_registered_images_are_refused_by_fsl(build):
-    from mslesseg_app.participant.workflows.align_fsl import init_fsl_align_wf
-
-    with pytest.raises(ValueError, match='not aligned again'):
-        init_fsl_align_wf(modalities=('FLAIR',), settings=build([FLAIR]).settings, registered=True)
 
 
 # ----------------------------------------------------------------------- methods text
