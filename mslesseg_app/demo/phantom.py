@@ -155,10 +155,6 @@ def make_phantom(seed: int = 1, resolution: float = 1.0) -> Phantom:
         Same seed and resolution, same subject.
     resolution : float
         Voxel edge of the head grid, mm; 2 is coarse but quick.
-
-    Returns
-    -------
-    Phantom
     """
     brain = make_brain(head_grid(resolution), np.random.default_rng([seed, 0]))
     return Phantom(seed, brain, place_lesions(brain, np.random.default_rng([seed, 1])))

@@ -16,11 +16,10 @@ import math
 import pickle
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +36,12 @@ from mslesseg_app.training.distributed import World
 from mslesseg_app.training.objectives import Objective
 from mslesseg_app.training.patches import EpochOrder, TrainingDataset, collate
 from mslesseg_app.training.plan import Plan, rate_factor
+from mslesseg_app.training.progress import Counts, Smoothed, TrainingProgress, Validator
+from mslesseg_app.training.random_state import (
+    isolated_random_state,
+    random_state,
+    set_random_state,
+)
 from mslesseg_app.training.tracking import Tracker
 
 CHECKPOINT = 'checkpoint.pt'
@@ -47,108 +52,6 @@ MOST_BAD_STEPS = 10
 """Steps in a row without finite gradient after which the run returns to its checkpoint."""
 MOST_RETURNS = 3
 """Returns after which it stops."""
-
-
-class Validator(Protocol):
-    """Judges a network on the validation exams."""
-
-    def __len__(self) -> int:
-        """Return the number of exams."""
-
-    def __call__(self, network: nn.Module, device: str, chosen: Sequence[int]) -> list[float]:
-        """Return the DSC of the chosen exams; the network may be changed by it."""
-
-
-class Smoothed:
-    """Exponential mean of a network's weights, with a short memory at the start.
-
-    Parameters
-    ----------
-    network : nn.Module
-    decay : float
-        0 keeps the weights themselves.
-    """
-
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.values = {k: v.detach().clone() for k, v in network.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step; whole numbers are taken over as they are."""
-        keep = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
-        state = network.state_dict()
-        floats = [k for k, v in self.values.items() if v.is_floating_point()]
-        mean = [self.values[k] for k in floats]
-        torch._foreach_lerp_(mean, [state[k].detach() for k in floats], 1 - keep)
-        for key in self.values.keys() - set(floats):
-            self.values[key].copy_(state[key])
-
-
-@dataclass
-class TrainingProgress:
-    """Where a run stands; part of its checkpoint.
-
-    Attributes
-    ----------
-    epoch, step : int
-        Done.
-    seconds : float
-    bad : int
-        Steps in a row without finite gradient.
-    returns : int
-        Returns to a checkpoint.
-    parts : int
-        Parts in which a process does its share of a step.
-    best : float
-        Highest mean DSC so far; negative before any.
-    best_epoch : int
-    unimproved : int
-        Validations since.
-    history : list of dict
-        Rows of the log.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    bad: int = 0
-    returns: int = 0
-    parts: int = 1
-    best: float = -1.0
-    best_epoch: int = 0
-    unimproved: int = 0
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Counts:
-    """What the steps of an epoch gave.
-
-    Attributes
-    ----------
-    loss : float
-        Sum over the steps with finite gradient.
-    finite, skipped : int
-    norm : float
-        Of the last gradient.
-    waiting : float
-        Seconds in which the network waited for data.
-    """
-
-    loss: float = 0.0
-    finite: int = 0
-    skipped: int = 0
-    norm: float = 0.0
-    waiting: float = 0.0
-
-    def note(self, loss: float, norm: float) -> None:
-        """Take note of one step."""
-        if math.isfinite(norm):
-            self.loss, self.finite = self.loss + loss, self.finite + 1
-        else:
-            self.skipped += 1
-        self.norm = norm
 
 
 class Trainer:
@@ -570,10 +473,6 @@ class Trainer:
             Safetensors file.
         half : bool
             In half precision.
-
-        Returns
-        -------
-        Path
         """
         best = self.folder / BEST
         if self.plan.keep == 'best' and self.progress.best_epoch and best.is_file():
@@ -614,38 +513,3 @@ def _optimizer(network: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
 
 # ------------------------------------------------------------------------ random numbers
-
-
-def random_state(device: str) -> dict[str, Any]:
-    """Return the state of all generators of this process, as plain values and tensors."""
-    kind, keys, place, has_gauss, cached = np.random.get_state()  # noqa: NPY002
-    version, internal, gauss = random.getstate()
-    state: dict[str, Any] = {
-        'python': [version, list(internal), gauss],
-        'numpy': [kind, [int(key) for key in keys], place, has_gauss, cached],
-        'torch': torch.get_rng_state(),
-    }
-    if device.startswith('cuda'):
-        state['cuda'] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: Mapping[str, Any], device: str) -> None:
-    """Go on from a state that `random_state` gave."""
-    version, internal, gauss = state['python']
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, place, has_gauss, cached = state['numpy']
-    np.random.set_state((kind, np.array(keys, np.uint32), place, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state['torch'])
-    if device.startswith('cuda') and 'cuda' in state:
-        torch.cuda.set_rng_state(state['cuda'], device)
-
-
-@contextmanager
-def isolated_random_state() -> Iterator[None]:
-    """Leave the generators as they were, whatever happens within."""
-    state = random_state('cpu')
-    try:
-        yield
-    finally:
-        set_random_state(state, 'cpu')

@@ -20,7 +20,7 @@ from torch import nn
 
 from mslesseg_app.core.errors import BusyError, DataError, MSLesSegError, UsageError
 from mslesseg_app.models.networks import build, fill
-from mslesseg_app.training import loop
+from mslesseg_app.training import loop, random_state
 from mslesseg_app.training.cases import LabelledCase
 from mslesseg_app.training.description import entry_of
 from mslesseg_app.training.loop import CHECKPOINT, Trainer
@@ -108,7 +108,7 @@ def test_a_run_that_crashed_ends_like_one_that_did_not(cases, tmp_path, network,
     weights = [(tmp_path / run / 'best.safetensors').read_bytes() for run in ('whole', 'parts')]
     assert weights[0] == weights[1]
     after = [torch.get_rng_state()]
-    loop.set_random_state(torch.load(tmp_path / 'whole' / CHECKPOINT)['random'][0], 'cpu')
+    random_state.set_random_state(torch.load(tmp_path / 'whole' / CHECKPOINT)['random'][0], 'cpu')
     assert torch.equal(after[0], torch.get_rng_state())
 
 

@@ -110,10 +110,6 @@ def deidentify_file(source: Path | BinaryIO, target: Path, subject: SubjectIdent
     subject : SubjectIdentity
         Gives the new name, the shift of dates and the secret of the new UIDs.
 
-    Returns
-    -------
-    Removed
-
     Raises
     ------
     DataError

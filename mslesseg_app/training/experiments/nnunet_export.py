@@ -118,10 +118,6 @@ def export_nnunet(
     say : callable
         Told number, count and name of each exam that is written.
 
-    Returns
-    -------
-    Exported
-
     Raises
     ------
     DataError
