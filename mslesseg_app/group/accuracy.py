@@ -9,19 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.core.settings import Settings
-from mslesseg_app.group import (
-    accuracy_content,
-    models,
-    quality,
-    summaries,
-)
-from mslesseg_app.group import (
-    charts as plots,
-)
-from mslesseg_app.group.collect import (
-    Holdings,
-    Key,
-)
+from mslesseg_app.group import accuracy_content, models, quality, summaries
+from mslesseg_app.group import charts as plots
+from mslesseg_app.group.collect import Holdings, Key
 from mslesseg_app.group.evaluation import (
     CONSENSUS,
     RATER_COLUMNS,

@@ -18,19 +18,9 @@ from mslesseg_app.bids.review import Review, current_review, excluded_exams, kee
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.core.files import atomic_path, write_json, write_text
 from mslesseg_app.core.settings import Settings
-from mslesseg_app.group import (
-    change,
-    content,
-    quality,
-    regions,
-    summaries,
-)
-from mslesseg_app.group import (
-    charts as plots,
-)
-from mslesseg_app.group import (
-    longitudinal as progress,
-)
+from mslesseg_app.group import change, content, quality, regions, summaries
+from mslesseg_app.group import charts as plots
+from mslesseg_app.group import longitudinal as progress
 from mslesseg_app.group.accuracy import (
     compare_models,
     evaluate_masks,
@@ -48,9 +38,7 @@ from mslesseg_app.group.collect import (
     join_participants,
     participant_columns,
 )
-from mslesseg_app.group.evaluation import (
-    CONSENSUS,
-)
+from mslesseg_app.group.evaluation import CONSENSUS
 from mslesseg_app.group.frequency import FrequencySum, write_frequency
 from mslesseg_app.group.references import find_references
 from mslesseg_app.group.report_parts import ReportParts

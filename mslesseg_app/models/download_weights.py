@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mslesseg_app.core.errors import UsageError
-from mslesseg_app.models.entry import (
-    ModelEntry,
-)
+from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.fetch import download
 from mslesseg_app.models.registry import verified_files
 from mslesseg_app.models.store import UNKNOWN_LICENCE, add_model, check_hidden, own_entries

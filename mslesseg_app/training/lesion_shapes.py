@@ -10,9 +10,7 @@ import torch
 from torch import Tensor
 
 from mslesseg_app.core.errors import DataError
-from mslesseg_app.training.random_fields import (
-    RandomStream,
-)
+from mslesseg_app.training.random_fields import RandomStream
 
 
 class LesionShapes:

@@ -34,11 +34,7 @@ from pydicom.uid import (
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.core.files import explain_os_error
 from mslesseg_app.dicom.deidentify import profile
-from mslesseg_app.dicom.deidentify.identifying_text import (
-    Speech,
-    Value,
-    speaking_values,
-)
+from mslesseg_app.dicom.deidentify.identifying_text import Speech, Value, speaking_values
 from mslesseg_app.dicom.deidentify.profile import Action, Rule
 from mslesseg_app.dicom.deidentify.values import TAIL, TREATMENTS, File, new_uids
 from mslesseg_app.dicom.elements import (

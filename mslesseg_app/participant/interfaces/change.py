@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import nibabel as nb
 import numpy as np
-from nipype.interfaces.base import (
-    BaseInterfaceInputSpec,
-    File,
-    TraitedSpec,
-    isdefined,
-    traits,
-)
+from nipype.interfaces.base import BaseInterfaceInputSpec, File, TraitedSpec, isdefined, traits
 
 from mslesseg_app.core.errors import AlignmentError, DataError
 from mslesseg_app.participant.interfaces.base import GuardedInterface
