@@ -24,6 +24,7 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.core.errors import DataError
+from mslesseg_app.spatial.interpolation import interpolate
 from mslesseg_app.spatial.shapes import Box, box_of, reached, whole_box
 from mslesseg_app.spatial.template import tissue_prior
 
@@ -83,14 +84,9 @@ class PriorFit:
         wanted = moved[::step, ::step, ::step]
         matrix = self.matrix * step
         part = reached(volume != 0, matrix, offset, wanted.shape)
-        wanted[part] = ndimage.affine_transform(
-            volume,
-            matrix,
-            offset + matrix @ [edge.start for edge in part],
-            output_shape=wanted[part].shape,
-            order=1,
-            output=np.float32,
-        )
+        index = np.eye(4)
+        index[:3, :3], index[:3, 3] = matrix, offset + matrix @ [edge.start for edge in part]
+        wanted[part] = interpolate(volume, index, wanted[part].shape)
         return moved
 
 
