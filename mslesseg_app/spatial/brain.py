@@ -143,7 +143,7 @@ def _segment(images: list[Floats]) -> Bools:
     """Combine template and intensities, then tidy the shape."""
     box = ndi.find_objects((brain_distance() < _REACH_MM + 2).astype(np.int8))[0]
     distance = brain_distance()[box]
-    parts = [one[box] for one in images]
+    parts = [np.ascontiguousarray(one[box]) for one in images]
     seen = [_field_of_view(one) for one in parts]
     probability = _estimate(parts, seen, distance)
     mask = np.zeros(brain_distance().shape, dtype=bool)
@@ -167,12 +167,14 @@ def _estimate(parts: list[Floats], seen: list[Bools], distance: Floats) -> Float
         np.where(view, _to_bins(one, view & (distance < -6)), _BINS)[near].astype(np.intp)
         for one, view in zip(parts, seen, strict=True)
     ]
+    counts = [np.bincount(bins, minlength=_BINS) for bins in codes]
     for _ in range(_ROUNDS):
         around = ndi.gaussian_filter(probability, _NEIGHBOUR_MM, truncate=3.0)[near]
         odds = prior + _NEIGHBOURS * (2 * around - 1)
         weight = probability[near].astype(np.float64)
-        for bins in codes:
-            odds += _evidence(bins, weight)[bins]
+        for bins, count in zip(codes, counts, strict=True):
+            inside = np.bincount(bins, weight, _BINS)[:_BINS]
+            odds += _evidence(inside, count[:_BINS] - inside)[bins]
         probability = np.zeros_like(probability)
         probability[near] = _logistic(odds)
     return probability
@@ -189,11 +191,9 @@ def _to_bins(data: Floats, inner: Bools) -> npt.NDArray[np.int16]:
     return np.clip(scaled, 0, _BINS - 1).astype(np.int16)
 
 
-def _evidence(bins: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Floats:
+def _evidence(inside: npt.NDArray[np.float64], outside: npt.NDArray[np.float64]) -> Floats:
     """Return the log odds that each intensity bin gives for brain; none beyond the last."""
-    inside = np.bincount(bins, weight, _BINS)[:_BINS]
-    outside = np.bincount(bins, 1.0 - weight, _BINS)[:_BINS]
-    odds = np.log(_density(inside) / _density(outside))
+    odds = np.log(_density(inside) / _density(np.maximum(outside, 0)))
     return np.append(np.clip(odds, -_MOST_EVIDENCE, _MOST_EVIDENCE), 0).astype(np.float32)
 
 

@@ -9,10 +9,24 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
+from importlib import import_module
 from multiprocessing import forkserver
 
+#: What the steps import, the first ones first; the network apart, because torch is large.
+_STEPS = (
+    'mslesseg_app.participant.workflows.exam',
+    'mslesseg_app.spatial.checks',
+    'skimage.filters',
+    'SimpleITK',
+    'mslesseg_app.participant.interfaces.spatial',
+    'mslesseg_app.reports.figures',
+    'mslesseg_app.participant.subjects',
+)
+_NETWORK = ('mslesseg_app.models.prediction.segment', 'mslesseg_app.models.prediction.predictor')
 #: Tells the forkserver to load, and whether there is a network: torch is needed then.
 _ASKED = 'MSLESSEG_PRELOAD'
 
@@ -31,38 +45,43 @@ def begin_loading(*, network: bool) -> None:
 def _load(asked: str) -> None:
     """Load all of it, unless the main process ends meanwhile."""
     parent = os.getppid()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process is interrupted
     for task in _tasks(network=asked == 'network'):
         with suppress(Exception):
             task()
         if os.getppid() != parent:
-            return
+            break
+    signal.signal(signal.SIGINT, before)
 
 
 def _tasks(*, network: bool) -> Iterator[Callable[[], object]]:
     """Yield what is to be done, in the order in which an exam needs it."""
-    yield _import_steps
-    from mslesseg_app.lesions import atlas, selfcheck
-    from mslesseg_app.spatial import exam_alignment, quality, tissues
-
-    yield lambda: exam_alignment.template_reference(1).prepare()
-    yield quality.template_samples
+    yield partial(_import, _STEPS)
+    yield _derive_for_alignment
     if network:
-        yield _import_network
-    yield tissues.template_maps
-    yield atlas.region_atlas
-    yield selfcheck.half_template
+        yield partial(_import, _NETWORK)
+    yield _derive_for_lesions
 
 
-def _import_steps() -> None:
-    import SimpleITK  # noqa: F401
+def _derive_for_alignment() -> None:
+    from mslesseg_app.spatial import exam_alignment, quality
 
-    import mslesseg_app.participant.workflows.exam
-    import mslesseg_app.reports.figures  # noqa: F401
+    exam_alignment.template_reference(1).prepare()
+    quality.template_samples()
 
 
-def _import_network() -> None:
-    import mslesseg_app.models.prediction.predictor
-    import mslesseg_app.models.prediction.segment  # noqa: F401
+def _derive_for_lesions() -> None:
+    from mslesseg_app.lesions import atlas, selfcheck
+    from mslesseg_app.spatial import tissues
+
+    tissues.template_maps()
+    atlas.region_atlas()
+    selfcheck.half_template()
+
+
+def _import(names: tuple[str, ...]) -> None:
+    for name in names:
+        import_module(name)
 
 
 if _ASKED in os.environ:
