@@ -21,11 +21,11 @@ if __name__ == '__main__':
     begin_loading(network=False)
     with ProcessPoolExecutor(1, multiprocessing.get_context('forkserver')) as pool:
         found = pool.submit(eval, '''(
-            __import__('mslesseg_app.spatial.tissues').spatial.tissues.template_maps.cache_info(),
+            __import__('mslesseg_app').spatial.tissues.template_maps.cache_info().currsize,
             'torch' in __import__('sys').modules,
             'mslesseg_app.participant.subjects' in __import__('sys').modules,
         )''').result()
-    print(found[0].currsize, *found[1:])
+    print(*found)
 """
 
 
