@@ -36,17 +36,13 @@ from mslesseg_app.spatial import exam_alignment as exams
 from mslesseg_app.spatial.affines import compose, invert
 from mslesseg_app.spatial.bias import correct_bias
 from mslesseg_app.spatial.resample import resample
-from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
+from mslesseg_app.spatial.template import (
+    TEMPLATE_AFFINE,
+    TEMPLATE_SHAPE,
+    brain_distance,
+)
 
 Images = dict[str, np.ndarray]
-
-
-@cache
-def template_distance() -> np.ndarray:
-    """Distance (mm) to the border of the template's mask, negative inside."""
-    inside = np.asarray(load_template().mask.dataobj) > 0
-    outer, inner = ndi.distance_transform_edt(~inside), ndi.distance_transform_edt(inside)
-    return (outer - inner).astype(np.float32)
 
 
 def field_of_view(images: Images) -> np.ndarray:
@@ -65,7 +61,7 @@ def tidy(mask: np.ndarray, images: Images) -> np.ndarray:
 
 def by_template(images: Images) -> np.ndarray:
     """The template's mask where the alignment puts it."""
-    return tidy(template_distance() < 0, images)
+    return tidy(brain_distance() < 0, images)
 
 
 def by_package(images: Images) -> np.ndarray:
@@ -211,7 +207,7 @@ BINS = 48
 @cache
 def surface() -> tuple[np.ndarray, np.ndarray, sparse.csr_array]:
     """Vertices (voxels), outward normals and neighbours of the template's surface."""
-    distance = ndi.gaussian_filter(template_distance(), 1.0)
+    distance = ndi.gaussian_filter(brain_distance(), 1.0)
     small = np.pad(distance[::3, ::3, ::3], 1, constant_values=20.0)
     points, faces, _, _ = marching_cubes(small, 0.0)
     points = (points - 1) * 3
@@ -235,13 +231,13 @@ def by_normals(images: Images) -> np.ndarray:
     lines = (points[:, :, None] + out[:, :, None] * SHIFTS).transpose(1, 0, 2)
     shift, moved = np.zeros(len(points)), np.zeros(TEMPLATE_SHAPE, np.float32)
     for _ in range(3):
-        border = template_distance() - moved
+        border = brain_distance() - moved
         odds = np.mean([_odds_along(one, border, lines) for one in images.values()], axis=0)
         cost = -0.35 * 0.5 * np.cumsum(odds, axis=1) + SHIFTS**2 / 18
         for spread in (30, 8, 2):
             shift = _settle(cost, shift, average, spread)
         moved = _volume_of(shift, points)
-    return tidy(ndi.binary_opening(template_distance() < moved), images)
+    return tidy(ndi.binary_opening(brain_distance() < moved), images)
 
 
 def _odds_along(data: np.ndarray, border: np.ndarray, lines: np.ndarray) -> np.ndarray:
@@ -273,7 +269,7 @@ def _settle(
 
 def _volume_of(shift: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Carry the shifts of the vertices to the voxels around them."""
-    shell = np.abs(template_distance()[::2, ::2, ::2]) < 14
+    shell = np.abs(brain_distance()[::2, ::2, ::2]) < 14
     gap, near = cKDTree(points).query(np.argwhere(shell) * 2.0, k=4)
     weight = 1 / (gap + 1)
     values, known = np.zeros(shell.shape, np.float32), shell.astype(np.float32)
@@ -366,9 +362,8 @@ def main() -> int:
     if options.data is None or not (options.data / 'ljubljana-bids').is_dir():
         print('No data: give --data or set MSLESSEG_TEST_DATA.', file=sys.stderr)
         return 66
-    template_distance()
     surface()
-    brain._distance()
+    brain_distance()
     rows = [
         row
         for exam in find_exams(options.data / 'ljubljana-bids')

@@ -11,9 +11,10 @@ from scipy import ndimage
 
 from mslesseg_app.core.status import CheckStatus, worst
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+from mslesseg_app.spatial.shapes import box_of
+from mslesseg_app.spatial.surfaces import surface
 
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 
 #: Mean distance of the brains' edges (mm) from which the comparison needs a check, and fails.
 EDGE_CHECK_MM, EDGE_FAIL_MM = 1.5, 4.0
@@ -96,16 +97,20 @@ def _one_way(source: Any, other: Any, other_from_source: Affine) -> Floats:
     mask, target = (np.asanyarray(one.dataobj) > 0 for one in (source, other))
     if not mask.any() or not target.any():
         return np.zeros(0)
-    border = _edge(mask)
+    border = surface(mask)
     border[[0, -1]] = border[:, [0, -1]] = border[:, :, [0, -1]] = False
     where = np.argwhere(border)
     where = where[:: max(1, len(where) // _MOST_POINTS)]
     index = apply_affine(compose(invert(other.affine), other_from_source, source.affine), where)
     inside = np.all((index >= 1) & (index <= np.array(target.shape) - 2), axis=1)
+    index = index[inside]
+    if not len(index):
+        return np.zeros(0)
+    goal = surface(target)
+    low, high = np.floor(index.min(axis=0)).astype(int), np.ceil(index.max(axis=0)).astype(int)
+    for axis, edge in enumerate(box_of(goal, 0)):
+        low[axis], high[axis] = min(low[axis], edge.start), max(high[axis] + 1, edge.stop)
+    part = tuple(slice(*ends) for ends in zip(low, high, strict=True))
     size = np.linalg.norm(other.affine[:3, :3], axis=0)
-    distance = ndimage.distance_transform_edt(~_edge(target), sampling=size)
-    return np.asarray(ndimage.map_coordinates(distance, index[inside].T, order=1, mode='nearest'))
-
-
-def _edge(mask: Bools) -> Bools:
-    return np.asarray(mask & ~ndimage.binary_erosion(mask), dtype=bool)
+    distance = ndimage.distance_transform_edt(~goal[part], sampling=size)
+    return np.asarray(ndimage.map_coordinates(distance, (index - low).T, order=1, mode='nearest'))

@@ -150,7 +150,7 @@ def intensity_ratios(
         NaN for a lesion that the image shows less than half of, and for all lesions without
         healthy white matter to compare with.
     """
-    data = np.asarray(image, dtype=np.float32)
+    data = np.ascontiguousarray(image, dtype=np.float32)
     healthy = data[white & (data != 0)]
     unit = float(np.median(healthy)) if healthy.size >= _FEWEST_WHITE else 0.0
     voxel_from_native = template_voxels(mni_from_native)

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -234,8 +233,10 @@ def _components(meets: npt.NDArray[np.bool_]) -> list[tuple[tuple[int, ...], tup
 
 
 def _centres(session: Session, move: Affine) -> Floats:
-    numbers = np.arange(1, session.count + 1)
-    if not numbers.size:
+    if not session.count:
         return np.zeros((0, 3))
-    found = ndimage.center_of_mass(session.labels > 0, session.labels, numbers)
-    return apply_affine(compose(move, session.affine), np.array(found))
+    where = np.nonzero(session.labels)
+    of = session.labels[where]
+    sizes = np.bincount(of, minlength=session.count + 1)[1:]
+    sums = [np.bincount(of, weights=axis, minlength=session.count + 1)[1:] for axis in where]
+    return apply_affine(compose(move, session.affine), (np.array(sums) / sizes).T)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -144,14 +145,20 @@ def fit_landmarks(
     fitted = _fitted(fit, moved[WM], brain, lesions, box)
     shown = brain & np.logical_and.reduce([channel != 0 for channel in channels])
     smooth = np.stack(
-        [ndimage.gaussian_filter(one[box].astype(np.float64), _NOISE_SIGMA) for one in channels]
+        [ndimage.gaussian_filter(_part(one, box, np.float32), _NOISE_SIGMA) for one in channels]
     )
     try:
         mixture = fit_mixture(smooth, shown, moved, box)
     except DataError as error:
         return replace(fitted, note=error.message)
     smooth -= mixture.offsets
-    return _refine(fitted, smooth, mixture, moved, (shown[box], lesions[box]), box)
+    masks = _part(shown, box), _part(lesions, box)
+    return _refine(fitted, smooth, mixture, moved, masks, box)
+
+
+def _part(volume: npt.NDArray[Any], box: Box, kind: Any = None) -> npt.NDArray[Any]:
+    """Return a box of a volume, laid out as new arrays are: mixed layouts take their time."""
+    return np.ascontiguousarray(volume[box], dtype=kind)
 
 
 def _fitted(
@@ -162,8 +169,8 @@ def _fitted(
     ventricles, cortex, fossa = (
         fit.move(mask) >= 0.5 for mask in (atlas.ventricles, atlas.cortex, atlas.infratentorial)
     )
-    inside = (white > 0.9) & brain[box] & ~fossa[box]
-    healthy = _embed(_healthy(inside, lesions[box]), box)
+    inside = (white > 0.9) & _part(brain, box) & ~fossa[box]
+    healthy = _embed(_healthy(inside, _part(lesions, box)), box)
     return Landmarks(ventricles, cortex, fossa, healthy, 'fitted')
 
 

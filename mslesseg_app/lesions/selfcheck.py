@@ -282,7 +282,7 @@ def tissue_signal(
     seen = (halved(inside) > 0.5) & (halved(np.asarray(flair) != 0) > 0.5)
     if not np.isfinite(image).all():
         raise DataError('The FLAIR holds values that are not finite.', 'Check the image.')
-    maps, smooth, landmarks = _half_template()
+    maps, smooth, landmarks = half_template()
     fit = fit_priors(image[None], seen, smooth, step=_FIT_STEP)
     moved = np.stack([fit.move(each) for each in maps])
     scale = tissue_scale(image, seen, moved, step=2, voxel_mm=EDGE_MM)
@@ -299,7 +299,7 @@ _MIDPLANE_MM = 90.0
 
 
 @cache
-def _half_template() -> tuple[Floats, SmoothMaps, tuple[Floats, Floats]]:
+def half_template() -> tuple[Floats, SmoothMaps, tuple[Floats, Floats]]:
     """Return tissue maps, the same made ready, ventricles and posterior fossa, halved."""
     maps = np.stack([halved(tissue_prior(name)) for name in ('wm', 'gm', 'csf')])
     atlas = region_atlas()

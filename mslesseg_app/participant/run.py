@@ -46,7 +46,7 @@ def run_participants(settings: Settings, *, quiet: bool = False, dry_run: bool =
 
     # What is wrong with a header is reported once, by the exam's first node.
     logging.getLogger('nibabel.global').setLevel(logging.CRITICAL)
-    entry, engine, settings = _prepare(settings)
+    entry, engine, settings = _prepare(settings, begin=not dry_run)
     check_dataset(settings.bids_dir)
     if not settings.skip_bids_validation and not dry_run:
         warning = validate(settings.bids_dir)
@@ -129,20 +129,30 @@ def write_boilerplate(settings: Settings, *, quiet: bool = False) -> int:
     return 0
 
 
-def _prepare(settings: Settings) -> tuple[AnyModel, str, Settings]:
-    """Check model, engine and device before anything is read or written."""
+def _prepare(settings: Settings, *, begin: bool = False) -> tuple[AnyModel, str, Settings]:
+    """Check model, engine and device before anything is read or written.
+
+    With `begin`, what workers share is loaded meanwhile.
+    """
     import dataclasses
 
     from mslesseg_app.models.check import check_model
-    from mslesseg_app.models.prediction.device import choose_device
-    from mslesseg_app.participant.workflows.base import choose_engine
+    from mslesseg_app.models.prediction.device import choose_device, may_have_gpu
+    from mslesseg_app.participant.workflows.preload import begin_loading
 
     check_temporary_folder()
     entry = chosen_model(settings)
+    if begin:
+        _limit_threads(settings)
+        begin_loading(network=any(model.needs_weights for model in models_of(entry)))
+    from mslesseg_app.participant.workflows.base import choose_engine
+
     engine = choose_engine(settings)
     for model in models_of(entry):
         check_model(model)
     uses_device = any(model.needs_weights or model.is_engine for model in models_of(entry))
+    if settings.device == 'auto':
+        uses_device = uses_device and may_have_gpu()
     if settings.device != 'cpu' and (uses_device or settings.device != 'auto'):
         device, _ = choose_device(settings.device)
         if settings.device != 'auto' or device != 'cpu':
@@ -178,7 +188,6 @@ def _process(
 ) -> int:
     from mslesseg_app.participant.batch import Batch
 
-    _limit_threads(settings)
     write_dataset_files(settings, entry, engine)
     settings.to_toml(settings.out_dir / 'logs' / f'mslesseg-{settings.run_uuid}.toml')
     for exam in exams:

@@ -9,7 +9,6 @@ mask improves, while neighbours draw each other to the same side.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import nibabel as nb
@@ -18,9 +17,9 @@ import numpy.typing as npt
 from scipy import ndimage as ndi
 
 from mslesseg_app.core.errors import DataError
-from mslesseg_app.spatial.shapes import Bools, box_of, dilate, fill_holes, grow, largest_piece
+from mslesseg_app.spatial.shapes import Bools, dilate, fill_holes, grow, largest_piece
 from mslesseg_app.spatial.similarity import shrink
-from mslesseg_app.spatial.template import TEMPLATE_AFFINE, is_template_grid, load_template
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE, brain_distance, is_template_grid
 
 Floats = npt.NDArray[np.float32]
 
@@ -131,7 +130,7 @@ def _stripped_on_template(data: Floats) -> bool:
     piece = _not_zero(data)
     if not _brain_sized(piece, 1e-6):
         return False
-    return float((_distance()[piece] <= _REACH_MM).mean()) >= _INSIDE_SHARE
+    return float((brain_distance()[piece] <= _REACH_MM).mean()) >= _INSIDE_SHARE
 
 
 def _union(images: list[Floats]) -> Bools:
@@ -140,25 +139,14 @@ def _union(images: list[Floats]) -> Bools:
     return fill_holes(largest_piece(whole))
 
 
-@cache
-def _distance() -> Floats:
-    """Return the distance (mm) to the border of the template's mask, negative inside."""
-    mask = np.asarray(load_template().mask.dataobj) > 0
-    distance = np.asarray(ndi.distance_transform_edt(~mask), dtype=np.float32)
-    box = box_of(mask, 1)  # the border is nowhere farther than its surface
-    distance[box] -= ndi.distance_transform_edt(mask[box])
-    distance.flags.writeable = False
-    return distance
-
-
 def _segment(images: list[Floats]) -> Bools:
     """Combine template and intensities, then tidy the shape."""
-    box = ndi.find_objects((_distance() < _REACH_MM + 2).astype(np.int8))[0]
-    distance = _distance()[box]
-    parts = [one[box] for one in images]
+    box = ndi.find_objects((brain_distance() < _REACH_MM + 2).astype(np.int8))[0]
+    distance = brain_distance()[box]
+    parts = [np.ascontiguousarray(one[box]) for one in images]
     seen = [_field_of_view(one) for one in parts]
     probability = _estimate(parts, seen, distance)
-    mask = np.zeros(_distance().shape, dtype=bool)
+    mask = np.zeros(brain_distance().shape, dtype=bool)
     mask[box] = _tidy(probability > _THRESHOLD, fill_holes(np.any(seen, axis=0)))
     return mask
 
@@ -179,12 +167,14 @@ def _estimate(parts: list[Floats], seen: list[Bools], distance: Floats) -> Float
         np.where(view, _to_bins(one, view & (distance < -6)), _BINS)[near].astype(np.intp)
         for one, view in zip(parts, seen, strict=True)
     ]
+    counts = [np.bincount(bins, minlength=_BINS) for bins in codes]
     for _ in range(_ROUNDS):
         around = ndi.gaussian_filter(probability, _NEIGHBOUR_MM, truncate=3.0)[near]
         odds = prior + _NEIGHBOURS * (2 * around - 1)
         weight = probability[near].astype(np.float64)
-        for bins in codes:
-            odds += _evidence(bins, weight)[bins]
+        for bins, count in zip(codes, counts, strict=True):
+            inside = np.bincount(bins, weight, _BINS)[:_BINS]
+            odds += _evidence(inside, count[:_BINS] - inside)[bins]
         probability = np.zeros_like(probability)
         probability[near] = _logistic(odds)
     return probability
@@ -201,11 +191,9 @@ def _to_bins(data: Floats, inner: Bools) -> npt.NDArray[np.int16]:
     return np.clip(scaled, 0, _BINS - 1).astype(np.int16)
 
 
-def _evidence(bins: npt.NDArray[np.intp], weight: npt.NDArray[np.float64]) -> Floats:
+def _evidence(inside: npt.NDArray[np.float64], outside: npt.NDArray[np.float64]) -> Floats:
     """Return the log odds that each intensity bin gives for brain; none beyond the last."""
-    inside = np.bincount(bins, weight, _BINS)[:_BINS]
-    outside = np.bincount(bins, 1.0 - weight, _BINS)[:_BINS]
-    odds = np.log(_density(inside) / _density(outside))
+    odds = np.log(_density(inside) / _density(np.maximum(outside, 0)))
     return np.append(np.clip(odds, -_MOST_EVIDENCE, _MOST_EVIDENCE), 0).astype(np.float32)
 
 

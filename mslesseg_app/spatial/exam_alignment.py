@@ -17,8 +17,7 @@ from mslesseg_app.spatial.between import disagreement
 from mslesseg_app.spatial.pose import nearest_rigid
 from mslesseg_app.spatial.registration import Alignment, Reference, align
 from mslesseg_app.spatial.resample import resample
-from mslesseg_app.spatial.shapes import grow
-from mslesseg_app.spatial.template import load_template
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE, brain_distance, load_template
 
 Strategy = Literal['anchored', 'independent']
 
@@ -85,9 +84,8 @@ class ExamAlignment:
 @cache
 def search_region() -> Any:
     """Return the template's brain mask, grown by a rim, as an image (uint8)."""
-    mask = load_template().mask
-    grown = grow(np.asarray(mask.dataobj) > 0, _RIM_MM)
-    return nb.Nifti1Image(grown.astype(np.uint8), mask.affine)
+    grown = brain_distance() <= _RIM_MM
+    return nb.Nifti1Image(grown.astype(np.uint8), TEMPLATE_AFFINE)
 
 
 def in_memory(img: Any) -> Any:

