@@ -9,7 +9,8 @@ of them for a smaller gain), in wide windows and with weights that ignore what h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,40 @@ def to_half_way(
     return HalfWay(data[0], data[1], brain, affine, poses[0], poses[1])
 
 
+def of_other_images(pair: HalfWay, images: Sequence[Any], from_flair: Sequence[Affine]) -> HalfWay:
+    """Resample another sequence of both sessions once, onto the grid of their FLAIRs.
+
+    Parameters
+    ----------
+    pair : HalfWay
+        Of the FLAIRs.
+    images : two nibabel images
+        Of the earlier and the later session, without bias field.
+    from_flair : two arrays (4, 4)
+        Points of the FLAIR of each session to points of its image (RAS+ mm).
+
+    Returns
+    -------
+    HalfWay
+        Its brain ends where the field of view of the images does.
+
+    Raises
+    ------
+    DataError
+        If an image is empty within the brain.
+    """
+    shape, brain, data = pair.brain.shape, pair.brain, []
+    flairs = pair.before_from_middle, pair.after_from_middle
+    poses = [compose(own, flair) for own, flair in zip(from_flair, flairs, strict=True)]
+    for image, pose in zip(images, poses, strict=True):
+        brain = brain & field_of_view(image, shape, pair.affine, pose)
+        data.append(np.asarray(resample(image, shape, pair.affine, pose, 3).dataobj))
+    if not brain.any():
+        raise DataError('An image does not show the brain of both sessions.')
+    before, after = (_scaled(one, brain) for one in data)
+    return replace(pair, before=before, after=after, brain=brain)
+
+
 def _centre(brain: Any) -> npt.NDArray[np.float64]:
     where = np.argwhere(np.asanyarray(brain.dataobj) > 0)
     if not len(where):
@@ -157,7 +192,7 @@ def _centre(brain: Any) -> npt.NDArray[np.float64]:
 def _scaled(data: Floats, brain: Bools) -> Floats:
     level = float(np.median(data[brain]))
     if not level > 0:
-        raise DataError('A FLAIR holds no signal within the brain.')
+        raise DataError('An image holds no signal within the brain.')
     return np.asarray(data / np.float32(level), dtype=np.float32)
 
 
