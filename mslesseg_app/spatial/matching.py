@@ -27,6 +27,8 @@ Bools = npt.NDArray[np.bool_]
 
 #: Smallest and largest edge of a voxel of the half-way grid, mm.
 _EDGES_MM = (1.0, 3.0)
+#: The outermost slices of a scan are not compared, nor what is interpolated from them (voxels).
+_OUTER_SLICES = 1.5
 #: Margin of the grid around the brain, mm.
 _MARGIN_MM = 5.0
 #: Standard deviation of the windows in which intensities are matched, mm.
@@ -138,7 +140,7 @@ def to_half_way(
     ]
     brain = masks[0] & masks[1]
     for image, pose in ((before, poses[0]), (after, poses[1])):
-        brain &= field_of_view(image, shape, affine, pose)
+        brain &= field_of_view(image, shape, affine, pose, _OUTER_SLICES)
     if np.count_nonzero(brain) < 1000:
         raise DataError('The brains of the two sessions hardly overlap.')
     data = [
@@ -170,11 +172,11 @@ def of_other_images(pair: HalfWay, images: Sequence[Any], from_flair: Sequence[A
     DataError
         If an image is empty within the brain.
     """
-    shape, brain, data = pair.brain.shape, pair.brain, []
+    shape, brain, data = pair.brain.shape, pair.brain.copy(), []
     flairs = pair.before_from_middle, pair.after_from_middle
     poses = [compose(own, flair) for own, flair in zip(from_flair, flairs, strict=True)]
     for image, pose in zip(images, poses, strict=True):
-        brain = brain & field_of_view(image, shape, pair.affine, pose)
+        brain &= field_of_view(image, shape, pair.affine, pose, _OUTER_SLICES)
         data.append(np.asarray(resample(image, shape, pair.affine, pose, 3).dataobj))
     if not brain.any():
         raise DataError('An image does not show the brain of both sessions.')
