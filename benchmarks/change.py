@@ -40,7 +40,7 @@ from mslesseg_app.lesions.difference import (
 )
 from mslesseg_app.metrics.change import evaluate_change
 from mslesseg_app.spatial.affines import compose, invert, read_itk
-from mslesseg_app.spatial.matching import HalfWay, to_half_way
+from mslesseg_app.spatial.matching import HalfWay, of_other_images, to_half_way
 from mslesseg_app.spatial.resample import resample
 from mslesseg_app.spatial.subject_alignment import align_pair
 
@@ -63,8 +63,11 @@ class Exam:
         self.folder = out / f'sub-{subject}' / f'ses-{session}' / 'anat'
         self.stem = f'sub-{subject}_ses-{session}'
 
+    def file(self, name: str) -> Path:
+        return self.folder / f'{self.stem}_{name}.nii.gz'
+
     def load(self, name: str) -> Any:
-        return nb.load(self.folder / f'{self.stem}_{name}.nii.gz')
+        return nb.load(self.file(name))
 
     @property
     def flair(self) -> Any:
@@ -74,9 +77,8 @@ class Exam:
     def brain(self) -> Any:
         return self.load('desc-brain_mask')
 
-    @property
-    def flair_from_mni(self) -> np.ndarray:
-        name = f'{self.stem}_from-FLAIR_to-MNI152NLin6Asym_mode-image_xfm.txt'
+    def from_mni(self, image: str) -> np.ndarray:
+        name = f'{self.stem}_from-{image}_to-MNI152NLin6Asym_mode-image_xfm.txt'
         return read_itk(self.folder / name)
 
 
@@ -91,13 +93,20 @@ def prepare(data: Path, out: Path, model: str, subjects: tuple[str, ...]) -> Non
         raise SystemExit(code)
 
 
-def compare(before: Exam, after: Exam) -> tuple[Difference, float]:
+def compare(before: Exam, after: Exam, t2w: bool = True) -> tuple[Difference, float]:
     """Align two sessions and compute their difference; returns the seconds too."""
     clock = time.perf_counter()
     flairs = [before.flair, after.flair]
-    move = align_pair(flairs, [before.flair_from_mni, after.flair_from_mni])
+    move = align_pair(flairs, [one.from_mni('FLAIR') for one in (before, after)])
     pair = to_half_way(*flairs, before.brain, after.brain, move)
-    return compute_difference(pair), time.perf_counter() - clock
+    others = {}
+    if t2w and all(one.file('desc-preproc_T2w').is_file() for one in (before, after)):
+        from_flair = [
+            compose(one.from_mni('T2w'), invert(one.from_mni('FLAIR'))) for one in (before, after)
+        ]
+        images = [one.load('desc-preproc_T2w') for one in (before, after)]
+        others['T2w'] = of_other_images(pair, images, from_flair)
+    return compute_difference(pair, others), time.perf_counter() - clock
 
 
 def reference_of(root: Path, subject: str, pair: HalfWay) -> np.ndarray:
@@ -136,27 +145,40 @@ def worth(found: dict[str, Any]) -> float:
     return float(found['dsc'] - 0.5 * missed - 0.5 * found['false'] / max(1, found['predicted']))
 
 
+def shown(difference: Difference, truth: np.ndarray) -> int:
+    """Count reference lesions of 30 mm³ and more that differ by 2 SD or more on average."""
+    labels, count = ndimage.label(truth, np.ones((3, 3, 3)))
+    numbers = np.arange(1, count + 1)
+    size = np.bincount(labels.ravel(), minlength=count + 1)[1:] * difference.pair.voxel_mm3
+    mean = np.abs(ndimage.mean(difference.z, labels, numbers))
+    return int(np.count_nonzero((size >= 30) & (mean >= 2)))
+
+
 def real(data: Path, out: Path, model: str) -> Iterator[list[Any]]:
-    """Yield one row a patient, with the limits that were best on the other one."""
+    """Yield rows a patient: FLAIR alone and with T2w, default limits and the other's best."""
     bids = data / 'ljubljana-bids'
     prepare(bids, out, model, SUBJECTS)
-    done = {}
-    for subject in SUBJECTS:
-        difference, seconds = compare(Exam(out, subject, '1'), Exam(out, subject, '2'))
-        truth = reference_of(bids / 'derivatives' / 'reference', subject, difference.pair)
-        found = [quality(difference, limits, truth) for limits in GRID]
-        done[subject] = found, seconds
-    for subject in SUBJECTS:
-        (other,) = set(SUBJECTS) - {subject}
-        place = int(np.argmax([worth(one) for one in done[other][0]]))
-        for name, number in (('chosen on the other', place), ('default', default_place())):
-            one, limits = done[subject][0][number], GRID[number]
-            yield [
-                subject, name, f'{limits.extent:g}/{limits.seed:g}/{limits.min_volume:g}',
-                one['dsc'], f'{one["touched"]}/{one["reference"]}',
-                f'{one["found"]}/{one["of"]}', f'{one["false"]}/{one["predicted"]}', one['ml'],
-                done[subject][1],
-            ]  # fmt: skip
+    for t2w in (False, True):
+        done = {}
+        for subject in SUBJECTS:
+            exams = (Exam(out, subject, session) for session in ('1', '2'))
+            difference, seconds = compare(*exams, t2w=t2w)
+            truth = reference_of(bids / 'derivatives' / 'reference', subject, difference.pair)
+            found = [quality(difference, limits, truth) for limits in GRID]
+            done[subject] = found, shown(difference, truth), difference.images, seconds
+        for subject in SUBJECTS:
+            (other,) = set(SUBJECTS) - {subject}
+            place = int(np.argmax([worth(one) for one in done[other][0]]))
+            rows, visible, images, seconds = done[subject]
+            for name, number in (('chosen on the other', place), ('default', default_place())):
+                one, limits = rows[number], GRID[number]
+                yield [
+                    subject, ', '.join(images), name,
+                    f'{limits.extent:g}/{limits.seed:g}/{limits.min_volume:g}',
+                    one['dsc'], f'{one["touched"]}/{one["reference"]}', visible,
+                    f'{one["found"]}/{one["of"]}', f'{one["false"]}/{one["predicted"]}',
+                    one['ml'], seconds,
+                ]  # fmt: skip
 
 
 def default_place() -> int:
@@ -260,8 +282,8 @@ def _inside(flair: Any, centre: np.ndarray, axes: np.ndarray) -> tuple[np.ndarra
 
 
 HEADS = {
-    'real': ['patient', 'limits', 'extent/seed/mm³', 'DSC', 'lesions ≥ 30 mm³ touched',
-             "found (MSSEG-2's rules)", 'false', 'change (ml)', 'time (s)'],
+    'real': ['patient', 'images', 'limits', 'extent/seed/mm³', 'DSC', 'lesions ≥ 30 mm³ touched',
+             'differ by 2 SD', "found (MSSEG-2's rules)", 'false', 'change (ml)', 'time (s)'],
     'rescan': ['pair', 'false lesions', 'false change (ml)', 'correlation', 'smoothing (mm)'],
     'planted': ['patient', 'planted', 'found', 'share', 'regions in all'],
 }  # fmt: skip

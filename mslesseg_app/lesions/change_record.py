@@ -28,6 +28,8 @@ class PairRecord:
         ``pass``, ``check`` or ``fail``: whether the images can be compared.
     reason : str or None
         Why the status is not ``pass``.
+    images : str or None
+        Images that were compared, with commas.
     """
 
     session_before: str | None = _entry('PreviousSession')
@@ -36,6 +38,7 @@ class PairRecord:
     edited: str | None = _entry('EditedSessions')
     status: str | None = _entry('Guard', 'Status')
     reason: str | None = _entry('Guard', 'Reason')
+    images: str | None = _entry('ComparedImages')
     brain_edge_mm: float | None = _entry('Guard', 'BrainEdge_mm')
     flair_correlation: float | None = _entry('Guard', 'FLAIRCorrelation')
     smoothing_mm: float | None = _entry('Guard', 'Smoothing_mm')

@@ -55,8 +55,8 @@ CHANGE_COLUMNS: dict[str, dict[str, Any]] = {
         'Units': _MM3,
     },
     'z_peak': {
-        'Description': 'Largest difference of the matched FLAIRs in these regions, in standard '
-        'deviations of the difference; negative where the FLAIR became darker.',
+        'Description': 'Largest difference of the matched images in these regions, in standard '
+        'deviations of the difference; negative where they became darker.',
     },
     'z_mean': {'Description': 'Mean difference in these regions, in standard deviations.'},
     'centroid_x': {'Description': 'Centre in the later FLAIR, left to right.', 'Units': 'mm'},
@@ -101,6 +101,7 @@ SUMMARY_COLUMNS: dict[str, dict[str, Any]] = {
     },
     'reason': {'Description': 'Why the status is not pass.'},
     'edited': {'Description': 'Sessions whose mask a person has edited.'},
+    'images': {'Description': 'Images that were compared, with commas.'},
     **_COUNTS,
     'n_not_judged': {'Description': 'Number of lesions without a status.'},
     'new_volume_mm3': {

@@ -1,21 +1,25 @@
-"""Where the FLAIRs of two sessions differ, in units of what they differ by for no reason.
+"""Where the images of two sessions differ, in units of what they differ by for no reason.
 
 The images decide: change is a standardised difference of matched images (Lemieux et al.,
 NeuroImage 1998, and others after it) where at least one session shows lesion tissue and the
 other tissue at all, so that moving fluid, vessels and the edge of the brain do not count. The
 noise is measured in each pair, and by location: near the skull base, or where sessions are
 aligned less well, a larger difference is needed. At edges that both images show, the difference
-that a small misalignment makes is added to it.
+that a small misalignment makes is added to it. Where both sessions have a T2w image, it adds its
+evidence: what one sequence shows by chance, the other rarely shows too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage as ndi
 
+from mslesseg_app.lesions.agreement import CORRELATION_CHECK
 from mslesseg_app.lesions.components import structure
 from mslesseg_app.spatial.matching import HalfWay, Matched, Window, match, robust_spread
 
@@ -77,11 +81,14 @@ class Difference:
     pair : HalfWay
     matched : Matched
     z : float32 array (X, Y, Z)
-        Later less expected FLAIR in standard deviations; 0 outside of the brain.
+        Later less expected image in standard deviations, of all images together; 0 outside of
+        the brain.
     noise : float
         Standard deviation of the difference over the brain, as a share of its median FLAIR.
     normal : float32 array (X, Y, Z)
         FLAIR of normal tissue around each location.
+    images : tuple of str
+        Sequences that `z` is made of.
     """
 
     pair: HalfWay
@@ -89,6 +96,7 @@ class Difference:
     z: Floats
     noise: float
     normal: Floats
+    images: tuple[str, ...] = ('FLAIR',)
 
     @property
     def lesion_before(self) -> Bools:
@@ -107,17 +115,38 @@ class Difference:
         return np.asarray((darker > TISSUE_FACTOR * self.normal) & self.pair.brain)
 
 
-def compute_difference(pair: HalfWay) -> Difference:
+def compute_difference(
+    pair: HalfWay, others: Mapping[str, HalfWay] = MappingProxyType({})
+) -> Difference:
     """Compute the standardised difference of two sessions.
 
     Parameters
     ----------
     pair : HalfWay
+        FLAIRs.
+    others : mapping of sequence to HalfWay
+        Other images on which lesions are bright (T2w), on the same grid. One that can be compared
+        adds its difference to that of the FLAIRs; the sum is divided by the square root of the
+        number of images (Stouffer's method). That asks for independent noise: the correlation
+        of FLAIR and T2w is -0.05 in LJ01 and 0.12 in LJ12.
 
     Returns
     -------
     Difference
     """
+    difference = _of_one_image(pair)
+    total, count = difference.z, pair.brain.astype(np.float32)
+    images = ['FLAIR']
+    for name, other in others.items():
+        more = _of_one_image(other)
+        if more.matched.correlation >= CORRELATION_CHECK:
+            total, count = total + more.z, count + other.brain
+            images.append(name)
+    z = (total / np.sqrt(np.maximum(count, 1))).astype(np.float32)
+    return replace(difference, z=z, images=tuple(images))
+
+
+def _of_one_image(pair: HalfWay) -> Difference:
     matched = match(pair)
     widths = _SMOOTH_MM / pair.edges
     residual = matched.later - matched.expected

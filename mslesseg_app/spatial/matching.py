@@ -9,7 +9,8 @@ of them for a smaller gain), in wide windows and with weights that ignore what h
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ Bools = npt.NDArray[np.bool_]
 
 #: Smallest and largest edge of a voxel of the half-way grid, mm.
 _EDGES_MM = (1.0, 3.0)
+#: The outermost slices of a scan are not compared, nor what is interpolated from them (voxels).
+_OUTER_SLICES = 1.5
 #: Margin of the grid around the brain, mm.
 _MARGIN_MM = 5.0
 #: Standard deviation of the windows in which intensities are matched, mm.
@@ -138,7 +141,7 @@ def to_half_way(
     ]
     brain = masks[0] & masks[1]
     for image, pose in ((before, poses[0]), (after, poses[1])):
-        brain &= field_of_view(image, shape, affine, pose)
+        brain &= field_of_view(image, shape, affine, pose, _OUTER_SLICES)
     if np.count_nonzero(brain) < 1000:
         raise DataError('The brains of the two sessions hardly overlap.')
     data = [
@@ -146,6 +149,40 @@ def to_half_way(
         for one, pose in ((before, poses[0]), (after, poses[1]))
     ]
     return HalfWay(data[0], data[1], brain, affine, poses[0], poses[1])
+
+
+def of_other_images(pair: HalfWay, images: Sequence[Any], from_flair: Sequence[Affine]) -> HalfWay:
+    """Resample another sequence of both sessions once, onto the grid of their FLAIRs.
+
+    Parameters
+    ----------
+    pair : HalfWay
+        Of the FLAIRs.
+    images : two nibabel images
+        Of the earlier and the later session, without bias field.
+    from_flair : two arrays (4, 4)
+        Points of the FLAIR of each session to points of its image (RAS+ mm).
+
+    Returns
+    -------
+    HalfWay
+        Its brain ends where the field of view of the images does.
+
+    Raises
+    ------
+    DataError
+        If an image is empty within the brain.
+    """
+    shape, brain, data = pair.brain.shape, pair.brain.copy(), []
+    flairs = pair.before_from_middle, pair.after_from_middle
+    poses = [compose(own, flair) for own, flair in zip(from_flair, flairs, strict=True)]
+    for image, pose in zip(images, poses, strict=True):
+        brain &= field_of_view(image, shape, pair.affine, pose, _OUTER_SLICES)
+        data.append(np.asarray(resample(image, shape, pair.affine, pose, 3).dataobj))
+    if not brain.any():
+        raise DataError('An image does not show the brain of both sessions.')
+    before, after = (_scaled(one, brain) for one in data)
+    return replace(pair, before=before, after=after, brain=brain)
 
 
 def _centre(brain: Any) -> npt.NDArray[np.float64]:
@@ -158,7 +195,7 @@ def _centre(brain: Any) -> npt.NDArray[np.float64]:
 def _scaled(data: Floats, brain: Bools) -> Floats:
     level = float(np.median(data[brain]))
     if not level > 0:
-        raise DataError('A FLAIR holds no signal within the brain.')
+        raise DataError('An image holds no signal within the brain.')
     return np.asarray(data / np.float32(level), dtype=np.float32)
 
 

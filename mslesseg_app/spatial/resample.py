@@ -101,30 +101,36 @@ def field_of_view(
     shape: tuple[int, int, int],
     affine: npt.ArrayLike,
     moving_from_reference: npt.ArrayLike,
+    margin: float = 0.0,
 ) -> npt.NDArray[np.bool_]:
     """Return which voxels of a target grid lie within the extent of an image.
 
-    Takes the arguments of `resample`; the result has the shape of the target.
+    Takes the arguments of `resample`, and the width (voxels of the image) of a margin within its
+    faces that does not count; the result has the shape of the target.
     """
     target = np.asarray(affine, dtype=np.float64)
     index = np.linalg.inv(img.affine) @ check_affine(moving_from_reference) @ target
-    return _inside(index, tuple(shape), tuple(img.shape[:3]))
+    return _inside(index, tuple(shape), tuple(img.shape[:3]), margin)
 
 
 def _inside(
-    index: npt.NDArray[np.float64], shape: tuple[int, ...], limits: tuple[int, ...]
+    index: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+    limits: tuple[int, ...],
+    margin: float = 0.0,
 ) -> npt.NDArray[np.bool_]:
     """Return where the voxel of `shape`, mapped by `index`, falls into ``limits`` voxels."""
     inside = np.ones(shape, dtype=bool)
     axes = [np.arange(size, dtype=np.float64) for size in shape]
     for row, limit in zip(index[:3], limits, strict=True):
+        first, last = margin - 0.5, limit - 0.5 - margin
         i, j, k = (axis * step for axis, step in zip(axes, row[:3], strict=True))
         lowest = row[3] + i.min() + j.min() + k.min()
         highest = row[3] + i.max() + j.max() + k.max()
-        if lowest >= -0.5 and highest <= limit - 0.5:
+        if lowest >= first and highest <= last:
             continue
         where = i[:, None, None] + j[None, :, None] + (k + row[3])[None, None, :]
-        inside &= (where >= -0.5) & (where <= limit - 0.5)
+        inside &= (where >= first) & (where <= last)
     return inside
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nb
 import numpy as np
 import pytest
@@ -11,7 +13,13 @@ from scipy.spatial.transform import Rotation
 from mslesseg_app.core.errors import DataError
 from mslesseg_app.lesions.difference import ChangeLimits, compute_difference, find_changes
 from mslesseg_app.spatial.affines import apply_affine, compose, invert
-from mslesseg_app.spatial.matching import Window, match, robust_spread, to_half_way
+from mslesseg_app.spatial.matching import (
+    Window,
+    match,
+    of_other_images,
+    robust_spread,
+    to_half_way,
+)
 from mslesseg_app.spatial.resample import resample
 
 SHAPE = (56, 60, 26)
@@ -119,6 +127,64 @@ def test_the_same_image_twice_is_no_difference_at_all():
     difference = difference_of(data, image(data))
     assert np.abs(difference.z).max() < 0.1
     assert difference.matched.smoothed == ''
+
+
+def t2w_of(pair, before, after, from_flair=None):
+    return of_other_images(pair, [image(before), image(after)], from_flair or [np.eye(4)] * 2)
+
+
+def flairs(before, after):
+    brain = image(BRAIN)
+    return to_half_way(image(before), image(after), brain, brain, np.eye(4))
+
+
+def test_t2w_adds_its_evidence():
+    """The sum over the square root of two, voxel by voxel; FLAIR alone where T2w ends."""
+    pair = flairs(head([OLD], 2), head([OLD, NEW], 3))
+    other = t2w_of(pair, head([OLD], 4), head([OLD, NEW], 5))
+    covered = np.arange(pair.brain.shape[2]) < 14
+    other = replace(other, brain=other.brain & covered)
+    alone, second = compute_difference(pair), compute_difference(other)
+    both = compute_difference(pair, {'T2w': other})
+    assert alone.images == ('FLAIR',)
+    assert both.images == ('FLAIR', 'T2w')
+    expected = np.where(other.brain, (alone.z + second.z) / np.sqrt(2), alone.z)
+    np.testing.assert_allclose(both.z, expected, rtol=1e-5, atol=1e-6)
+    assert (~other.brain & pair.brain).any()
+    assert both.matched is not second.matched
+    assert both.noise == alone.noise
+
+
+def test_what_one_image_shows_by_chance_is_no_change_and_what_both_show_faintly_is():
+    faint = head([OLD], 3) + 14 * ball(NEW, 3.2)
+    spot = head([OLD], 3) + 20 * ball(NEW, 3.2)
+    first = head([OLD], 2)
+
+    def count(flair, t2w=None):
+        pair = flairs(first, flair)
+        others = {} if t2w is None else {'T2w': t2w_of(pair, head([OLD], 4), t2w)}
+        return find_changes(compute_difference(pair, others), ChangeLimits()).count
+
+    assert count(spot) == 1
+    assert count(spot, head([OLD], 5)) == 0
+    assert count(faint) == 0
+    assert count(faint, head([OLD], 5) + 14 * ball(NEW, 3.2)) == 1
+
+
+def test_t2w_of_another_contrast_is_left_out_and_one_that_lies_elsewhere_is_found():
+    first, second = head([OLD], 2), head([OLD, NEW], 3)
+    pair = flairs(first, second)
+    noise = 100 + 20 * np.random.default_rng(0).standard_normal(SHAPE)
+    assert compute_difference(pair, {'T2w': t2w_of(pair, first, noise)}).images == ('FLAIR',)
+    move = np.eye(4)
+    move[:3, 3] = (4.0, -2.0, 2.0)
+    there = resample(image(second), SHAPE, AFFINE, invert(move), 1)
+    brought = of_other_images(pair, [image(first), there], [np.eye(4), move])
+    inner = ndimage.binary_erosion(brought.brain, iterations=3)
+    assert np.corrcoef(brought.after[inner], pair.after[inner])[0, 1] > 0.95
+    with pytest.raises(DataError, match='does not show the brain'):
+        far = move + np.eye(4, k=3) * 500
+        of_other_images(pair, [image(first), there], [np.eye(4), far])
 
 
 def test_thick_and_thin_slices_share_a_grid():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mslesseg_app.lesions.difference import ChangedRegions, Difference
     from mslesseg_app.lesions.groups import Session
     from mslesseg_app.spatial.affines import Affine
+    from mslesseg_app.spatial.matching import HalfWay
 
 
 class _AlignPairInput(BaseInterfaceInputSpec):
@@ -68,6 +69,10 @@ class _CompareInput(BaseInterfaceInputSpec):
     after_flair = File(mandatory=True, exists=True, desc='preprocessed FLAIR, later session')
     before_brain = File(mandatory=True, exists=True, desc='brain mask on the earlier FLAIR')
     after_brain = File(mandatory=True, exists=True, desc='brain mask on the later FLAIR')
+    t2w = traits.List(File(exists=True), desc='preprocessed T2w, earlier and later session')
+    t2w_xfms = traits.List(
+        File(exists=True), desc='ITK affines, template to each FLAIR, then to each T2w'
+    )
     before_labels = File(mandatory=True, exists=True, desc='instances on the earlier FLAIR')
     after_labels = File(mandatory=True, exists=True, desc='instances on the later FLAIR')
     seed = traits.Float(5.0, usedefault=True, desc='difference that a change reaches, SD')
@@ -81,7 +86,7 @@ class _CompareInput(BaseInterfaceInputSpec):
 class _CompareOutput(TraitedSpec):
     image = File(desc='status of each lesion on the later FLAIR, uint8')
     before_image = File(desc='the same on the earlier FLAIR')
-    difference = File(desc='difference of the FLAIRs on the later one, standard deviations')
+    difference = File(desc='difference of the images on the later FLAIR, standard deviations')
     before_difference = File(desc='the same on the earlier FLAIR')
     before_pull = File(desc='what the earlier probability gains from the later one')
     after_pull = File(desc='what the later probability gains from the earlier one')
@@ -143,7 +148,8 @@ class CompareSessions(GuardedInterface):
         flairs = nb.load(given.before_flair), nb.load(given.after_flair)
         edge = edge_distance(*brains, move)
         try:
-            difference = compute_difference(to_half_way(*flairs, *brains, move))
+            pair = to_half_way(*flairs, *brains, move)
+            difference = compute_difference(pair, self._other_images(pair))
         except DataError as error:
             return _Result(Agreement(edge, np.nan, np.nan, 'fail', error.message))
         matched = difference.matched
@@ -168,6 +174,21 @@ class CompareSessions(GuardedInterface):
             ),
         )
         return _Result(agreement, comparison, difference, regions)
+
+    def _other_images(self, flairs: HalfWay) -> dict[str, HalfWay]:
+        """Return the T2w images on the grid of the FLAIRs, if both sessions have one."""
+        from mslesseg_app.spatial.affines import compose, invert, read_itk
+        from mslesseg_app.spatial.matching import of_other_images
+
+        if not isdefined(self.inputs.t2w):
+            return {}
+        affines = [read_itk(Path(path)) for path in self.inputs.t2w_xfms]
+        from_flair = [compose(affines[2 + k], invert(affines[k])) for k in (0, 1)]
+        images = [nb.load(path) for path in self.inputs.t2w]
+        try:
+            return {'T2w': of_other_images(flairs, images, from_flair)}
+        except DataError:
+            return {}  # they do not show the brain; the FLAIRs do
 
     def _images(self, result: _Result, cwd: Path) -> dict[str, str]:
         """Write both maps on the grids of both sessions; empty where nothing was compared."""
@@ -229,6 +250,7 @@ class CompareSessions(GuardedInterface):
             'smoothing_mm': agreement.smoothing_mm,
             'noise_percent': 100 * result.difference.noise if result.difference else None,
             'edited': ', '.join(pair.get('edited') or ()) or None,
+            'images': ', '.join(result.difference.images) if result.difference else None,
         }
         return {name: _json_number(row.get(name)) for name in SUMMARY_COLUMNS}
 

@@ -79,6 +79,14 @@ class Visit:
         }
         return {key: str(out_dir / path) for key, path in found.items()}
 
+    def t2w(self, out_dir: Path) -> tuple[str, str] | None:
+        """Return its T2w image and the transform from the template to it, if it has them."""
+        if 'T2w' not in self.exam.images:
+            return None
+        keys = ('preproc_native', {'suffix': 'T2w'}), ('to_mni', {'from': 'T2w'})
+        found = [out_dir / self.path(key, **extra) for key, extra in keys]
+        return (str(found[0]), str(found[1])) if all(p.is_file() for p in found) else None
+
     def probability(self, out_dir: Path) -> Path | None:
         """Return the probability map, where it is there and no person has edited the mask."""
         path = out_dir / self.path('prob_native', desc=self.model)
@@ -107,7 +115,8 @@ def _visit(subject: str, path: Path, settings: Settings, model: str) -> Visit | 
     flair = next((item.path for item in record.images if item.modality == 'FLAIR'), None)
     if record.status != 'ok' or not record.session or flair is None:
         return None
-    exam = Exam(subject, record.session, {'FLAIR': settings.bids_dir / flair})
+    paths = {item.modality: settings.bids_dir / item.path for item in record.images}
+    exam = Exam(subject, record.session, paths)
     sidecar = settings.out_dir / sidecar_of(output_path(exam, 'lesion_native', desc=model))
     try:
         content = json.loads(sidecar.read_text(encoding='utf-8'))
@@ -213,6 +222,10 @@ def _add_pair(
         name=f'compare_{suffix}',
         mem_gb=2.0,
     )
+    t2w = [one.t2w(settings.out_dir) for one in (before, after)]
+    if t2w[0] and t2w[1]:
+        compare.inputs.t2w = [t2w[0][0], t2w[1][0]]
+        compare.inputs.t2w_xfms = [old['xfm'], new['xfm'], t2w[0][1], t2w[1][1]]
     if not whole and _segmented_jointly(before, after, settings):
         compare.inputs.before_prob = str(before.probability(settings.out_dir))
         compare.inputs.after_prob = str(after.probability(settings.out_dir))
@@ -339,11 +352,12 @@ def _labels() -> dict[str, int]:
 
 
 _DESCRIPTION = """
-Sessions of a participant were registered rigidly to each other, and both FLAIRs were resampled
-once into the space half-way between them. The sharper one was smoothed to the resolution of the
-other, intensities were matched locally (standardised major axis), and the difference was divided
-by its local standard deviation. Changes are regions of at least {volume:g} mm³ and {extent:g}
-standard deviations that reach {threshold:g}, where at least one session shows lesion tissue. Each
-lesion was called stable, new, enlarging, shrinking or resolved by these regions, not by the
-difference of the masks.
+Sessions of a participant were registered rigidly to each other, and both FLAIRs, and T2w images
+where both sessions had them, were resampled once into the space half-way between them. The sharper
+image was smoothed to the resolution of the other, intensities were matched locally (standardised
+major axis), and the difference was divided by its local standard deviation. With T2w images, the
+differences of both sequences were added and divided by the square root of two. Changes are regions
+of at least {volume:g} mm³ and {extent:g} standard deviations that reach {threshold:g}, where at
+least one session shows lesion tissue. Each lesion was called stable, new, enlarging, shrinking or
+resolved by these regions, not by the difference of the masks.
 """

@@ -114,6 +114,27 @@ def test_everything_that_follows(inputs, tmp_path):
     json.dumps(found.metadata, allow_nan=False)
 
 
+def test_t2w_of_both_sessions_counts_too(inputs, tmp_path):
+    """A new lesion that T2w does not show is no change; T2w of another field of view is left."""
+    xfm = tmp_path / 'xfm.txt'
+    write_itk(xfm, np.eye(4))
+    t2w = {}
+    for seed, shown in ((3, [OLD, GONE]), (4, [OLD])):
+        t2w[seed] = write_session(tmp_path, f't{seed}', shown, seed)[f't{seed}_flair']
+    found = compare(inputs, tmp_path / 'a', t2w=[t2w[3], t2w[4]], t2w_xfms=[str(xfm)] * 4)
+    assert found.metadata['ComparedImages'] == found.summary['images'] == 'FLAIR, T2w'
+    one, two = (
+        np.asarray(nb.load(f.difference).dataobj) for f in (compare(inputs, tmp_path / 'b'), found)
+    )
+    assert two[NEW].mean() == pytest.approx(one[NEW].mean() / np.sqrt(2), rel=0.15)
+    assert two[GONE].mean() < 1.2 * one[GONE].mean()
+    far = tmp_path / 'far.txt'
+    write_itk(far, np.eye(4) + 500 * np.eye(4, k=3))
+    xfms = [str(xfm), str(xfm), str(xfm), str(far)]
+    left = compare(inputs, tmp_path / 'c', t2w=[t2w[3], t2w[4]], t2w_xfms=xfms)
+    assert left.summary['images'] == 'FLAIR'
+
+
 def test_the_same_session_twice(inputs, tmp_path):
     same = {key.replace('after', 'before'): inputs[key] for key in inputs if 'after' in key}
     found = compare(inputs, tmp_path / 'a', **same)

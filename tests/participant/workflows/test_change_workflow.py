@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from nipype.interfaces.base import isdefined
 from skeleton import THIN, image_bytes
 
 from mslesseg_app.bids.exam import Exam
@@ -21,7 +22,9 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(tmp_path / 'bids', tmp_path / 'out', tmp_path / 'work')
 
 
-def finish(settings: Settings, session: str | None, status='ok', edited=False, subject='01'):
+def finish(
+    settings: Settings, session: str | None, status='ok', edited=False, subject='01', t2w=False
+):
     """Write what a finished exam leaves."""
     flair = f'sub-{subject}/ses-{session}/anat/sub-{subject}_ses-{session}_FLAIR.nii.gz'
     exam = Exam(subject, session, {'FLAIR': settings.bids_dir / flair})
@@ -39,6 +42,8 @@ def finish(settings: Settings, session: str | None, status='ok', edited=False, s
     record = settings.out_dir / output_path(exam, 'exam', desc=MODEL)
     record.parent.mkdir(parents=True, exist_ok=True)
     images = [{'modality': 'FLAIR', 'path': flair}]
+    if t2w:
+        images.append({'modality': 'T2w', 'path': flair.replace('FLAIR', 'T2w')})
     record.write_text(json.dumps({'session': session, 'status': status, 'images': images}))
     return exam
 
@@ -98,6 +103,28 @@ def test_nothing_to_compare(settings):
     assert nodes(settings) == []
     finish(settings, '1')
     assert nodes(settings) == []
+
+
+def test_t2w_counts_where_both_sessions_used_one(settings):
+    exams = [finish(settings, session, t2w=True) for session in ('1', '2')]
+
+    def given():
+        workflow = init_change_wf(subjects=['01'], settings=settings, model=MODEL)
+        inputs = workflow.get_node('sub_01_change_wf.compare_1_2').interface.inputs
+        return inputs.t2w, inputs.t2w_xfms
+
+    assert not any(isdefined(one) for one in given())
+    for exam in exams:
+        for key, extra in (('preproc_native', {'suffix': 'T2w'}), ('to_mni', {'from': 'T2w'})):
+            (settings.out_dir / output_path(exam, key, **extra)).write_bytes(image_bytes(THIN))
+    images, xfms = given()
+    assert ['ses-1' in images[0], 'ses-2' in images[1]] == [True, True]
+    assert [Path(one).name.split('from-')[1].split('_')[0] for one in xfms] == [
+        'FLAIR', 'FLAIR', 'T2w', 'T2w',
+    ]  # fmt: skip
+    assert ['ses-1' in one for one in xfms] == [True, False, True, False]
+    finish(settings, '2')  # its last run ignored T2w, whatever an earlier one left
+    assert not any(isdefined(one) for one in given())
 
 
 def test_what_is_known_before(settings):
