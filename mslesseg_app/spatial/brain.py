@@ -191,7 +191,7 @@ def _to_bins(data: Floats, inner: Bools) -> npt.NDArray[np.int16]:
     return np.clip(scaled, 0, _BINS - 1).astype(np.int16)
 
 
-def _evidence(inside: npt.NDArray[np.float64], outside: npt.NDArray[np.float64]) -> Floats:
+def _evidence(inside: npt.NDArray[Any], outside: npt.NDArray[Any]) -> Floats:
     """Return the log odds that each intensity bin gives for brain; none beyond the last."""
     odds = np.log(_density(inside) / _density(np.maximum(outside, 0)))
     return np.append(np.clip(odds, -_MOST_EVIDENCE, _MOST_EVIDENCE), 0).astype(np.float32)

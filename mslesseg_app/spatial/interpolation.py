@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ def interpolate(
     *,
     nearest: bool = False,
     outside: float = 0.0,
-) -> npt.NDArray[np.generic]:
+) -> npt.NDArray[Any]:
     """Look up an array at the voxels of another grid, linearly or at the nearest voxel.
 
     A voxel is inside where its centre lies within the extent of the array's voxels, half a voxel

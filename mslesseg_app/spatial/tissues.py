@@ -126,7 +126,7 @@ class SmoothMaps:
         shape = self.values.shape[:3]
         where = where - self.first[:, None]
         last = np.array(shape)[:, None] - 1
-        inside = ((where >= 0) & (where <= last)).all(axis=0)
+        inside = np.asarray(((where >= 0) & (where <= last)).all(axis=0))
         low = np.clip(where.astype(np.intp), 0, last - 1)
         x, y, z = np.where(inside, where - low, 0)[:, :, None].astype(np.float32)
         start = (low[0] * shape[1] + low[1]) * shape[2] + low[2]
