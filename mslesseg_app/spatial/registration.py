@@ -1,4 +1,7 @@
-"""Linear registration that needs no good start."""
+"""Linear registration that needs no good start.
+
+Beside SimpleITK's it was more accurate and took a fifth of the time (docs/performance.md).
+"""
 
 from __future__ import annotations
 
