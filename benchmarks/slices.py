@@ -1,8 +1,12 @@
-"""The default model on single FLAIR slices of a source that is in no training.
+"""The default model on single FLAIR slices, of which a part may be trained on.
 
 Usage: ``python benchmarks/slices.py --data DATA [--model-dir FOLDER] [MODEL ...]``, where DATA is
-the folder of public scans (`MSLESSEG_TEST_DATA`). For each model it prints the mean DSC over 18
-axial slices of 14 people at several thresholds.
+the folder of public scans (`MSLESSEG_TEST_DATA`). For each model it prints the mean DSC over
+axial slices at several thresholds: 11 slices of seven people who are in no training, and 7
+slices of six people who may be.
+
+``python benchmarks/slices.py --data DATA --write FOLDER`` writes the slices of these six as a
+BIDS dataset on the template grid, each repeated along z throughout the template's brain.
 
 The slices come as images without a scale, and nothing lies above or below them. So these are
 approximations: heads are scaled to a length of 185 mm, the brain is cut out by morphology (slices
@@ -16,11 +20,14 @@ Mendeley Data, doi:10.17632/8bctsm8jz7 (CC-BY 4.0).
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel as nb
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -30,6 +37,7 @@ from mslesseg_app.metrics.exam import voxel_agreement
 from mslesseg_app.models.entry import ModelEntry
 from mslesseg_app.models.prediction.segment import stack_channels
 from mslesseg_app.models.registry import get_entry, load_predictor
+from mslesseg_app.spatial.template import TEMPLATE_AFFINE, TEMPLATE_SHAPE, load_template
 
 SLICES = (
     '105006', '105008', '109010', '113019', '114016', '115017', '119003', '119009', '120012',
@@ -37,6 +45,8 @@ SLICES = (
 )  # fmt: skip
 SHORT_OF_HEAD = ('115017', '137003', '142005', '147018')
 """Slices so high or so low that the length of the head says nothing: 230 mm an image."""
+TRAINED_ON = ('09', '14', '19', '30', '35', '42')
+"""People (second and third character of a name) who may be trained on: every second one."""
 THRESHOLDS = (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9)
 HEAD_MM = 185.0
 IMAGE_MM = 230.0
@@ -106,6 +116,38 @@ def _upright(image: Floats) -> Floats:
     return np.ascontiguousarray(image[::-1].T)
 
 
+def write_dataset(folder: Path, slices: Sequence[Slice]) -> None:
+    """Write slices as a BIDS dataset with ``derivatives/manual``, as exams on the template grid."""
+    inside = np.asarray(load_template().mask.dataobj) > 0
+    for name, kind in (('.', 'raw'), ('derivatives/manual', 'derivative')):
+        text = {'Name': 'slices', 'BIDSVersion': '1.10.0', 'DatasetType': kind}
+        text |= {'GeneratedBy': [{'Name': 'manual'}]} if kind == 'derivative' else {}
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / 'dataset_description.json').write_text(json.dumps(text))
+    for one in slices:
+        person = f'sub-slice{one.name[1:3]}'
+        stem = f'{person}/ses-{one.name[3:]}/anat/{person}_ses-{one.name[3:]}_'
+        brain = _extruded(one.brain.astype(np.float32)) * inside
+        flair = np.maximum(_extruded(one.flair), 1) * brain
+        lesion = (_extruded(one.lesion.astype(np.float32)) * brain).astype(np.uint8)
+        _save(folder / f'{stem}FLAIR.nii.gz', flair)
+        mask = f'{stem}space-orig_label-lesion_mask.nii.gz'
+        _save(folder / 'derivatives/manual' / mask, lesion)
+
+
+def _extruded(image: Floats) -> Floats:
+    """Return a slice at the middle of the template grid, the same at all heights."""
+    canvas = np.zeros(TEMPLATE_SHAPE[:2], np.float32)
+    x, y = ((full - edge) // 2 for full, edge in zip(canvas.shape, image.shape, strict=True))
+    canvas[x : x + image.shape[0], y : y + image.shape[1]] = image
+    return np.repeat(canvas[..., None], TEMPLATE_SHAPE[2], axis=2)
+
+
+def _save(path: Path, data: npt.NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nb.Nifti1Image(data, TEMPLATE_AFFINE).to_filename(path)
+
+
 def judge(entry: ModelEntry, slices: Sequence[Slice], threads: int) -> npt.NDArray[np.float64]:
     """Return the DSC of a model, (slices, thresholds)."""
     predictor = load_predictor(entry, 'cpu', threads, 1)
@@ -126,15 +168,21 @@ def main() -> int:
     parser.add_argument('models', nargs='*', default=['unet'])
     parser.add_argument('--data', type=Path, default=os.environ.get('MSLESSEG_TEST_DATA'))
     parser.add_argument('--model-dir', type=Path)
+    parser.add_argument('--write', type=Path)
     parser.add_argument('--threads', type=int, default=2)
     args = parser.parse_args()
     if args.data is None:
         parser.error('--data, or MSLESSEG_TEST_DATA, names the folder of public scans')
     slices = [read_slice(Path(args.data) / 'ms60-slices', name) for name in SLICES]
-    print('model', *THRESHOLDS, sep='\t')
+    trained_on = np.array([one.name[1:3] in TRAINED_ON for one in slices])
+    if args.write:
+        write_dataset(args.write, [one for one in slices if one.name[1:3] in TRAINED_ON])
+        return 0
+    print('model', 'slices', *THRESHOLDS, sep='\t')
     for name in args.models:
         values = judge(get_entry(name, args.model_dir), slices, args.threads)
-        print(name, *values.mean(axis=0).round(3), sep='\t', flush=True)
+        for kind, rows in (('in no training', values[~trained_on]), ('others', values[trained_on])):
+            print(name, kind, *rows.mean(axis=0).round(3), sep='\t', flush=True)
     return 0
 
 

@@ -56,10 +56,9 @@ class TrainingVolume:
 
     Attributes
     ----------
-    images : float32 tensor (C, X, Y, Z)
-        Divided by the median of the brain; zero outside the brain and in absent channels.
-    marks : float32 tensor (4, X, Y, Z)
-        Lesion, bright tissue that is no lesion, voxels of which nothing is known, brain.
+    values : float32 tensor (C + 4, X, Y, Z)
+        Images and marks, the channels of a voxel side by side in memory, where they are sampled
+        in half the time.
     present : tuple of bool
     labelled : bool
     corner : three ints
@@ -68,14 +67,26 @@ class TrainingVolume:
         Voxels of lesions, of bright tissue that is no lesion, and of every fourth of the brain.
     """
 
-    images: Tensor
-    marks: Tensor
+    values: Tensor
     present: tuple[bool, ...]
     labelled: bool
     corner: tuple[int, int, int]
     lesion: Tensor
     negative: Tensor
     inside: Tensor
+
+    @property
+    def images(self) -> Tensor:
+        """Images (C, X, Y, Z), divided by the median of the brain.
+
+        Zero outside the brain and in absent channels.
+        """
+        return self.values[: len(self.present)]
+
+    @property
+    def marks(self) -> Tensor:
+        """Lesion, bright tissue that is no lesion, what is not known, brain: (4, X, Y, Z)."""
+        return self.values[len(self.present) :]
 
 
 def make_volume(case: RawCase) -> TrainingVolume:
@@ -90,9 +101,9 @@ def make_volume(case: RawCase) -> TrainingVolume:
     points = [np.argwhere(mark) for mark in (marks[0] > 0, marks[1] > 0)]
     every = np.argwhere(brain[::_STRIDE, ::_STRIDE, ::_STRIDE]) * _STRIDE
     corner = (box[0].start, box[1].start, box[2].start)
+    values = torch.from_numpy(np.concatenate([images, marks]))
     return TrainingVolume(
-        torch.from_numpy(images),
-        torch.from_numpy(marks),
+        values[None].contiguous(memory_format=torch.channels_last_3d)[0],
         case.present,
         case.labelled,
         corner,
@@ -165,9 +176,10 @@ def cut_patch(
         off = stream.uniform(-0.25, 0.25) * edges[axis]
         affine[axis, 3] = centre[axis] - (shape[axis] - 1) / 2 + off
     points = transform(positions(edges, torch.device('cpu')).float(), affine)
-    images = sample(volume.images, points)
-    marks = sample(volume.marks, points)
-    extra = sample(planted[None].float(), points)
+    images, marks = sample(volume.values, points).contiguous().tensor_split([len(volume.present)])
+    extra = torch.zeros_like(marks[:1])
+    if bool(planted.any()):
+        extra = sample(planted[None].float(), points)
     brain = (marks[3:] > 0.5).float()
     return Patch(images * brain, marks[:1], marks[1:2], marks[2:3], brain), extra * brain
 
