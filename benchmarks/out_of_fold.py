@@ -13,6 +13,9 @@ of public scans (`MSLESSEG_TEST_DATA`) and STEP one of
     Trains from the start on two sources and leaves one out.
 ``long-1``, ``long-2``
     Goes on with fold 1 for 1,600 steps, with fold 2 for 900.
+``deep-1``
+    Trains from random weights on four folds and the slices that ``benchmarks/slices.py --write
+    WORK/slices`` wrote; the result is kept in ``benchmarks/networks``.
 ``final``
     Goes on from there with all exams for 1,000 steps: the shipped network.
 ``predict``
@@ -61,6 +64,10 @@ LONG = RUN | {
     'epochs': 64, 'seed': 2, 'ema': 0.995, 'augmentation.plant': 0.2,
     'augmentation.negatives': 0.2, 'augmentation.contrast': 0.4,
 }  # fmt: skip
+DEEP = {
+    'epochs': 48, 'steps_per_epoch': 50, 'warm_up': 1, 'seed': 11, 'ema': 0.997,
+    'augmentation.plant': 0.3, 'augmentation.negatives': 0.2, 'augmentation.contrast': 0.5,
+}  # fmt: skip
 FINAL = LONG | {'epochs': 40, 'seed': 3, 'learning_rate': 1e-3}
 #: Of each run or kind of run: where it begins, its plan, and the threshold of its masks.
 RUNS: dict[str, tuple[str, dict[str, float], float]] = {
@@ -69,6 +76,7 @@ RUNS: dict[str, tuple[str, dict[str, float], float]] = {
     'source': ('start', RUN, 0.9),
     'long-1': ('fold-1', LONG, 0.6),
     'long-2': ('fold-2', LONG | {'epochs': 36}, 0.6),
+    'deep': ('', DEEP, 0.8),
     'final': ('long-1', FINAL, 0.6),
 }
 LEAST_WHITE_MATTER = get_entry('unet').least_white_matter
@@ -136,7 +144,7 @@ def one_exam(dataset: Path, subject: str, session: str, folder: Path, before: st
 def left_out(name: str) -> list[str]:
     """Return the participants that a run never sees."""
     kind, _, which = name.partition('-')
-    if kind in ('fold', 'long'):
+    if kind in ('fold', 'long', 'deep'):
         return FOLDS['folds'][int(which) - 1]
     return FOLDS['sources'][which] if kind == 'source' else []
 
@@ -173,9 +181,11 @@ def train(name: str, data: Path, work: Path, threads: int) -> None:
         if start
         else [work / 'registered', data / 'ms3seg-bids']
     )
+    if kind_of(name) == 'deep':
+        sets.append(work / 'slices')
     first, plan, _ = settings_of(name)
     weights = work / 'runs' / first / 'weights.safetensors'
-    more = ['--unlabelled'] if start else ['--start-from', weights]
+    more = ['--unlabelled'] if start else ['--start-from', weights] if first else []
     command = [
         sys.executable, '-m', 'mslesseg_app', 'train', *sets, work / 'runs' / name,
         '--preprocessed', work / 'preprocessed', '--cache', work / f'cache-{name}',
@@ -329,7 +339,7 @@ def main() -> int:
         assemble(data, work)
     elif args.step in ('predict', 'planted'):
         cases = cases_of(data, work)
-        for run in [*runs_of('folds'), *runs_of('sources'), 'long-1', 'long-2']:
+        for run in [*runs_of('folds'), *runs_of('sources'), 'long-1', 'long-2', 'deep-1']:
             if not (work / 'models' / f'{entry_name(run)}.toml').is_file():
                 continue
             if args.step == 'predict':

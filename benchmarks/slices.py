@@ -117,7 +117,7 @@ def _upright(image: Floats) -> Floats:
 
 
 def write_dataset(folder: Path, slices: Sequence[Slice]) -> None:
-    """Write slices as a BIDS dataset with ``derivatives/manual``, as exams on the template grid."""
+    """Write slices as exams on the template grid, with ``derivatives/manual``."""
     inside = np.asarray(load_template().mask.dataobj) > 0
     for name, kind in (('.', 'raw'), ('derivatives/manual', 'derivative')):
         text = {'Name': 'slices', 'BIDSVersion': '1.10.0', 'DatasetType': kind}
@@ -181,8 +181,8 @@ def main() -> int:
     print('model', 'slices', *THRESHOLDS, sep='\t')
     for name in args.models:
         values = judge(get_entry(name, args.model_dir), slices, args.threads)
-        for kind, rows in (('in no training', values[~trained_on]), ('others', values[trained_on])):
-            print(name, kind, *rows.mean(axis=0).round(3), sep='\t', flush=True)
+        for kind, chosen in (('in no training', ~trained_on), ('others', trained_on)):
+            print(name, kind, *values[chosen].mean(axis=0).round(3), sep='\t', flush=True)
     return 0
 
 
