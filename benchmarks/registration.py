@@ -33,8 +33,7 @@ import nibabel as nb
 import numpy as np
 import SimpleITK as sitk
 from beside import LPS, at_level, to_affine, to_itk
-from scipy.spatial.transform import Rotation
-from spatial import Exam, distance, table
+from spatial import Exam, displace, distance, table
 
 from mslesseg_app.spatial import exam_alignment as exams
 from mslesseg_app.spatial.affines import apply_affine, compose
@@ -70,7 +69,7 @@ def subjects(data: Path) -> Iterator[Subject]:
         for name in ('T1w', 'T2w'):
             path = flair.with_name(f'{stem}_{name}.nii.gz')
             if path.is_file():
-                images[name], truth[name] = displaced(nb.load(path), random)
+                images[name], truth[name] = displace(nb.load(path), random, 10, 10)
         place = flair.parent.relative_to(data / 'ms3seg-bids')
         mask = data / 'ms3seg-bids/derivatives/manual' / place
         mask /= f'{stem}_space-orig_desc-brain_mask.nii.gz'
@@ -87,16 +86,6 @@ def _common_mask(exam: Exam) -> Any | None:
         np.asarray(mask.dataobj, dtype=np.float32),
         exam.transform('FLAIR', 'common') @ mask.affine,
     )
-
-
-def displaced(img: Any, random: np.random.Generator) -> tuple[Any, np.ndarray]:
-    """Move an image by up to 10 mm along and 10 degrees about each axis of its centre."""
-    move = np.eye(4)
-    turn = Rotation.from_euler('xyz', random.uniform(-10, 10, 3), degrees=True)
-    centre = apply_affine(img.affine, np.array(img.shape) / 2)
-    move[:3, :3] = turn.as_matrix()
-    move[:3, 3] = centre - move[:3, :3] @ centre + random.uniform(-10, 10, 3)
-    return nb.Nifti1Image(np.asarray(img.dataobj, dtype=np.float32), move @ img.affine), move
 
 
 # -------------------------------------------------------------------------- SimpleITK

@@ -20,7 +20,6 @@ Mendeley Data, doi:10.17632/8bctsm8jz7 (CC-BY 4.0).
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from typing import Any
 import nibabel as nb
 import numpy as np
 import numpy.typing as npt
+from out_of_fold import describe
 from PIL import Image
 from scipy import ndimage
 
@@ -119,11 +119,8 @@ def _upright(image: Floats) -> Floats:
 def write_dataset(folder: Path, slices: Sequence[Slice]) -> None:
     """Write slices as exams on the template grid, with ``derivatives/manual``."""
     inside = np.asarray(load_template().mask.dataobj) > 0
-    for name, kind in (('.', 'raw'), ('derivatives/manual', 'derivative')):
-        text = {'Name': 'slices', 'BIDSVersion': '1.10.0', 'DatasetType': kind}
-        text |= {'GeneratedBy': [{'Name': 'manual'}]} if kind == 'derivative' else {}
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / name / 'dataset_description.json').write_text(json.dumps(text))
+    describe(folder)
+    describe(folder / 'derivatives/manual', 'derivative')
     for one in slices:
         person = f'sub-slice{one.name[1:3]}'
         stem = f'{person}/ses-{one.name[3:]}/anat/{person}_ses-{one.name[3:]}_'

@@ -235,13 +235,15 @@ def print_between(results: list[Result]) -> None:
 # ------------------------------------------------------------------------- robustness
 
 
-def displace(img: Any, random: np.random.Generator) -> tuple[Any, np.ndarray]:
-    """Turn by up to 40 degrees about each axis and shift by up to 60 mm along each."""
+def displace(
+    img: Any, random: np.random.Generator, degrees: float = 40, mm: float = 60
+) -> tuple[Any, np.ndarray]:
+    """Turn by up to so many degrees about each axis and shift by up to so many mm along each."""
     move = np.eye(4)
-    turn = Rotation.from_euler('xyz', random.uniform(-40, 40, 3), degrees=True)
+    turn = Rotation.from_euler('xyz', random.uniform(-degrees, degrees, 3), degrees=True)
     centre = apply_affine(img.affine, np.array(img.shape) / 2)
     move[:3, :3] = turn.as_matrix()
-    move[:3, 3] = centre - move[:3, :3] @ centre + random.uniform(-60, 60, 3)
+    move[:3, 3] = centre - move[:3, :3] @ centre + random.uniform(-mm, mm, 3)
     return nb.Nifti1Image(np.asarray(img.dataobj, dtype=np.float32), move @ img.affine), move
 
 

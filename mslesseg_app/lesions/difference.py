@@ -12,7 +12,7 @@ evidence: what one sequence shows by chance, the other rarely shows too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
@@ -134,29 +134,27 @@ def compute_difference(
     -------
     Difference
     """
-    difference = _of_one_image(pair)
-    total, count = difference.z, pair.brain.astype(np.float32)
-    images = ['FLAIR']
+    matched = match(pair)
+    total, noise = _standardised(matched, pair)
+    count, images = pair.brain.astype(np.float32), ['FLAIR']
     for name, other in others.items():
-        more = _of_one_image(other)
-        if more.matched.correlation >= CORRELATION_CHECK:
-            total, count = total + more.z, count + other.brain
+        found = match(other)
+        if found.correlation >= CORRELATION_CHECK:
+            total, count = total + _standardised(found, other)[0], count + other.brain
             images.append(name)
     z = (total / np.sqrt(np.maximum(count, 1))).astype(np.float32)
-    return replace(difference, z=z, images=tuple(images))
+    normal = _normal_tissue(matched.later, pair)
+    return Difference(pair, matched, z, noise, normal, tuple(images))
 
 
-def _of_one_image(pair: HalfWay) -> Difference:
-    matched = match(pair)
+def _standardised(matched: Matched, pair: HalfWay) -> tuple[Floats, float]:
+    """Return the difference in standard deviations, and its noise over the brain."""
     widths = _SMOOTH_MM / pair.edges
     residual = matched.later - matched.expected
     smooth = np.asarray(ndi.gaussian_filter(residual, widths, truncate=3), dtype=np.float32)
     overall = robust_spread(smooth[pair.brain])
     noise = np.hypot(_local_noise(smooth, pair, overall), _edge_noise(matched, pair.edges))
-    z = np.where(pair.brain, smooth / noise, 0)
-    return Difference(
-        pair, matched, z.astype(np.float32), overall, _normal_tissue(matched.later, pair)
-    )
+    return np.where(pair.brain, smooth / noise, 0).astype(np.float32), overall
 
 
 def _local_noise(smooth: Floats, pair: HalfWay, overall: float) -> Floats:
