@@ -128,19 +128,22 @@ def compute_difference(
         Other images on which lesions are bright (T2w), on the same grid. One that can be compared
         adds its difference to that of the FLAIRs; the sum is divided by the square root of the
         number of images (Stouffer's method). That asks for independent noise: the correlation
-        of FLAIR and T2w is -0.05 in LJ01 and 0.12 in LJ12.
+        of FLAIR and T2w is -0.05 in LJ01 and 0.12 in LJ12. A difference counts at most as much
+        as that of the FLAIRs there, so that no other image makes a change by itself.
 
     Returns
     -------
     Difference
     """
     matched = match(pair)
-    total, noise = _standardised(matched, pair)
+    z, noise = _standardised(matched, pair)
+    most, total = np.abs(z), z
     count, images = pair.brain.astype(np.float32), ['FLAIR']
     for name, other in others.items():
         found = match(other)
         if found.correlation >= CORRELATION_CHECK:
-            total, count = total + _standardised(found, other)[0], count + other.brain
+            more, _ = _standardised(found, other)
+            total, count = total + np.clip(more, -most, most), count + other.brain
             images.append(name)
     z = (total / np.sqrt(np.maximum(count, 1))).astype(np.float32)
     normal = _normal_tissue(matched.later, pair)
